@@ -1,0 +1,79 @@
+// swift-tools-version: 6.3;(experimentalCGen)
+// The one manifest of both worlds. Host targets are ordinary; every target under Sources/Guest is
+// compiled twice from the same files: here for the host (define HOSTED), where editors and unit tests
+// see it, and by GuestImagePlugin for x86_64-unknown-none-elf (define GUEST). The plugin reads the
+// guest's module graph from this file, so the layer table below is the only one.
+import PackageDescription
+
+let strict: [SwiftSetting] = [
+  .treatAllWarnings(as: .error),
+  .enableExperimentalFeature("Lifetimes"),
+]
+let hosted: [SwiftSetting] = strict + [.define("HOSTED")]
+
+/// A guest module: compiled for the host here, for the guest by the plugin.
+func guest(_ name: String, imports: [Target.Dependency], folder: String? = nil) -> Target {
+  .target(name: name, dependencies: imports, path: "Sources/Guest/\(folder ?? name)", swiftSettings: hosted)
+}
+
+/// A host module of the devices or the monitor.
+func host(_ name: String, imports: [Target.Dependency] = [], path: String) -> Target {
+  .target(name: name, dependencies: imports, path: "Sources/\(path)", swiftSettings: strict)
+}
+
+/// The unit tests of one module (or of a pair that is tested end to end), in Tests/NAME.
+func tests(_ name: String, of modules: [Target.Dependency]) -> Target {
+  .testTarget(name: name, dependencies: modules, path: "Tests/\(name)", swiftSettings: hosted)
+}
+
+let package = Package(
+  name: "osv",
+  products: [.executable(name: "osv-run", targets: ["osv-run"])],
+  targets: [
+    // Wire formats shared by both worlds.
+    .target(name: "VirtioABI", path: "Sources/Virtio/ABI", swiftSettings: hosted),
+
+    // ---- The guest, lowest layer first. Imports point downwards only. ----
+    guest("Base", imports: []),
+    .target(name: "Instructions", path: "Sources/Guest/Instructions"),
+    guest("Platform", imports: ["Base", "Instructions", "VirtioABI"]),
+    guest("Locks", imports: ["Platform"]),
+    guest("Pages", imports: ["Locks"]),
+    guest("Threads", imports: ["Pages"]),
+    guest("Memory", imports: ["Threads"]),
+    guest("Devices", imports: ["Memory", "VirtioABI"]),
+    guest("Files", imports: ["Memory"]),
+    guest("RamFS", imports: ["Files", "Devices"], folder: "FileSystems/RamFS"),
+    guest("DevFS", imports: ["Files", "Devices"], folder: "FileSystems/DevFS"),
+    guest("ProcFS", imports: ["Files", "Devices"], folder: "FileSystems/ProcFS"),
+    guest("VirtioFS", imports: ["Files", "Devices"], folder: "FileSystems/VirtioFS"),
+    guest("Linux", imports: ["RamFS", "DevFS", "ProcFS", "VirtioFS"]),
+    guest("Kernel", imports: ["Linux"]),
+    guest("GuestAPI", imports: ["Base"]),
+
+    // ---- The host's devices: both know the ring, neither knows KVM. ----
+    .target(name: "CSystemCalls", path: "Sources/Virtio/CSystemCalls"),
+    host("VirtioQueue", imports: ["VirtioABI"], path: "Virtio/Queue"),
+    host("VirtioPCI", imports: ["VirtioQueue"], path: "Virtio/PCI"),
+    host("VirtioConsole", imports: ["VirtioPCI", "CSystemCalls"], path: "Virtio/Console"),
+    host("VirtioEntropy", imports: ["VirtioPCI", "CSystemCalls"], path: "Virtio/Entropy"),
+    host("VirtioFileSystem", imports: ["VirtioPCI", "CSystemCalls"], path: "Virtio/FileSystem"),
+
+    // ---- The monitor. Machine alone joins devices and KVM. ----
+    .target(name: "CKVM", path: "Sources/VMM/CKVM"),
+    host("KVM", imports: ["CKVM"], path: "VMM/KVM"),
+    host("Jail", imports: ["CSystemCalls"], path: "VMM/Jail"),
+    .plugin(name: "GuestImagePlugin", capability: .buildTool()),
+    .target(name: "GuestImage", path: "Sources/VMM/GuestImage", plugins: ["GuestImagePlugin"]),
+    host(
+      "Machine", imports: ["KVM", "VirtioConsole", "VirtioEntropy", "VirtioFileSystem", "Jail", "GuestImage"],
+      path: "VMM/Machine"),
+    host("Command", imports: ["Machine"], path: "VMM/Command"),
+    .executableTarget(
+      name: "osv-run", dependencies: ["Command"], path: "Sources/VMM/Main", swiftSettings: strict,
+      linkerSettings: [.unsafeFlags(["-static-executable"])]),
+
+    // ---- Tests mirror Sources. ----
+    tests("VirtioABITests", of: ["VirtioABI"]),
+  ]
+)

@@ -1,0 +1,53 @@
+# How the guest kernel is made: Embedded Swift, one object a module, in the order of the imports.
+# Included: modules.mk, written by GuestImagePlugin.swift from Package.swift.
+include modules.mk
+
+BIN := $(dir $(realpath $(SWIFTC)))
+TRIPLE := x86_64-unknown-none-elf
+RESOURCES := $(realpath $(BIN)../lib/swift/embedded/$(TRIPLE))
+BOOT := $(ROOT)/Sources/Guest/Boot
+
+# No vector, MMX or x87 code may reach the kernel (a test disassembles the image): a system call that
+# does not block then preserves the program's vector state for free. No red zone: interrupts that hit the
+# kernel push onto the stack they found.
+CODE := -mno-red-zone -mno-sse -mno-mmx -msoft-float -ffreestanding
+CFLAGS := --target=$(TRIPLE) $(CODE) -fno-stack-protector -fpie -fvisibility=hidden -O2 -g -DGUEST \
+  -ffunction-sections -fdata-sections -Werror $(addprefix -I,$(INCLUDES))
+SWIFTFLAGS := -target $(TRIPLE) -enable-experimental-feature Embedded -enable-experimental-feature Lifetimes \
+  -wmo -O -g -parse-as-library -swift-version 6 -DGUEST -warnings-as-errors \
+  $(addprefix -Xcc ,$(CODE)) -Xcc -DGUEST -Xfrontend -disable-stack-protector -Xfrontend -function-sections \
+  -enforce-exclusivity=unchecked -module-cache-path ModuleCache -I . $(addprefix -I ,$(INCLUDES))
+
+ASSEMBLY := $(sort $(wildcard $(BOOT)/*.S))
+BOOT_OBJECTS := $(patsubst $(BOOT)/%.S,boot-%.o,$(ASSEMBLY))
+OBJECTS := $(addsuffix .o,$(MODULES))
+
+guest_image.S: kernel.elf
+	@printf '%s\n' "// $$(sha256sum < kernel.elf)" \
+	  '    .section .rodata.guest_image,"a",@progbits' '    .balign 4096' \
+	  '    .globl osv_guest_image' 'osv_guest_image:' '    .incbin "$(CURDIR)/kernel.elf"' \
+	  '    .globl osv_guest_image_end' 'osv_guest_image_end:' \
+	  '    .section .note.GNU-stack,"",@progbits' > $@
+
+# The debug image has the symbols (backtraces, the disassembly test); the other is what osv-run carries.
+kernel.elf: kernel.debug.elf
+	$(BIN)llvm-objcopy --strip-debug $< $@
+
+# The kernel as one relocatable object: images of Swift programs are linked from it.
+kernel.o: $(BOOT_OBJECTS) $(OBJECTS)
+	$(BIN)ld.lld -r -o $@ $^
+
+kernel.debug.elf: kernel.o $(BOOT)/kernel.ld
+	$(BIN)ld.lld -pie --no-dynamic-linker -z norelro -z notext -z max-page-size=4096 --gc-sections \
+	  -T $(BOOT)/kernel.ld kernel.o $(RESOURCES)/libswiftUnicodeDataTables.a -o $@
+
+boot-%.o: $(BOOT)/%.S $(HEADERS) modules.mk
+	$(BIN)clang $(CFLAGS) -c $< -o $@
+
+# One module: its object depends on its sources, the C headers and the modules it imports.
+define module
+$(1).o: $(SOURCES_$(1)) $(HEADERS) modules.mk $(foreach m,$(filter $(MODULES),$(IMPORTS_$(1))),$(m).o)
+	$(SWIFTC) $(SWIFTFLAGS) -module-name $(1) $(SOURCES_$(1)) \
+	  -emit-module -emit-module-path $(1).swiftmodule -c -o $(1).o
+endef
+$(foreach m,$(MODULES),$(eval $(call module,$(m))))

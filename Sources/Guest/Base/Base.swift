@@ -1,0 +1,1 @@
+// Base: see ARCHITECTURE.md.

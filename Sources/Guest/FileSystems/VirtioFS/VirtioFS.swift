@@ -1,0 +1,1 @@
+// VirtioFS: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+// GuestAPI: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+// Locks: see ARCHITECTURE.md.

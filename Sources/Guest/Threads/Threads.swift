@@ -1,0 +1,1 @@
+// Threads: see ARCHITECTURE.md.

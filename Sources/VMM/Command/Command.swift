@@ -1,0 +1,1 @@
+// Command: see ARCHITECTURE.md.

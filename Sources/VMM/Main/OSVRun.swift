@@ -1,0 +1,6 @@
+// The executable osv-run: all it does is call Command.
+import Command
+
+@main struct OSVRun {
+  static func main() {}
+}

@@ -1,0 +1,1 @@
+// Entropy: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+// PCI: see ARCHITECTURE.md.

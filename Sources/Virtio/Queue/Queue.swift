@@ -1,0 +1,1 @@
+// Queue: see ARCHITECTURE.md.

@@ -1,0 +1,19 @@
+import Testing
+import VirtioABI
+
+@Suite struct BootInformationTests {
+  @Test func layoutHasNoHoles() {
+    #expect(MemoryLayout<BootInformation>.size % 8 == 0)
+    #expect(MemoryLayout<BootInformation>.stride == MemoryLayout<BootInformation>.size)
+    #expect(MemoryLayout<BootFile>.size == 32)
+    #expect(MemoryLayout<BootMount>.size == 16)
+    #expect(MemoryLayout<BootDevice>.size == 8 * 4 + 24 + 64)
+    #expect(MemoryLayout<ClockPage>.size == 64)
+  }
+
+  @Test func magicSpellsItsName() {
+    var magic = BootInformation.magicValue
+    let text = withUnsafeBytes(of: &magic) { String(decoding: $0, as: UTF8.self) }
+    #expect(text == "OSV-BOOT")
+  }
+}
