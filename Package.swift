@@ -75,5 +75,6 @@ let package = Package(
 
     // ---- Tests mirror Sources. ----
     tests("VirtioABITests", of: ["VirtioABI"]),
+    tests("VMTests", of: []),
   ]
 )

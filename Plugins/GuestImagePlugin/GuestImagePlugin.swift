@@ -37,7 +37,8 @@ import PackagePlugin
       }
       if module is SwiftSourceModuleTarget {
         fragment += "MODULES += \(module.name)\n"
-        fragment += "SOURCES_\(module.name) := \(sources.filter { $0.pathExtension == "swift" }.map(\.path).joined(separator: " "))\n"
+        let swift = sources.filter { $0.pathExtension == "swift" }.map(\.path)
+        fragment += "SOURCES_\(module.name) := \(swift.joined(separator: " "))\n"
         fragment += "IMPORTS_\(module.name) := \(imports.joined(separator: " "))\n"
       } else {
         fragment += "HEADERS += \(sources.map(\.path).joined(separator: " "))\n"

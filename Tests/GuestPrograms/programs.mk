@@ -1,0 +1,28 @@
+# Compiles every C program of this folder in the flavours that Linux users bring:
+#   .build/guest-programs/FLAVOUR/NAME
+# glibc-static, glibc-static-pie (as gcc makes them), fixed (non-PIE at 0x400000), musl-static, musl-static-pie.
+# A program may narrow its flavours by a line "// flavours: A B" and add compiler options by "// cflags: ...".
+HERE := $(dir $(lastword $(MAKEFILE_LIST)))
+OUT := .build/guest-programs
+PROGRAMS := $(patsubst $(HERE)%.c,%,$(wildcard $(HERE)*.c))
+FLAVOURS := glibc-static glibc-static-pie fixed musl-static musl-static-pie
+
+COMPILE_glibc-static := gcc -static
+COMPILE_glibc-static-pie := gcc -static-pie -fPIE
+COMPILE_fixed := gcc -static -no-pie -Wl,-Ttext-segment=0x400000
+COMPILE_musl-static := musl-gcc -static
+COMPILE_musl-static-pie := musl-gcc -static-pie -fPIE
+
+flavours = $(or $(shell sed -n 's,^// flavours: ,,p' $(HERE)$(1).c),$(FLAVOURS))
+cflags = $(shell sed -n 's,^// cflags: ,,p' $(HERE)$(1).c)
+TARGETS := $(foreach p,$(PROGRAMS),$(foreach f,$(call flavours,$(p)),$(OUT)/$(f)/$(p)))
+
+.PHONY: all
+all: $(TARGETS)
+
+define rule
+$(OUT)/$(1)/%: $(HERE)%.c $(HERE)programs.mk
+	@mkdir -p $$(@D)
+	$(COMPILE_$(1)) -O2 -g -Wall -Werror -pthread $$(call cflags,$$*) -o $$@ $$<
+endef
+$(foreach f,$(FLAVOURS),$(eval $(call rule,$(f))))

@@ -1,0 +1,81 @@
+#!/bin/bash
+# Runs a script on hardware KVM that QEMU emulates: TCG with AMD SVM under Debian's cloud kernel.
+#
+#   testbed.sh SCRIPT FILE...
+#
+# SCRIPT runs there under busybox sh with the FILEs beside it in /t (its working directory) and /dev/kvm usable;
+# what it prints comes out here and its exit status is ours. 124 if the bed took longer than TESTBED_SECONDS (300),
+# 125 if it could not be made or never reached the script. The kernel package is downloaded once into .build/testbed.
+set -euo pipefail
+[ $# -ge 1 ] || { echo "usage: testbed.sh SCRIPT FILE..." >&2; exit 125; }
+root=$(cd "$(dirname "$0")/../.." && pwd)
+bed=$root/.build/testbed
+seconds=${TESTBED_SECONDS:-300}
+mkdir -p "$bed"
+
+fail() { echo "testbed: $*" >&2; exit 125; }
+for tool in qemu-system-x86_64 cpio depmod busybox dpkg-deb; do
+  command -v $tool >/dev/null || PATH=$PATH:/sbin:/usr/sbin command -v $tool >/dev/null ||
+    fail "$tool is missing: run 'make prerequisites'"
+done
+PATH=$PATH:/sbin:/usr/sbin
+
+# The kernel: the newest cloud kernel the package index has, unpacked once.
+if [ ! -e "$bed/kernel/.complete" ]; then
+  package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/{print $2; exit}')
+  [ -n "$package" ] || fail "no linux-image-cloud-amd64 in the package index: run 'apt-get update'"
+  rm -rf "$bed/kernel" "$bed/download"; mkdir -p "$bed/kernel" "$bed/download"
+  (cd "$bed/download" && apt-get download -qq "$package" 2>/dev/null) || fail "cannot download $package"
+  dpkg-deb -x "$bed"/download/*.deb "$bed/kernel"
+  depmod -b "$bed/kernel" "$(ls "$bed/kernel/lib/modules")"
+  rm -rf "$bed/download"
+  touch "$bed/kernel/.complete"
+fi
+version=$(ls "$bed/kernel/lib/modules")
+modules=$bed/kernel/lib/modules/$version
+
+work=$(mktemp -d "$bed/run.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+tree=$work/tree
+mkdir -p "$tree"/{bin,dev,proc,sys,tmp,mod,etc,root,t}
+cp "$(command -v busybox)" "$tree/bin/busybox"
+
+# kvm-amd with everything it depends on, in the order of loading.
+load() {
+  local name=$1 dependency
+  for dependency in $(sed -n "s|^[^:]*/$name\.ko: ||p" "$modules/modules.dep"); do load "$(basename "$dependency" .ko)"; done
+  local file; file=$(find "$modules" -name "$name.ko" | head -1)
+  [ -n "$file" ] || fail "the kernel has no module $name"
+  grep -qsx "$name.ko" "$tree/mod/order" || { cp "$file" "$tree/mod/"; echo "$name.ko" >> "$tree/mod/order"; }
+}
+load kvm-amd
+printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n' > "$tree/etc/passwd"
+cat > "$tree/init" <<'INIT'
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp
+for m in $(cat /mod/order); do insmod /mod/$m || echo "TESTBED insmod $m failed"; done
+dmesg -n 1
+cd /t
+echo "TESTBED begin"
+sh ./script 2>&1
+echo "TESTBED end $?"
+poweroff -f
+INIT
+chmod +x "$tree/init"
+cp "$1" "$tree/t/script"; shift
+for file in "$@"; do cp -a "$file" "$tree/t/"; done
+(cd "$tree" && find . | cpio -o -H newc --quiet | gzip -1) > "$work/initramfs.gz"
+
+status=0
+timeout "$seconds" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -M q35 -m "${TESTBED_MEMORY:-2048}" -smp 2 \
+  -nographic -nodefaults -serial stdio -no-reboot -kernel "$bed"/kernel/boot/vmlinuz-* -initrd "$work/initramfs.gz" \
+  -append "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check mitigations=off" < /dev/null \
+  2> "$work/qemu.err" | tr -d '\r' > "$work/output" || status=$?
+sed -n '/TESTBED begin$/,/^TESTBED end /p' "$work/output" | sed '1d;$d'
+end=$(sed -n 's/^TESTBED end \([0-9]*\)$/\1/p' "$work/output" | tail -1)
+if [ -n "$end" ]; then exit "$end"; fi
+tail -n 40 "$work/output" "$work/qemu.err" >&2
+[ "$status" = 124 ] && { echo "testbed: no end after $seconds s" >&2; exit 124; }
+fail "the bed ended (status $status) before the script did"

@@ -1,0 +1,133 @@
+// The main job on real input: Debian's unmodified busybox-static in a VM gives what it gives on the host, byte for byte.
+import Foundation
+import Testing
+
+private let busybox = "/bin/busybox"
+
+/// Lines in an order of their own: for output whose order a directory decides.
+private func sorted(_ text: String) -> [Substring] {
+  text.split(separator: "\n", omittingEmptySubsequences: false).sorted()
+}
+
+@Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
+struct BusyboxTests {
+  /// Runs one applet on the host (in `directory`) and in a VM (with `directory` at /data and as working directory).
+  private func both(
+    _ applet: [String], in directory: String, cpus: Int = 1, input: Data? = nil, seconds: Double = 120
+  ) throws -> (host: Outcome, guest: Outcome) {
+    let script = "cd \"$0\" && exec \(busybox) \"$@\""
+    let host = try run(["/bin/sh", "-c", script, directory] + applet, input: input, seconds: seconds)
+    let guest = try vm(
+      ["--cpus", "\(cpus)", "--volume", "\(directory):/data:ro", "--workdir", "/data", busybox] + applet,
+      input: input, seconds: seconds)
+    return (host, guest)
+  }
+
+  @Test func checksumOfTheReadme() throws {
+    let guest = try vm(["--volume", "\(packageRoot):/data", busybox, "sha256sum", "/data/README.md"])
+    let host = try run([busybox, "sha256sum", packageRoot + "/README.md"])
+    #expect(guest.text == host.text.replacingOccurrences(of: packageRoot, with: "/data"), "\(guest.errorText)")
+    #expect(guest.status == 0)
+  }
+
+  @Test(arguments: [
+    ["sha256sum", "stdio.h", "stdlib.h"],
+    ["md5sum", "stdio.h", "elf.h"],
+    ["wc", "stdio.h", "elf.h", "linux/kvm.h"],
+    ["cat", "stdio.h"],
+    ["sort", "-r", "elf.h"],
+    ["awk", "/define/ { n += NF; print NR, $2 } END { print n }", "elf.h"],
+    ["grep", "-n", "struct", "elf.h"],
+    ["head", "-n", "20", "elf.h"],
+    ["tail", "-c", "1000", "elf.h"],
+    ["od", "-A", "x", "-t", "x1z", "stdio.h"],
+    ["stat", "-c", "%n %s %f %a %Y", "stdio.h", "linux", "."],
+    ["sed", "-n", "s/define/DEFINE/p", "stdio.h"],
+    ["cut", "-c", "1-20", "stdio.h"],
+    ["tr", "a-z", "A-Z"],
+    ["uniq", "-c", "elf.h"],
+    ["sh", "-c", "i=0; while [ $i -lt 1000 ]; do i=$((i+1)); done; echo $i; for f in std*.h; do echo $f; done"],
+    ["ls", "does-not-exist"],
+    ["false"],
+  ])
+  func appletOnFiles(_ applet: [String]) throws {
+    let (host, guest) = try both(applet, in: "/usr/include", input: Data("some text\nfor the standard input\n".utf8))
+    #expect(guest.text == host.text, "\(guest.errorText)")
+    #expect(guest.errorText == host.errorText)
+    #expect(guest.status == host.status)
+  }
+
+  @Test(arguments: ["/usr/include", "/usr/share"], [1, 2])
+  func treesOfTenThousandFiles(_ tree: String, cpus: Int) throws {
+    // Directories link counts and sizes included: ls -lR shows every attribute the guest was given.
+    for applet in [["find", "."], ["ls", "-lR", "."]] {
+      let (host, guest) = try both(applet, in: tree, cpus: cpus)
+      #expect(sorted(guest.text) == sorted(host.text), "\(applet) \(guest.errorText)")
+      #expect(guest.status == host.status, "\(guest.errorText)")
+    }
+  }
+
+  @Test func grepThroughATree() throws {
+    let (host, guest) = try both(["grep", "-r", "define.*SEEK", "."], in: "/usr/include")
+    #expect(sorted(guest.text) == sorted(host.text), "\(guest.errorText)")
+    #expect(!guest.text.isEmpty)
+    #expect(guest.status == host.status)
+  }
+
+  @Test func checksumsOfATree() throws {
+    let (host, guest) = try both(
+      ["find", ".", "-type", "f", "-name", "*.h", "-size", "-200k"], in: "/usr/include/linux")
+    #expect(sorted(guest.text) == sorted(host.text))
+    let files = host.text.split(separator: "\n").map(String.init).sorted()
+    let sums = try both(["md5sum"] + files, in: "/usr/include/linux")
+    #expect(sums.guest.text == sums.host.text, "\(sums.guest.errorText)")
+  }
+
+  @Test func listingOfAnArchive() throws {
+    let folder = try temporaryFolder()
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    let tar = try run(["/bin/tar", "-C", "/usr/include", "-cf", folder + "/headers.tar", "linux", "asm-generic"])
+    #expect(tar.status == 0)
+    let (host, guest) = try both(["tar", "-tf", "headers.tar"], in: folder)
+    #expect(guest.text == host.text, "\(guest.errorText)")
+    #expect(guest.text.count > 1000)
+    #expect(guest.status == 0)
+  }
+
+  @Test func inputFromAPipe() throws {
+    var bytes = Data(count: 8 << 20)
+    for index in bytes.indices { bytes[index] = index % 61 == 0 ? 10 : UInt8(truncatingIfNeeded: index &* 31) | 0x20 }
+    for applet in [["wc"], ["sha256sum"], ["cat"]] {
+      let host = try run([busybox] + applet, input: bytes)
+      let guest = try vm([busybox] + applet, input: bytes)
+      #expect(guest.output == host.output, "\(applet) \(guest.errorText)")
+      #expect(guest.status == 0)
+    }
+  }
+
+  @Test func outputThroughAPipe() throws {
+    let outcome = try run(
+      ["/bin/sh", "-c", "\"$0\" --volume /usr/include:/data /bin/busybox ls -lR /data | /bin/busybox wc -l", osvRun])
+    let host = try run(["/bin/sh", "-c", "cd /usr/include && /bin/busybox ls -lR . | /bin/busybox wc -l"])
+    #expect(outcome.text == host.text, "\(outcome.errorText)")
+  }
+
+  @Test func readerThatLeavesEarlyEndsTheProgram() throws {
+    let outcome = try run(
+      ["/bin/bash", "-c", "\"$0\" /bin/busybox yes | head -n 3; echo ${PIPESTATUS[0]}", osvRun], seconds: 30)
+    #expect(outcome.text == "y\ny\ny\n141\n", "\(outcome.errorText)")
+  }
+
+  @Test func exitStatusIsThePrograms() throws {
+    for status in [0, 1, 42, 125, 255] {
+      #expect(try vm([busybox, "sh", "-c", "exit \(status)"]).status == Int32(status))
+    }
+  }
+}
+
+/// A new empty folder that the test removes.
+func temporaryFolder() throws -> String {
+  let path = NSTemporaryDirectory() + "osv-test-\(UUID().uuidString)"
+  try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+  return path
+}

@@ -1,0 +1,79 @@
+// Every program of Tests/GuestPrograms, in every flavour, with one vCPU and with two: it must do in the guest what it does
+// natively on Linux, to the byte and to the exit status.
+import Foundation
+import Testing
+
+/// One compiled program and what its source says about running it.
+struct GuestProgram: CustomTestStringConvertible, Sendable {
+  var name: String
+  var flavour: String
+  var path: String
+  var arguments: [String] = []
+  var input: Data?
+  var volume: String?
+  var expected: String?
+  var status: Int32 = 0
+  var guestOnly = false
+
+  var testDescription: String { "\(name) (\(flavour))" }
+
+  /// Everything that `make guest-programs` has compiled.
+  static let all: [GuestProgram] = {
+    let built = packageRoot + "/.build/guest-programs"
+    let manager = FileManager.default
+    var found: [GuestProgram] = []
+    for flavour in (try? manager.contentsOfDirectory(atPath: built))?.sorted() ?? [] {
+      for name in (try? manager.contentsOfDirectory(atPath: built + "/" + flavour))?.sorted() ?? [] {
+        let source = packageRoot + "/Tests/GuestPrograms/\(name).c"
+        guard let text = try? String(contentsOfFile: source, encoding: .utf8) else { continue }
+        var program = GuestProgram(name: name, flavour: flavour, path: "\(built)/\(flavour)/\(name)")
+        program.read(header: text)
+        found.append(program)
+      }
+    }
+    return found
+  }()
+
+  /// Takes the comment lines that Tests/GuestPrograms/README.md describes.
+  mutating func read(header text: String) {
+    for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
+      guard line.hasPrefix("//") else { break }
+      let body = line.dropFirst(2).drop(while: { $0 == " " })
+      if body == "guest-only" { guestOnly = true }
+      guard let colon = body.firstIndex(of: ":") else { continue }
+      let value = String(body[body.index(after: colon)...].drop(while: { $0 == " " }))
+      switch body[..<colon] {
+      case "args": arguments = value.split(separator: " ").map(String.init)
+      case "stdin": input = Data((value + "\n").utf8)
+      case "volume": volume = value
+      case "expect": expected = (expected ?? "") + value + "\n"
+      case "status": status = Int32(value) ?? 0
+      default: break
+      }
+    }
+  }
+}
+
+@Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
+struct GuestProgramTests {
+  @Test func programsWereCompiled() {
+    #expect(!GuestProgram.all.isEmpty, "no programs: run 'make guest-programs'")
+  }
+
+  @Test(arguments: GuestProgram.all, [1, 2])
+  func behavesAsOnLinux(_ program: GuestProgram, cpus: Int) throws {
+    var arguments = ["--cpus", "\(cpus)"]
+    if let volume = program.volume { arguments += ["--volume", "\(volume):/data"] }
+    let guest = try vm(arguments + [program.path] + program.arguments, input: program.input)
+    if program.guestOnly || program.expected != nil {
+      #expect(guest.text == program.expected ?? "", "\(guest.errorText)")
+      #expect(guest.status == program.status, "\(guest.errorText)")
+    } else {
+      var environment = ProcessInfo.processInfo.environment
+      if let volume = program.volume { environment["DATA"] = volume }
+      let native = try run([program.path] + program.arguments, input: program.input, environment: environment)
+      #expect(guest.text == native.text, "\(guest.errorText)")
+      #expect(guest.status == native.status, "\(guest.errorText)")
+    }
+  }
+}
