@@ -1,0 +1,18 @@
+#!/bin/bash
+# The main job, with a few words about each step: what `make demo` runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+show() { printf '\n$ %s\n' "$*"; "$@"; }
+run=.build/release/osv-run
+echo "osv-run starts a virtual machine for one program: a kernel of its own, a few milliseconds of"
+echo "start-up, and nothing of this host but what you attach."
+show $run --self-test
+echo; echo "A unikernel written in Swift, kernel and program in one file:"
+show $run --volume .:/data .build/images/hello.elf world
+echo; echo "Debian's busybox, unmodified, with this directory attached at /data:"
+show $run --volume .:/data /bin/busybox sha256sum /data/README.md
+echo; echo "The same on this machine itself:"
+show /bin/busybox sha256sum README.md
+echo; echo "Through pipes, like any command:"
+printf '\n$ %s\n' "cat README.md | $run /bin/busybox wc"
+cat README.md | $run /bin/busybox wc

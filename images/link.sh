@@ -1,0 +1,28 @@
+#!/bin/bash
+# Links a Swift program with the kernel into one image: images/link.sh NAME OUTPUT
+#
+# The kernel is linked first and every symbol of it made local except its C ABI (osv_*) and the entry, so that the weak symbols the
+# two worlds share (generic code, compiled here with vector registers) can never stand in for the kernel's. The program follows.
+set -euo pipefail
+name=$1 output=$2
+root=$(cd "$(dirname "$0")/.." && pwd)
+kernel=$(find "$root/.build/plugins" -path '*GuestImagePlugin*' -name kernel.o -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -1 | cut -d' ' -f2)
+[ -n "$kernel" ] || { echo "link.sh: the guest kernel is not built; run 'make build'" >&2; exit 1; }
+work=$(dirname "$kernel")
+bin=$(dirname "$(readlink -f "$(command -v swiftc)")")
+triple=x86_64-unknown-none-elf
+objects=$root/.build/images/objects/$name
+mkdir -p "$objects" "$(dirname "$output")"
+
+# The program's world may use SSE: it runs as a program, not as kernel.
+swiftc -target $triple -enable-experimental-feature Embedded -enable-experimental-feature Lifetimes -wmo -O -g \
+  -parse-as-library -swift-version 6 -DGUEST -warnings-as-errors -Xfrontend -disable-stack-protector \
+  -Xfrontend -function-sections -I "$work" -module-cache-path "$objects/ModuleCache" -module-name "Image_$name" \
+  "$root/images/$name"/*.swift -c -o "$objects/program.o"
+
+# The C ABI that a program may call; all else in the kernel becomes local.
+"$bin/llvm-objcopy" --wildcard --keep-global-symbol='osv_*' --keep-global-symbol=kernel_start "$kernel" "$objects/kernel.o"
+"$bin/ld.lld" -pie --no-dynamic-linker -z norelro -z notext -z max-page-size=4096 --gc-sections \
+  -T "$root/Sources/Guest/Boot/kernel.ld" "$objects/kernel.o" "$objects/program.o" \
+  "$bin/../lib/swift/embedded/$triple/libswiftUnicodeDataTables.a" -o "$output.debug"
+"$bin/llvm-objcopy" --strip-debug "$output.debug" "$output"
