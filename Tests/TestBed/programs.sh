@@ -1,0 +1,37 @@
+# Runs inside the bed: osv-run on hardware KVM. Every program that came along runs natively and in a VM, and the two must agree.
+# Prints one line a check and ends with the number that failed.
+failed=0
+check() {
+  name=$1; shift
+  if "$@"; then echo "ok $name"; else echo "FAILED $name"; failed=$((failed + 1)); fi
+}
+same() {
+  # same NAME OSV-OPTIONS -- PROGRAM ARGUMENT...
+  options=; while [ "$1" != -- ]; do options="$options $1"; shift; done; shift
+  "$@" > /tmp/native.out 2> /tmp/native.err < /dev/null; native=$?
+  timeout 60 ./osv-run $options "$@" > /tmp/guest.out 2> /tmp/guest.err < /dev/null; guest=$?
+  if [ $native = $guest ] && cmp -s /tmp/native.out /tmp/guest.out; then return 0; fi
+  echo "  status $guest, natively $native"; head -n 5 /tmp/guest.err; diff /tmp/native.out /tmp/guest.out | head -n 10
+  return 1
+}
+timeout 120 ./osv-run --self-test; check "self-test" [ $? = 0 ]
+timeout 120 ./osv-run --cpus 2 --self-test > /tmp/self.out 2>&1; check "self-test on 2 CPUs" [ $? = 0 ]
+for program in program-*; do
+  [ -e "$program" ] || continue
+  check "$program" same -- ./$program
+  check "$program, 2 CPUs" same --cpus 2 -- ./$program
+done
+mkdir -p /tmp/tree/sub
+i=0; while [ $i -lt 200 ]; do echo "file $i of the tree" > /tmp/tree/sub/f$i; i=$((i + 1)); done
+volume() { same --volume /tmp:/tmp:ro -- /bin/busybox "$@"; }
+check "sha256sum" volume sha256sum /tmp/tree/sub/f7
+check "find" volume find /tmp/tree -type f -name 'f1*'
+check "grep -r" volume grep -r "file 99 " /tmp/tree
+check "cat" volume cat /tmp/tree/sub/f0 /tmp/tree/sub/f199
+if [ -e hello.elf ]; then
+  timeout 60 ./osv-run hello.elf bed > /tmp/hello.out 2>&1; status=$?
+  check "hello.elf" [ $status = 0 ]
+  head -n 3 /tmp/hello.out
+fi
+echo "$failed failed"
+[ $failed = 0 ]

@@ -1,0 +1,28 @@
+// The other KVM: hardware virtualisation (AMD SVM), emulated by QEMU, under Debian's cloud kernel. osv-run, its self-test and guest
+// programs run in there; see Tests/TestBed.
+import Foundation
+import Testing
+
+@Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
+struct HardwareKVMTests {
+  @Test(.timeLimit(.minutes(12)))
+  func programsRunOnHardwareKVM() throws {
+    // One flavour of each program is enough here: the flavours differ in loading, which both KVMs share.
+    var files = [osvRun, packageRoot + "/.build/images/hello.elf"]
+    let folder = try temporaryFolder()
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    var seen: Set<String> = []
+    for program in GuestProgram.all where !program.guestOnly && program.volume == nil && program.expected == nil {
+      guard program.arguments.isEmpty, program.input == nil, program.flavour.hasPrefix("musl") else { continue }
+      guard seen.insert(program.name).inserted else { continue }
+      let name = folder + "/program-\(program.name)"
+      try FileManager.default.copyItem(atPath: program.path, toPath: name)
+      files.append(name)
+    }
+    let bed = packageRoot + "/Tests/TestBed/testbed.sh"
+    setenv("TESTBED_SECONDS", "600", 1)
+    let outcome = try run([bed, packageRoot + "/Tests/TestBed/programs.sh"] + files, seconds: 660)
+    #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
+    #expect(outcome.text.contains("\n0 failed"), "\(outcome.text)")
+  }
+}
