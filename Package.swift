@@ -75,6 +75,7 @@ let package = Package(
 
     // ---- Tests mirror Sources. ----
     tests("VirtioABITests", of: ["VirtioABI"]),
+    tests("LinuxTests", of: ["Linux"]),
     tests("VMTests", of: []),
   ]
 )

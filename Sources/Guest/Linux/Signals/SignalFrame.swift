@@ -1,0 +1,120 @@
+// The frame that a signal handler finds on its stack on x86-64: return address, ucontext_t, siginfo_t, and above
+// them the XSAVE image with the software words that say how large it is (arch/x86/include/uapi/asm/sigcontext.h).
+//
+// Pure: layout and checks only. Delivery and rt_sigreturn move the bytes and the registers.
+
+/// sigcontext_64: the registers of the interrupted program.
+struct SignalContext {
+  var r8: UInt64 = 0
+  var r9: UInt64 = 0
+  var r10: UInt64 = 0
+  var r11: UInt64 = 0
+  var r12: UInt64 = 0
+  var r13: UInt64 = 0
+  var r14: UInt64 = 0
+  var r15: UInt64 = 0
+  var rdi: UInt64 = 0
+  var rsi: UInt64 = 0
+  var rbp: UInt64 = 0
+  var rbx: UInt64 = 0
+  var rdx: UInt64 = 0
+  var rax: UInt64 = 0
+  var rcx: UInt64 = 0
+  var rsp: UInt64 = 0
+  var rip: UInt64 = 0
+  var flags: UInt64 = 0
+  /// CS, GS, FS and SS, 16 bits each.
+  var selectors: UInt64 = 0x002b_0000_0000_0033
+  var error: UInt64 = 0
+  var trap: UInt64 = 0
+  var oldMask: UInt64 = 0
+  var faultAddress: UInt64 = 0
+  /// Address of the XSAVE image, 0 if there is none.
+  var extendedState: UInt64 = 0
+  var reserved: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0, 0, 0)
+
+  /// Everything zero.
+  init() {}
+}
+
+/// The whole frame but for the XSAVE image.
+struct SignalFrame {
+  /// `uc_flags`: an XSAVE image is there, SS is saved, and is to be restored.
+  static let contextFlags: UInt64 = 1 | 2 | 4
+  /// Bits of RFLAGS that a handler may change for the program: CF PF AF ZF SF TF DF OF RF AC.
+  static let changeableFlags: UInt64 = 0x0005_0dd5
+  /// Bytes below the stack pointer that belong to the interrupted function.
+  static let redZone: UInt64 = 128
+
+  /// What the handler returns to: `sa_restorer`.
+  var returnAddress: UInt64 = 0
+  var flags: UInt64 = SignalFrame.contextFlags
+  var link: UInt64 = 0
+  /// The alternate stack as it was.
+  var stack = SignalStack()
+  var context = SignalContext()
+  /// Blocked signals to restore.
+  var mask = SignalSet()
+  var information = SignalInformation(.hangup, code: 0)
+  /// The rest of siginfo_t.
+  var informationRest: [12 of UInt64] = .init(repeating: 0)
+
+  /// Everything zero.
+  init() {}
+
+  /// Where frame and XSAVE image go.
+  struct Placement: Equatable {
+    /// Address of the frame: congruent 8 modulo 16, so that the handler's stack is as after a call.
+    var frame: UInt64
+    /// Address of the XSAVE image, a multiple of 64.
+    var extendedState: UInt64
+  }
+
+  /// Places a frame below `stackPointer` (or at the top of `alternate`); nil if the addresses would wrap.
+  /// - Parameter extendedByteCount: bytes of the XSAVE image, without the closing word.
+  static func place(
+    stackPointer: UInt64, alternate: SignalStack?, extendedByteCount: Int
+  ) -> Placement? {
+    let top: UInt64
+    if let alternate {
+      top = alternate.base &+ alternate.byteCount
+    } else {
+      guard stackPointer > redZone else { return nil }
+      top = stackPointer &- redZone
+    }
+    let extended = UInt64(truncatingIfNeeded: extendedByteCount &+ 4)
+    let size = UInt64(truncatingIfNeeded: MemoryLayout<SignalFrame>.size)
+    guard top > extended &+ size &+ 128 else { return nil }
+    let image = (top &- extended) & ~63
+    return Placement(frame: ((image &- size) & ~15) &- 8, extendedState: image)
+  }
+}
+
+/// The software words in the legacy part of a frame's XSAVE image, and the checks before a program's image is loaded.
+enum SignalExtendedState {
+  static let magic1: UInt32 = 0x4650_5853
+  /// The word behind the image.
+  static let magic2: UInt32 = 0x4650_5845
+  static let softwareOffset = 464
+  static let headerOffset = 512
+
+  /// Marks an image of `byteCount` bytes (the buffer holds 4 more, for the closing word) that holds the components of `mask`.
+  static func seal(_ image: UnsafeMutableRawBufferPointer, byteCount: Int, mask: UInt64) {
+    image.storeBytes(of: magic1, toByteOffset: softwareOffset, as: UInt32.self)
+    image.storeBytes(of: UInt32(truncatingIfNeeded: byteCount &+ 4), toByteOffset: softwareOffset + 4, as: UInt32.self)
+    image.storeBytes(of: mask, toByteOffset: softwareOffset + 8, as: UInt64.self)
+    image.storeBytes(of: UInt32(truncatingIfNeeded: byteCount), toByteOffset: softwareOffset + 16, as: UInt32.self)
+    image.storeBytes(of: magic2, toByteOffset: byteCount, as: UInt32.self)
+  }
+
+  /// Whether XRSTOR can load this image without a fault: no component outside `mask`, standard form, no reserved bit. Reserved bits of MXCSR are cleared.
+  static func sanitise(_ image: UnsafeMutableRawBufferPointer, mask: UInt64) -> Bool {
+    let control = image.loadUnaligned(fromByteOffset: 24, as: UInt32.self)
+    image.storeBytes(of: control & 0xffff, toByteOffset: 24, as: UInt32.self)
+    guard image.count >= headerOffset + 64 else { return true }
+    guard image.loadUnaligned(fromByteOffset: headerOffset, as: UInt64.self) & ~mask == 0 else { return false }
+    for offset in stride(from: 8, to: 64, by: 8)
+    where image.loadUnaligned(fromByteOffset: headerOffset &+ offset, as: UInt64.self) != 0 { return false }
+    return true
+  }
+}

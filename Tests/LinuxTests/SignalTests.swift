@@ -1,0 +1,82 @@
+// Sets, queues and frames of signals.
+import Testing
+
+@testable import Linux
+
+@Suite struct SignalTests {
+  @Test func layoutsMatchTheKernelABI() {
+    #expect(MemoryLayout<SignalAction>.size == 32)
+    #expect(MemoryLayout<SignalInformation>.size == 32)
+    #expect(MemoryLayout<SignalStack>.size == 24)
+    #expect(MemoryLayout<SignalContext>.size == 256)
+    #expect(MemoryLayout<SignalFrame>.size == 440)
+    #expect(MemoryLayout<SignalFrame>.offset(of: \.context) == 48)
+    #expect(MemoryLayout<SignalFrame>.offset(of: \.mask) == 304)
+    #expect(MemoryLayout<SignalFrame>.offset(of: \.information) == 312)
+    #expect(MemoryLayout<SignalContext>.offset(of: \.rip) == 128)
+    #expect(MemoryLayout<SignalContext>.offset(of: \.extendedState) == 184)
+  }
+
+  @Test func synchronousSignalsComeFirst() {
+    var set = SignalSet()
+    set.insert(.hangup)
+    set.insert(.segmentation)
+    #expect(set.first == .segmentation)
+    set.remove(.segmentation)
+    #expect(set.first == .hangup)
+  }
+
+  @Test func standardSignalsAreRememberedOnceAndRealTimeOnesQueue() throws {
+    var pending = PendingSignals()
+    func add(_ signal: Signal, _ information: SignalInformation) -> Bool { pending.add(signal, information) }
+    func take(_ signal: Signal) -> SignalInformation { pending.take(signal) }
+    let realTime = try #require(Signal(40))
+    for sender in 1...3 {
+      #expect(add(.hangup, SignalInformation(.hangup, code: 0, sender: Int32(sender))))
+      #expect(add(realTime, SignalInformation(realTime, code: 0, sender: Int32(sender))))
+    }
+    #expect(take(.hangup).first == 1)
+    #expect(!pending.set.contains(.hangup))
+    for sender in 1...3 { #expect(take(realTime).first == UInt64(sender)) }
+    #expect(pending.set.isEmpty)
+  }
+
+  @Test func aFullQueueRefusesRealTimeSignalsOnly() throws {
+    var pending = PendingSignals()
+    func add(_ signal: Signal, _ information: SignalInformation) -> Bool { pending.add(signal, information) }
+    func take(_ signal: Signal) -> SignalInformation { pending.take(signal) }
+    let realTime = try #require(Signal(40))
+    for _ in 0..<PendingSignals.capacity { #expect(add(realTime, SignalInformation(realTime, code: 0))) }
+    #expect(!add(realTime, SignalInformation(realTime, code: 0)))
+    #expect(add(.interrupt, SignalInformation(.interrupt, code: 0)))
+    #expect(take(.interrupt).number == 2)
+    pending.discard(realTime)
+    #expect(pending.set.isEmpty)
+  }
+
+  @Test func framesAreAlignedAndBelowTheRedZone() throws {
+    for offset in 0..<64 {
+      let pointer = 0x7000_0000 + UInt64(offset)
+      let place = try #require(SignalFrame.place(stackPointer: pointer, alternate: nil, extendedByteCount: 2696))
+      #expect(place.frame % 16 == 8)
+      #expect(place.extendedState % 64 == 0)
+      #expect(place.frame + 440 <= place.extendedState)
+      #expect(place.extendedState + 2700 <= pointer - 128)
+    }
+    #expect(SignalFrame.place(stackPointer: 100, alternate: nil, extendedByteCount: 576) == nil)
+    #expect(SignalFrame.place(stackPointer: 2000, alternate: nil, extendedByteCount: 2696) == nil)
+  }
+
+  @Test func hostileExtendedStateIsRefused() {
+    let image = UnsafeMutableRawBufferPointer.allocate(byteCount: 836, alignment: 64)
+    defer { image.deallocate() }
+    image.initializeMemory(as: UInt8.self, repeating: 0)
+    image.storeBytes(of: UInt32.max, toByteOffset: 24, as: UInt32.self)
+    image.storeBytes(of: 7, toByteOffset: 512, as: UInt64.self)
+    #expect(SignalExtendedState.sanitise(image, mask: 7))
+    #expect(image.load(fromByteOffset: 24, as: UInt32.self) == 0xffff)
+    #expect(!SignalExtendedState.sanitise(image, mask: 3))
+    image.storeBytes(of: 1 << 63, toByteOffset: 520, as: UInt64.self)
+    #expect(!SignalExtendedState.sanitise(image, mask: 7))
+  }
+}
