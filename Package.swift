@@ -74,6 +74,7 @@ let package = Package(
       linkerSettings: [.unsafeFlags(["-static-executable"])]),
 
     // ---- Tests mirror Sources. ----
+    tests("BaseTests", of: ["Base"]),
     tests("VirtioABITests", of: ["VirtioABI"]),
     tests("LinuxTests", of: ["Linux"]),
     tests("VMTests", of: []),

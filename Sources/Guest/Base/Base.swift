@@ -1,1 +1,0 @@
-// Base: see ARCHITECTURE.md.
