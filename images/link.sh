@@ -20,9 +20,13 @@ swiftc -target $triple -enable-experimental-feature Embedded -enable-experimenta
   -Xfrontend -function-sections -I "$work" -module-cache-path "$objects/ModuleCache" -module-name "Image_$name" \
   "$root/images/$name"/*.swift -c -o "$objects/program.o"
 
-# The C ABI that a program may call; all else in the kernel becomes local.
-"$bin/llvm-objcopy" --wildcard --keep-global-symbol='osv_*' --keep-global-symbol=kernel_start "$kernel" "$objects/kernel.o"
+# The C ABI that a program may call, and the memory functions that compilers call; all else in the kernel becomes local. osv_main
+# is the kernel's weak reference to the program.
+"$bin/llvm-objcopy" --wildcard --keep-global-symbol='osv_*' --keep-global-symbol=kernel_start \
+  --keep-global-symbol=memcpy --keep-global-symbol=memmove --keep-global-symbol=memset \
+  --keep-global-symbol=memcmp --keep-global-symbol=strlen "$kernel" "$objects/kernel.o"
 "$bin/ld.lld" -pie --no-dynamic-linker -z norelro -z notext -z max-page-size=4096 --gc-sections \
-  -T "$root/Sources/Guest/Boot/kernel.ld" "$objects/kernel.o" "$objects/program.o" \
+  -T "$root/Sources/Guest/Boot/kernel.ld" "$objects/kernel.o" "$objects/program.o" "$work/GuestAPI.o" "$work/Base.o" \
+  --defsym=free=osv_image_free --defsym=osv_image_kind=1 \
   "$bin/../lib/swift/embedded/$triple/libswiftUnicodeDataTables.a" -o "$output.debug"
 "$bin/llvm-objcopy" --strip-debug "$output.debug" "$output"

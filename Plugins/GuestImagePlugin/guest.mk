@@ -14,15 +14,17 @@ CODE := -mno-red-zone -mno-sse -mno-mmx -msoft-float -ffreestanding
 CFLAGS := --target=$(TRIPLE) $(CODE) -fno-stack-protector -fpie -fvisibility=hidden -O2 -g -DGUEST \
   -ffunction-sections -fdata-sections -Werror $(addprefix -I,$(INCLUDES))
 SWIFTFLAGS := -target $(TRIPLE) -enable-experimental-feature Embedded -enable-experimental-feature Lifetimes \
+  -enable-experimental-feature Extern \
   -wmo -O -g -parse-as-library -swift-version 6 -DGUEST -warnings-as-errors \
   $(addprefix -Xcc ,$(CODE)) -Xcc -DGUEST -Xfrontend -disable-stack-protector -Xfrontend -function-sections \
   -enforce-exclusivity=unchecked -module-cache-path ModuleCache -I . $(addprefix -I ,$(INCLUDES))
 
 ASSEMBLY := $(sort $(wildcard $(BOOT)/*.S))
 BOOT_OBJECTS := $(patsubst $(BOOT)/%.S,boot-%.o,$(ASSEMBLY))
-OBJECTS := $(addsuffix .o,$(MODULES))
+# GuestAPI belongs to the programs that images/link.sh links with the kernel, not to the kernel.
+OBJECTS := $(addsuffix .o,$(filter-out GuestAPI,$(MODULES)))
 
-guest_image.S: kernel.elf
+guest_image.S: kernel.elf GuestAPI.o
 	@printf '%s\n' "// $$(sha256sum < kernel.elf)" \
 	  '    .section .rodata.guest_image,"a",@progbits' '    .balign 4096' \
 	  '    .globl osv_guest_image' 'osv_guest_image:' '    .incbin "$(CURDIR)/kernel.elf"' \

@@ -1,1 +1,0 @@
-// GuestAPI: see ARCHITECTURE.md.
