@@ -1,1 +1,166 @@
-// Machine: see ARCHITECTURE.md.
+// A machine: made from its configuration, then run until its program ends.
+//
+// The main thread is CPU 0. What the first instructions do not need (memory beyond the first slot, further CPUs)
+// is added by a second thread while CPU 0 runs. Ending is one call, `end`, from whichever thread finds the reason;
+// nothing is closed by hand, for the process's end does it sooner.
+
+import CKVM
+import GuestImage
+import KVM
+import VirtioABI
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// What to make and run.
+public struct MachineConfiguration {
+  /// Bytes of RAM.
+  public var memoryByteCount: UInt64 = 128 << 20
+  /// vCPUs, 1 to 64.
+  public var cpuCount = 1
+  /// The file descriptor of an OSv image to boot instead of the kernel inside osv-run.
+  public var kernelDescriptor: CInt?
+  /// argv, environ, paths. Devices and files' addresses are filled in by the machine.
+  public var content = BootContent()
+  /// `BootFlags` asked for by options; those of the standard streams are added.
+  public var flags: UInt32 = 0
+  /// `BootLog`.
+  public var log: UInt32 = 0
+  /// Print the start's timeline on stderr at the end.
+  public var tracesBoot = false
+
+  /// A small machine with nothing in it.
+  public init() {}
+}
+
+/// A virtual machine with its memory, CPUs and devices.
+public final class Machine: @unchecked Sendable {
+  /// The first memory slot is at most this large: slots cost time by size, and the rest can come later.
+  static let firstSlotByteCount: UInt64 = 128 << 20
+
+  let configuration: MachineConfiguration
+  let vm: VirtualMachine
+  let memory: GuestMemory
+  let kernel: KernelImage
+  let layout: GuestLayout
+  let platform: Platform
+  let cpuid: CPUIDTable
+  let boot: VCPU
+  let firstSlot: UInt64
+  private let bootInformation: UInt64
+  var timeline: Timeline
+  var statistics = Statistics()
+
+  /// Makes the machine; nothing of the guest has run when it returns.
+  public init(_ configuration: MachineConfiguration, timeline: Timeline = Timeline()) throws(Failure) {
+    self.configuration = configuration
+    self.timeline = timeline
+    do throws(KVMError) { vm = try System().createVirtualMachine() } catch { throw Failure(error) }
+    self.timeline.mark("VM created")
+    do throws(KVMError) { try vm.enableSplitInterruptController(routes: 64) } catch { throw Failure(error) }
+    memory = try GuestMemory(byteCount: configuration.memoryByteCount)
+    firstSlot = min(memory.ram[0].byteCount, Self.firstSlotByteCount)
+    do throws(KVMError) {
+      try vm.setMemory(slot: 0, physical: 0, host: memory.ram[0].host, byteCount: firstSlot)
+    } catch { throw Failure(error) }
+    self.timeline.mark("first memory slot")
+    do throws(KVMError) { boot = try vm.createVCPU(index: 0) } catch { throw Failure(error) }
+    platform = Platform(boot)
+    self.timeline.mark("vCPU created")
+
+    kernel = try Self.kernelImage(configuration)
+    let random = Self.random(count: 6)
+    let allocator = BootAllocator(memory, limit: firstSlot)
+    layout = try GuestLayout(
+      memory: memory, allocator: allocator, kernel: kernel, cpuCount: configuration.cpuCount, filesByteCount: 0,
+      random: (random[4], random[5]))
+    self.timeline.mark("kernel and page tables laid down")
+    cpuid = CPUIDTable(cpuCount: configuration.cpuCount)
+    self.timeline.mark("CPUID read")
+
+    var clock = ClockPage(vcpu: boot, platform: platform)
+    clock.memoryByteCount = firstSlot
+    memory.pointer(at: layout.clock, count: GuestMemory.pageSize)!.storeBytes(of: clock, as: ClockPage.self)
+    self.timeline.frequency = clock.frequency
+
+    var head = BootInformation()
+    head.platform = platform.bootValue
+    head.cpuCount = UInt32(configuration.cpuCount)
+    head.linearMapBase = layout.linearMapBase
+    head.kernelVirtual = layout.kernelVirtual
+    head.kernelPhysical = layout.kernelPhysical
+    head.kernelByteCount = layout.kernelByteCount
+    head.pageTableRoot = layout.pageTableRoot
+    head.memoryByteCount = firstSlot
+    head.memoryByteCountFinal = memory.byteCount
+    head.perCPUPhysical = layout.perCPU
+    head.clockPhysical = layout.clock
+    head.gdtPhysical = layout.gdt
+    head.tssPhysical = layout.tss
+    head.idtPhysical = layout.idt
+    (head.seed0, head.seed1, head.seed2, head.seed3) = (random[0], random[1], random[2], random[3])
+    head.extendedStateMask = cpuid.extendedStateMask
+    head.extendedStateByteCount = cpuid.extendedStateByteCount
+    head.cpuFeatures = cpuid.bootFeatures
+    head.flags = configuration.flags | StandardStreams.flags
+    head.log = configuration.log
+    (head.terminalColumns, head.terminalRows) = StandardStreams.terminalSize
+    head.umask = StandardStreams.fileCreationMask
+    bootInformation = try Self.lay(configuration.content, head: head, allocator: allocator)
+    self.timeline.mark("boot information laid down")
+    do throws(KVMError) { try prepare(boot, entry: kernel.file.entry) } catch { throw Failure(error) }
+    self.timeline.mark("registers set")
+  }
+
+  /// Sets the registers of `vcpu` to start at `entry`, an offset in the kernel image.
+  func prepare(_ vcpu: VCPU, entry: UInt64) throws(KVMError) {
+    try vcpu.prepare(
+      layout: layout, platform: platform, cpuid: cpuid, cpuCount: configuration.cpuCount,
+      entry: layout.kernelVirtual + entry, boot: layout.linear(bootInformation),
+      systemCall: layout.kernelVirtual + kernel.systemCallEntry)
+  }
+
+  /// Lays the boot information down behind everything else and returns its physical address.
+  private static func lay(
+    _ content: BootContent, head: BootInformation, allocator: BootAllocator
+  ) throws(Failure) -> UInt64 {
+    var head = head
+    // The size does not depend on the head's values, so one pass tells where free memory will start.
+    let byteCount = content.encode(head: head).count
+    let place = try allocator.allocate(pages: (UInt64(byteCount) + GuestMemory.pageSize - 1) / GuestMemory.pageSize)
+    head.freeMemoryStart = allocator.end
+    let bytes = content.encode(head: head)
+    bytes.withUnsafeBytes { place.host.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
+    return place.physical
+  }
+
+  /// The kernel to boot: the one inside osv-run, or the image's own.
+  private static func kernelImage(_ configuration: MachineConfiguration) throws(Failure) -> KernelImage {
+    var bytes = UnsafeRawBufferPointer(start: osv_guest_image_base(), count: Int(osv_guest_image_size()))
+    if let descriptor = configuration.kernelDescriptor { bytes = try HostFile.map(descriptor) }
+    let file: ELFFile
+    do throws(ELFFile.Defect) { file = try ELFFile(bytes) } catch {
+      throw Failure(.kernelImage, "the kernel image cannot be read (\(error)): build it again")
+    }
+    return try KernelImage(file)
+  }
+
+  /// `count` random words of the host's generator.
+  static func random(count: Int) -> [UInt64] {
+    var generator = SystemRandomNumberGenerator()
+    return (0..<count).map { _ in generator.next() }
+  }
+}
+
+extension CPUIDTable {
+  /// What the boot information says about the processor.
+  var bootFeatures: UInt32 {
+    var bits = BootCPUFeatures.tscDeadline
+    if extendedStateMask != 0 { bits |= BootCPUFeatures.xsave }
+    if hasXSAVEOPT { bits |= BootCPUFeatures.xsaveopt }
+    if hasFSGSBase { bits |= BootCPUFeatures.fsgsbase }
+    if hasRDRAND { bits |= BootCPUFeatures.rdrand }
+    return bits
+  }
+}

@@ -2,5 +2,5 @@
 import Command
 
 @main struct OSVRun {
-  static func main() {}
+  static func main() { Command.main() }
 }

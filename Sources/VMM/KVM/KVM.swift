@@ -1,1 +1,0 @@
-// KVM: see ARCHITECTURE.md.

@@ -1,0 +1,156 @@
+// A CPU's life: run, serve the exit, run again.
+
+import CKVM
+import KVM
+import VirtioABI
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+extension Machine {
+  /// Runs the machine on this thread (CPU 0) until the program ends, and the process with it.
+  public func run() -> Never {
+    if configuration.cpuCount > 1 || memory.byteCount > firstSlot { startCompletion() }
+    run(boot)
+  }
+
+  /// Runs one CPU for ever.
+  func run(_ vcpu: VCPU) -> Never {
+    while true {
+      do throws(KVMError) {
+        serve(try vcpu.run(), of: vcpu)
+      } catch {
+        fail(Failure(error), vcpu: vcpu)
+      }
+    }
+  }
+
+  private func serve(_ exit: Exit, of vcpu: VCPU) {
+    statistics.count(exit)
+    switch exit {
+    case .portWrite(let port, let value, _): servePort(port, value, of: vcpu)
+    case .portRead: vcpu.complete(read: .max)
+    case .mmioWrite: break
+    case .mmioRead: vcpu.complete(read: .max)
+    case .interrupted: break
+    case .internalError(1, let instruction): refuse(instruction, of: vcpu)
+    case .internalError(let suberror, _):
+      fail(Failure(.stopped, "KVM gave up on the guest (internal error \(suberror))"), vcpu: vcpu)
+    case .halted: fail(Failure(.stopped, "the guest halted where nothing can wake it"), vcpu: vcpu)
+    case .shutdown:
+      fail(Failure(.stopped, "the guest stopped with a triple fault; this is a defect of its kernel"), vcpu: vcpu)
+    case .entryFailure(let reason):
+      fail(Failure(.stopped, "the processor refused the guest's state (reason \(reason))"), vcpu: vcpu)
+    case .memoryFault:
+      fail(Failure(.stopped, "the host could not provide a page of the guest's memory"), vcpu: vcpu)
+    case .other(let reason): fail(Failure(.stopped, "KVM reported an unknown exit (\(reason))"), vcpu: vcpu)
+    }
+  }
+
+  private func servePort(_ port: UInt16, _ value: UInt32, of vcpu: VCPU) {
+    switch port {
+    case BootPort.exit:
+      let signal = CInt(value & 0x7f)
+      end(status: signal == 0 ? CInt(value >> 8 & 0xff) : 128 + signal)
+    case BootPort.text:
+      let text = memory.text(at: UInt64(value) << 4, limit: 1 << 16) ?? []
+      text.withUnsafeBytes { StandardStreams.write($0, to: 2) }
+    case BootPort.panic: reportPanic(at: UInt64(value) << 4, vcpu: vcpu)
+    case BootPort.phase: if configuration.tracesBoot { timeline.mark("guest phase \(value)") }
+    default: break
+    }
+  }
+
+  /// An instruction that this KVM cannot run: the program gets the exception a processor would have raised; if it
+  /// is the kernel's own, the machine ends.
+  private func refuse(_ instruction: [UInt8], of vcpu: VCPU) {
+    do throws(KVMError) {
+      let rip = try vcpu.registers.rip
+      if rip &- layout.kernelVirtual < layout.kernelByteCount {
+        let bytes = instruction.map { Hexadecimal.text(UInt64($0), digits: 2) }.joined(separator: " ")
+        fail(
+          Failure(.instruction, "the KVM of this machine cannot run an instruction of the guest's kernel (\(bytes))"),
+          vcpu: vcpu)
+      }
+      let exception = RefusedInstruction.exception(for: instruction)
+      try vcpu.inject(exception: exception.vector, errorCode: exception.errorCode)
+    } catch {
+      fail(Failure(error), vcpu: vcpu)
+    }
+  }
+
+  /// Adds, beside the running guest, what it did not need at once: memory slots, then CPUs.
+  private func startCompletion() {
+    Thread.start("completion") { [self] in
+      do throws(KVMError) {
+        var slot: UInt32 = 1
+        var present = firstSlot
+        for (number, region) in memory.ram.enumerated() {
+          let skipped = number == 0 ? firstSlot : 0
+          let count = region.byteCount - skipped
+          if count == 0 { continue }
+          try vm.setMemory(
+            slot: slot, physical: region.physical + skipped, host: region.host + Int(skipped), byteCount: count)
+          slot += 1
+          present += count
+          publish(memoryByteCount: present)
+        }
+        for index in 1..<max(1, configuration.cpuCount) {
+          let vcpu = try vm.createVCPU(index: index)
+          try prepare(vcpu, entry: kernel.secondaryEntry)
+          Thread.start("cpu \(index)") { [self] in run(vcpu) }
+        }
+      } catch {
+        fail(Failure(error), vcpu: nil)
+      }
+    }
+  }
+
+  private func publish(memoryByteCount: UInt64) {
+    guard let offset = MemoryLayout<ClockPage>.offset(of: \.memoryByteCount),
+      let page = memory.pointer(at: layout.clock, count: GuestMemory.pageSize)
+    else { return }
+    ckvm_store_release((page + offset).assumingMemoryBound(to: UInt64.self), memoryByteCount)
+  }
+
+  // MARK: Ending
+
+  /// Ends the process with the program's status.
+  func end(status: CInt) -> Never {
+    if configuration.tracesBoot {
+      timeline.mark("program ended")
+      StandardStreams.report(timeline.report)
+    }
+    _exit(status)
+  }
+
+  /// Ends the process because of `failure`, with the state of `vcpu`.
+  func fail(_ failure: Failure, vcpu: VCPU?) -> Never {
+    var text = "osv-run: error \(failure.label): \(failure.sentence)\n"
+    if let vcpu { text += describe(vcpu) }
+    StandardStreams.report(text)
+    end(status: 125)
+  }
+
+  private func reportPanic(at physical: UInt64, vcpu: VCPU) {
+    let text = memory.text(at: physical, limit: 1 << 16) ?? []
+    text.withUnsafeBytes { StandardStreams.write($0, to: 2) }
+    fail(Failure(.panic, "the guest's kernel panicked; the lines above say where"), vcpu: nil)
+  }
+
+  /// A CPU's registers in a few lines.
+  func describe(_ vcpu: VCPU) -> String {
+    guard let r = try? vcpu.registers, let s = try? vcpu.systemRegisters else { return "" }
+    func hex(_ value: UInt64) -> String { Hexadecimal.text(value, digits: 16) }
+    return """
+      cpu \(vcpu.index)  rip \(hex(r.rip)) (image +0x\(String(r.rip &- layout.kernelVirtual, radix: 16)))  rflags \(hex(r.rflags))
+      rax \(hex(r.rax)) rbx \(hex(r.rbx)) rcx \(hex(r.rcx)) rdx \(hex(r.rdx))
+      rsi \(hex(r.rsi)) rdi \(hex(r.rdi)) rbp \(hex(r.rbp)) rsp \(hex(r.rsp))
+      r8  \(hex(r.r8)) r9  \(hex(r.r9)) r10 \(hex(r.r10)) r11 \(hex(r.r11))
+      r12 \(hex(r.r12)) r13 \(hex(r.r13)) r14 \(hex(r.r14)) r15 \(hex(r.r15))
+      cr2 \(hex(s.cr2)) cr3 \(hex(s.cr3)) fs  \(hex(s.fs.base)) gs  \(hex(s.gs.base))
+
+      """
+  }
+}

@@ -1,0 +1,54 @@
+// The monitor's own standard streams, as the guest needs to know them.
+
+import VirtioABI
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// Standard input, output and error of this process.
+enum StandardStreams {
+  /// The `BootFlags` bits that describe them.
+  static var flags: UInt32 {
+    var bits: UInt32 = 0
+    for (descriptor, bit) in [
+      (CInt(0), BootFlags.inputIsTerminal), (1, BootFlags.outputIsTerminal), (2, BootFlags.errorIsTerminal),
+    ] where isatty(descriptor) == 1 { bits |= bit }
+    var status = stat()
+    if fstat(0, &status) != 0 || (status.st_mode & S_IFMT == S_IFCHR && status.st_rdev == 0x103) {
+      bits |= BootFlags.inputIsEmpty  // closed, or /dev/null (1, 3)
+    }
+    return bits
+  }
+
+  /// Columns and rows of the terminal behind any of them, 0 without one.
+  static var terminalSize: (UInt16, UInt16) {
+    for descriptor: CInt in [1, 0, 2] {
+      var size = winsize()
+      if ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 { return (size.ws_col, size.ws_row) }
+    }
+    return (0, 0)
+  }
+
+  /// The process's file-mode creation mask.
+  static var fileCreationMask: UInt32 {
+    let mask = Glibc.umask(0)
+    _ = Glibc.umask(mask)
+    return mask
+  }
+
+  /// Writes all of `bytes` to a descriptor; errors end it silently, for there is nobody left to tell.
+  static func write(_ bytes: UnsafeRawBufferPointer, to descriptor: CInt) {
+    var rest = bytes[...]
+    while !rest.isEmpty {
+      let count = Glibc.write(descriptor, UnsafeRawBufferPointer(rebasing: rest).baseAddress, rest.count)
+      if count > 0 { rest = rest.dropFirst(count) } else if count < 0, errno != EINTR { return }
+    }
+  }
+
+  /// Writes text to standard error.
+  static func report(_ text: String) {
+    var text = text
+    text.withUTF8 { write(UnsafeRawBufferPointer($0), to: 2) }
+  }
+}

@@ -1,0 +1,72 @@
+// Small things without a home of their own: threads, hexadecimal numbers, counting exits.
+
+import CKVM
+import KVM
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// Detached threads of this process.
+enum Thread {
+  private final class Body {
+    let run: () -> Void
+    let name: String
+    init(_ name: String, _ run: @escaping () -> Void) {
+      self.name = name
+      self.run = run
+    }
+  }
+
+  /// Starts a thread; its name (15 bytes at most) shows in the host's tools.
+  static func start(_ name: String, _ run: @escaping @Sendable () -> Void) {
+    let body = Unmanaged.passRetained(Body(name, run))
+    var thread = pthread_t()
+    let result = pthread_create(
+      &thread, nil,
+      { argument in
+        // SAFETY: the one reference that `start` retained is taken over here.
+        let body = Unmanaged<Body>.fromOpaque(argument!).takeRetainedValue()
+        ckvm_name_thread(body.name)
+        body.run()
+        return nil
+      }, body.toOpaque())
+    guard result == 0 else {
+      StandardStreams.report(
+        "osv-run: error E12: the host cannot start a thread (\(name)): \(String(cString: strerror(result)))\n")
+      _exit(125)
+    }
+    pthread_detach(thread)
+  }
+}
+
+/// Numbers in base 16.
+enum Hexadecimal {
+  /// At least `digits` lower-case digits.
+  static func text(_ value: UInt64, digits: Int) -> String {
+    let text = String(value, radix: 16)
+    return String(repeating: "0", count: max(0, digits - text.count)) + text
+  }
+}
+
+/// How often the guest left for what reason.
+struct Statistics {
+  var ports = 0
+  var mmioReads = 0
+  var mmioWrites = 0
+  var interrupted = 0
+  var refused = 0
+  var other = 0
+
+  /// One more exit.
+  mutating func count(_ exit: Exit) {
+    switch exit {
+    case .portRead, .portWrite: ports += 1
+    case .mmioRead: mmioReads += 1
+    case .mmioWrite: mmioWrites += 1
+    case .interrupted: interrupted += 1
+    case .internalError: refused += 1
+    default: other += 1
+    }
+  }
+}
