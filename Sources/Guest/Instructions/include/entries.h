@@ -1,0 +1,63 @@
+// What the assembly under Boot offers to C and Swift. The host, where that assembly is not built, has stand-ins for
+// what makes sense there (instructions.c): switching between stacks, and copying without faults.
+#pragma once
+#include "trap_frame.h"
+#include <stdint.h>
+
+/// Saves the callee-saved registers on this stack, stores RSP through `from`, loads it from `to`, and returns there.
+void context_switch(uint64_t *from, const uint64_t *to);
+/// Where a new kernel thread begins: calls R12(R13), which must not return.
+void context_start(void);
+
+#ifdef GUEST
+/// A label of the assembly, as an address.
+#define ENTRY_LABEL(label)                                                                                             \
+  extern const char label[];                                                                                           \
+  static inline const void *address_of_##label(void) { return label; }
+
+/// 256 stubs of 16 bytes, one for each vector; those of NMI and double fault are apart.
+ENTRY_LABEL(trap_stubs)
+ENTRY_LABEL(trap_nmi)
+ENTRY_LABEL(trap_double_fault)
+/// The return path: RSP points to a trap frame.
+ENTRY_LABEL(trap_return)
+/// The same, after a look at rescheduling and signals: where a new program thread begins.
+ENTRY_LABEL(trap_return_checked)
+/// Where jumps enter on each platform (`syscall` enters at system_call_entry, by the note in the image).
+ENTRY_LABEL(gate_entry_pvm)
+ENTRY_LABEL(gate_entry_hardware)
+/// The instructions of the idle loop between which an interrupt must look as if it came behind `hlt`.
+ENTRY_LABEL(idle_start)
+ENTRY_LABEL(idle_end)
+/// First byte of the image.
+ENTRY_LABEL(kernel_image_start)
+/// The table that guards accesses to program memory.
+ENTRY_LABEL(fixups_start)
+ENTRY_LABEL(fixups_end)
+/// End of CPU 0's first kernel stack.
+ENTRY_LABEL(boot_stack_top)
+/// Leaves the kernel by the checked return path, with the frame at `frame`.
+_Noreturn void context_enter_program(uint64_t frame);
+/// Enables interrupts and halts. Called with interrupts disabled; returns with interrupts enabled.
+void idle_pvm(void);
+void idle_hardware(void);
+/// Extended state (x87, SSE, AVX…) of the running thread.
+void vector_xsave(void *area, uint64_t mask);
+void vector_xsaveopt(void *area, uint64_t mask);
+void vector_xrstor(const void *area, uint64_t mask);
+void vector_fxsave(void *area);
+void vector_fxrstor(const void *area);
+#endif
+
+/// Copies; gives the number of bytes not copied because the program's memory could not be accessed.
+uint64_t usercopy_copy(void *to, const void *from, uint64_t count);
+/// Stores zeros, likewise.
+uint64_t usercopy_zero(void *to, uint64_t count);
+/// Bytes before the first NUL, at most `limit`; or limit + 1 where the memory could not be read before a NUL was found.
+uint64_t usercopy_string_length(const void *from, uint64_t limit);
+/// Loads 32 bits; false if that faulted.
+_Bool usercopy_load32(const void *from, uint32_t *value);
+/// Stores 32 bits; false if that faulted.
+_Bool usercopy_store32(void *to, uint32_t value);
+/// Compares and exchanges 32 bits; `*expected` becomes what was found. False if that faulted.
+_Bool usercopy_compare_exchange32(void *at, uint32_t *expected, uint32_t desired);

@@ -1,0 +1,29 @@
+// Interrupts from CPU to CPU.
+import Base
+import Instructions
+
+/// Sending interrupts to CPUs.
+public enum InterProcessor {
+  /// Interrupts CPU `cpu` (which may be the current one) with `vector`. Dear for the sender: up to 10 us on kvm_pvm if
+  /// the other one has to be kicked.
+  public static func send(_ vector: UInt32, to cpu: Int) {
+    #if HOSTED
+      hostedInterruptsSent &+= 1
+      hostedLastInterrupt = (vector, cpu)
+    #else
+      ModelSpecificRegister.write(.interruptCommand, cpu.u64 &<< 32 | vector.u64)
+    #endif
+  }
+
+  #if HOSTED
+    /// How many interrupts were sent; what a unit test sees.
+    public static var sentCount: Int { hostedInterruptsSent }
+    /// The last one.
+    public static var lastSent: (vector: UInt32, cpu: Int) { hostedLastInterrupt }
+  #endif
+}
+
+#if HOSTED
+  nonisolated(unsafe) private var hostedInterruptsSent: Int = 0
+  nonisolated(unsafe) private var hostedLastInterrupt: (vector: UInt32, cpu: Int) = (0, 0)
+#endif

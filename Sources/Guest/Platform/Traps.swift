@@ -1,0 +1,135 @@
+// What happens in Swift when a trap arrives: the assembly has saved everything to a frame on the thread's kernel stack and
+// calls here with interrupts disabled; when this returns, still with interrupts disabled, it goes back to the frame.
+#if GUEST
+  import Base
+  import Instructions
+  import VirtioABI
+
+  /// Interrupts and exceptions.
+  @c func trap_handle(_ frame: UnsafeMutablePointer<trap_frame>) {
+    let vector = frame.pointee.vector
+    if vector >= 32 { Traps.interrupt(vector.u32, frame) } else { Traps.exception(vector, frame) }
+    Traps.leave(frame)
+  }
+
+  /// System calls, of both kinds.
+  @c func trap_system_call(_ frame: UnsafeMutablePointer<trap_frame>) {
+    Interrupts.enable()
+    if let systemCall = Upcalls.systemCall {
+      systemCall(frame)
+    } else {
+      panic("a system call, and nobody to serve it", frame, address: 0)
+    }
+    _ = Interrupts.disable()
+    Traps.leave(frame)
+  }
+
+  /// The last look before a frame is returned to.
+  @c func trap_leave(_ frame: UnsafeMutablePointer<trap_frame>) { Traps.leave(frame) }
+
+  /// A non-maskable interrupt: osv-run wants to know where the kernel is.
+  @c func trap_nmi_handle(_ frame: UnsafeMutablePointer<trap_frame>) {
+    if let handler = interruptEntries[2].handler {
+      handler(interruptEntries[2].context)
+    } else {
+      panic("non-maskable interrupt", frame, address: 0)
+    }
+  }
+
+  /// No way on: `reason` 0 = double fault, 1 = an exception while entering the kernel (mostly: the kernel stack is full).
+  @c func trap_fatal(_ frame: UnsafeMutablePointer<trap_frame>, _ reason: UInt64) {
+    let address = platformIsPVM ? per_cpu_fault_address() : instruction_read_cr2()
+    if reason == 0 { panic("double fault", frame, address: address) }
+    panic("exception on the interrupt stack: the kernel stack is full or not mapped", frame, address: address)
+  }
+
+  enum Traps {
+    static func interrupt(_ vector: UInt32, _ frame: UnsafeMutablePointer<TrapFrame>) {
+      // An interrupt between enabling and halting must not let the halt sleep on.
+      let start = UInt(bitPattern: address_of_idle_start()).u64
+      let end = UInt(bitPattern: address_of_idle_end()).u64
+      if frame.pointee.rip &- start < end &- start { frame.pointee.rip = end }
+      per_cpu_preemption_disable()
+      per_cpu_set_in_interrupt(1)
+      if vector != BootVectors.spurious { ModelSpecificRegister.write(.endOfInterrupt, 0) }
+      InterruptTable.dispatch(vector)
+      per_cpu_set_in_interrupt(0)
+      per_cpu_preemption_enable()
+    }
+
+    static func exception(_ vector: UInt64, _ frame: UnsafeMutablePointer<TrapFrame>) {
+      // The fault address must be read before another fault can come.
+      var address: UInt64 = 0
+      if vector == 14 { address = platformIsPVM ? per_cpu_fault_address() : instruction_read_cr2() }
+      let isFromProgram = frame.pointee.isFromProgram
+      if isFromProgram {
+        Interrupts.enable()
+        if vector != 14 || !resolve(frame, address) {
+          guard let exception = Upcalls.exception else { panic("exception in the program", frame, address: address) }
+          exception(frame, address)
+        }
+        _ = Interrupts.disable()
+        return
+      }
+      let maySleep = frame.pointee.interruptsWereEnabled && Preemption.count == 0 && !CPU.isInInterrupt
+      if vector == 14 && maySleep {
+        Interrupts.enable()
+        let isResolved = resolve(frame, address)
+        _ = Interrupts.disable()
+        if isResolved { return }
+      }
+      if let target = Fixups.target(of: frame.pointee.rip) {
+        frame.pointee.rip = target
+        return
+      }
+      panic(name(of: vector), frame, address: address)
+    }
+
+    private static func resolve(_ frame: UnsafeMutablePointer<TrapFrame>, _ address: UInt64) -> Bool {
+      guard let pageFault = Upcalls.pageFault else { return false }
+      return pageFault(frame, address)
+    }
+
+    /// Before going back: give the CPU away if that was asked for, and to a program only with its signals delivered.
+    static func leave(_ frame: UnsafeMutablePointer<TrapFrame>) {
+      if frame.pointee.isFromProgram {
+        repeat {
+          if per_cpu_reschedule() != 0 && per_cpu_preemption_count() == 0 { Upcalls.callPreempt() }
+          if let returnToProgram = Upcalls.returnToProgram { returnToProgram(frame) }
+        } while per_cpu_reschedule() != 0 && per_cpu_preemption_count() == 0
+      } else if per_cpu_reschedule() != 0 && per_cpu_preemption_count() == 0 && frame.pointee.interruptsWereEnabled {
+        Upcalls.callPreempt()
+      }
+    }
+
+    private static func name(of vector: UInt64) -> StaticString {
+      switch vector {
+      case 0: "division error in the kernel"
+      case 1: "debug exception in the kernel"
+      case 3: "breakpoint in the kernel"
+      case 6: "the kernel's own check failed (invalid opcode)"
+      case 13: "general protection fault in the kernel"
+      case 14: "page fault in the kernel"
+      case 17: "misaligned access in the kernel"
+      default: "exception in the kernel"
+      }
+    }
+  }
+
+  /// The table of instructions that may fault on program memory, and where to go on.
+  enum Fixups {
+    static func target(of address: UInt64) -> UInt64? {
+      // SAFETY: the linker lays the table down between these labels: pairs of distances from the words themselves.
+      var entry = address_of_fixups_start().assumingMemoryBound(to: Int32.self)
+      let end = address_of_fixups_end().assumingMemoryBound(to: Int32.self)
+      while entry < end {
+        let instruction = VirtualAddress(UnsafeRawPointer(entry)).rawValue &+ entry[0].u64
+        if instruction == address {
+          return VirtualAddress(UnsafeRawPointer(entry + 1)).rawValue &+ entry[1].u64
+        }
+        entry += 2
+      }
+      return nil
+    }
+  }
+#endif
