@@ -1,1 +1,0 @@
-// Locks: see ARCHITECTURE.md.
