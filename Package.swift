@@ -76,6 +76,7 @@ let package = Package(
     // ---- Tests mirror Sources. ----
     tests("BaseTests", of: ["Base"]),
     tests("VirtioABITests", of: ["VirtioABI"]),
+    tests("VirtioFileSystemTests", of: ["VirtioFileSystem", "CSystemCalls"]),
     tests("LinuxTests", of: ["Linux"]),
     tests("GuestAPITests", of: ["GuestAPI"]),
     tests("VMTests", of: []),
