@@ -106,11 +106,9 @@
           as: UInt64.self)
       }
       let segment = LinearMap.pointer(PhysicalAddress(Boot.information.pointee.tssPhysical &+ cpu.u64 &* 128))
-      for (offset, end) in [
-        (0x24, PER_CPU_INTERRUPT_STACK_END), (0x2c, PER_CPU_NMI_STACK_END), (0x34, PER_CPU_DOUBLE_FAULT_STACK_END),
-      ] {
-        segment.storeBytes(of: address &+ end.u64, toByteOffset: offset, as: UInt64.self)
-      }
+      segment.storeBytes(of: address &+ PER_CPU_INTERRUPT_STACK_END.u64, toByteOffset: 0x24, as: UInt64.self)
+      segment.storeBytes(of: address &+ PER_CPU_NMI_STACK_END.u64, toByteOffset: 0x2c, as: UInt64.self)
+      segment.storeBytes(of: address &+ PER_CPU_DOUBLE_FAULT_STACK_END.u64, toByteOffset: 0x34, as: UInt64.self)
     }
   }
 #endif

@@ -23,7 +23,7 @@ ENTRY_LABEL(trap_double_fault)
 ENTRY_LABEL(trap_return)
 /// The same, after a look at rescheduling and signals: where a new program thread begins.
 ENTRY_LABEL(trap_return_checked)
-/// Where jumps enter on each platform (`syscall` enters at system_call_entry, by the note in the image).
+/// Where jumps enter on each platform (`syscall` enters at osv_system_call_entry, by the note in the image).
 ENTRY_LABEL(gate_entry_pvm)
 ENTRY_LABEL(gate_entry_hardware)
 /// The instructions of the idle loop between which an interrupt must look as if it came behind `hlt`.

@@ -1,0 +1,58 @@
+// Switching kernel stacks, and waiting for an interrupt.
+#include "cpu_layout.h"
+
+    .text
+
+// context_switch(from, to): interrupts are disabled. Who was interrupted leaves later, by its own way back.
+    .globl context_switch
+    .type context_switch, @function
+    .balign 16
+context_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq (%rsi), %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+
+// A new kernel thread: R12 = function, R13 = argument.
+    .globl context_start
+    .type context_start, @function
+    .balign 16
+context_start:
+    movq %r13, %rdi
+    xorl %ebp, %ebp
+    call *%r12
+    ud2
+
+// Enables interrupts and halts. The hypervisor, and the trap code for good measure, see to it that an interrupt between
+// the two instructions is not slept through: one that finds RIP from idle_start on returns to idle_end.
+    .globl idle_pvm
+    .type idle_pvm, @function
+    .globl idle_start
+    .globl idle_end
+    .balign 16
+idle_pvm:
+idle_start:
+    movb $1, %gs:PER_CPU_INTERRUPT_FLAG
+    hlt
+idle_end:
+    ret
+
+// No interrupt comes between `sti` and the instruction behind it.
+    .globl idle_hardware
+    .type idle_hardware, @function
+    .balign 16
+idle_hardware:
+    sti
+    hlt
+    ret
