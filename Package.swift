@@ -77,6 +77,7 @@ let package = Package(
     tests("BaseTests", of: ["Base"]),
     tests("VirtioABITests", of: ["VirtioABI"]),
     tests("VirtioFileSystemTests", of: ["VirtioFileSystem", "CSystemCalls"]),
+    tests("PagesTests", of: ["Pages"]),
     tests("LinuxTests", of: ["Linux"]),
     tests("GuestAPITests", of: ["GuestAPI"]),
     tests("VMTests", of: []),

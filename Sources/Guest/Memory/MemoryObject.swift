@@ -1,6 +1,13 @@
 // A memory object: the pages of a file, of shared memory or of a device, cached once for all readers, writers and mappings.
+//
+// `lock` guards the pages and the size; nothing sleeps for I/O under it. `mappingsLock`, taken before `lock`, guards
+// the list of mappings. A page is absent, filling (one thread fills it, others wait), present, or present
+// and dirty. The cache holds one reference to each page's frame, each page-table entry another one.
 import Base
+import Locks
 import Pages
+import Platform
+import Synchronization
 
 /// Where the pages of a memory object come from, and where they go.
 public protocol Pager: AnyObject {
@@ -27,40 +34,192 @@ public protocol Pager: AnyObject {
 /// Without a pager, absent pages are zero. With `direct` memory (a file that lies in guest memory), absent pages
 /// are those frames, never copied until somebody writes.
 public final class MemoryObject {
+  let lock = Mutex()
+  let mappingsLock = Mutex()
+  var pages = PageIndex()
+  let size: Atomic<UInt64>
+  unowned(unsafe) let pager: (any Pager)?
+  let direct: PhysicalAddress
+  /// Bytes of `direct` that still count.
+  var directByteCount: UInt64
+  var mappings: RegionPointer?
+  /// Pages in the cache.
+  var pageTotal = 0
+  /// Raised when pages stop filling; waiters wait for that.
+  let fillings = Atomic<UInt>(0)
+  let fillWaiters = WaitQueue()
+  /// The page behind the last run that was read, and how long that was: a reader that goes on there gets twice as much.
+  var nextRead: UInt64 = 0
+  var lastRun = 0
+  /// The list of objects that can be shrunk (`PageCache`).
+  var nextObject: Unmanaged<MemoryObject>?
+  var previousObject: Unmanaged<MemoryObject>?
+
   /// A new object of `byteCount` bytes. `pager` is not kept alive: it must outlive the object (it usually owns it).
-  public init(byteCount: UInt64 = 0, pager: (any Pager)? = nil) { fatalError() }
+  public init(byteCount: UInt64 = 0, pager: (any Pager)? = nil) {
+    size = Atomic(byteCount)
+    self.pager = pager
+    direct = PhysicalAddress(0)
+    directByteCount = 0
+    if pager != nil { PageCache.add(self) }
+  }
 
   /// An object whose pages lie at `direct`, contiguous and never written.
-  public init(direct: PhysicalAddress, byteCount: UInt64) { fatalError() }
+  public init(direct: PhysicalAddress, byteCount: UInt64) {
+    size = Atomic(byteCount)
+    pager = nil
+    self.direct = direct
+    directByteCount = byteCount
+  }
+
+  deinit {
+    if hasPager { PageCache.remove(self) }
+    pages.forEach { _, slot in
+      Frames.release(PageWord(slot.pointee).frame)
+      return true
+    }
+  }
 
   /// Size in bytes: reads end and mappings give bus errors behind it.
-  public var byteCount: UInt64 { fatalError() }
-
-  /// Copies bytes out, from `offset` on, up to the end of the object or of the transfer.
-  /// - Returns: bytes copied (0 at the end of the object). A fault after some bytes is no error.
-  /// - Throws: EFAULT, EIO, ENOMEM, what the pager throws.
-  public func read(at offset: UInt64, into transfer: inout Transfer) throws(Errno) -> Int { fatalError() }
-
-  /// Copies bytes in, growing the object.
-  /// - Returns: bytes copied.
-  /// - Throws: EFAULT, EIO, ENOSPC (memory is out), what the pager throws.
-  public func write(at offset: UInt64, from transfer: inout Transfer) throws(Errno) -> Int { fatalError() }
-
-  /// Sets the size. Pages behind it are dropped from the cache and from all mappings, and the rest of the last page is cleared.
-  public func truncate(to byteCount: UInt64) throws(Errno) { fatalError() }
-
-  /// Tells the object that its source has grown or shrunk; pages behind the new end are dropped.
-  public func sourceChanged(byteCount: UInt64) { fatalError() }
-
-  /// Makes a range zero, giving its whole pages back (FALLOC_FL_PUNCH_HOLE).
-  public func discard(offset: UInt64, byteCount: UInt64) throws(Errno) { fatalError() }
-
-  /// Forgets all clean pages that nobody maps: the next read asks the pager.
-  public func invalidate() { fatalError() }
-
-  /// Writes dirty pages of a range to the pager (fsync: everything).
-  public func writeBack(offset: UInt64 = 0, byteCount: UInt64 = .max) throws(Errno) { fatalError() }
+  public var byteCount: UInt64 { size.load(ordering: .acquiring) }
 
   /// Pages in the cache.
-  public var residentPages: Int { fatalError() }
+  public var residentPages: Int { pageTotal }
+
+  // MARK: Pages, under the lock
+
+  @inline(__always) var hasPager: Bool { pager != nil }
+  @inline(__always) var isDirect: Bool { directByteCount > 0 }
+  /// Pages up to the end.
+  @inline(__always) var pageCount: UInt64 { (byteCount &+ (PageSize.small &- 1)) >> frameShift }
+  @inline(__always) func word(_ page: UInt64) -> PageWord { pages.word(page) }
+
+  /// The frame of a page that lies in memory and was never replaced.
+  @inline(__always) func directFrame(_ page: UInt64) -> PhysicalAddress? {
+    page << frameShift < directByteCount ? direct + page << frameShift : nil
+  }
+
+  func markDirty(_ page: UInt64) {
+    if let slot = pages.slot(page) { slot.pointee |= PageWord.dirtyBit | PageWord.usedBit }
+  }
+
+  @inline(__always) func markUsed(_ page: UInt64) {
+    if let slot = pages.slot(page), slot.pointee & PageWord.usedBit == 0 { slot.pointee |= PageWord.usedBit }
+  }
+
+  /// Takes a page out of the cache.
+  func removePage(_ slot: PageIndex.Node) {
+    let word = PageWord(slot.pointee)
+    slot.pointee = 0
+    pageTotal &-= 1
+    Frames.release(word.frame)
+  }
+
+  // MARK: Fetching
+
+  /// Makes a page present, reading it and what probably follows. Sleeps; called without locks.
+  /// - Parameters:
+  ///   - page: its number; nothing happens behind the end.
+  ///   - forWriting: the object's own page is needed, not the file's in memory.
+  func fetch(page: UInt64, forWriting: Bool) throws(Errno) {
+    var reclaimed = false
+    while true {
+      lock.lock()
+      let word = pages.word(page)
+      guard page < pageCount, !word.isPresent else { return lock.unlock() }
+      if word.isFilling {
+        let before = fillings.load(ordering: .acquiring)
+        lock.unlock()
+        _ = fillWaiters.wait(until: .never, interruptible: false) { fillings.load(ordering: .acquiring) == before }
+        continue
+      }
+      let source = directFrame(page)
+      if source != nil && !forWriting { return lock.unlock() }
+      if pager != nil && source == nil {
+        if try fillRun(page) { return }  // Unlocks.
+      } else if let frame = Frames.allocate(zeroed: source == nil, use: .program) {
+        if let slot = pages.slotMakingNodes(page) {
+          if let source {
+            // SAFETY: a fresh frame, and a file in memory, which nobody frees.
+            LinearMap.pointer(frame).copyMemory(from: LinearMap.pointer(source), byteCount: PageSize.small.int)
+          }
+          slot.pointee = PageWord.present(frame, isDirty: true).rawValue
+          pageTotal &+= 1
+          lock.unlock()
+          // Mappings of the file's page must see what is written to the object's from now on.
+          if source != nil { unmap(from: page, to: page &+ 1, evenPrivate: false) }
+          return
+        }
+        Frames.free(frame)
+        lock.unlock()
+      } else {
+        lock.unlock()
+      }
+      guard !reclaimed, Reclaim.run(pages: 64) else { throw .ENOMEM }
+      reclaimed = true
+    }
+  }
+
+  /// Reads a run of absent pages. Under the lock, which it gives back.
+  /// - Returns: false if memory is out.
+  private func fillRun(_ page: UInt64) throws(Errno) -> Bool {
+    let limit = max(1, min(pager.unsafelyUnwrapped.maximumPages, 64))
+    var wanted = page == nextRead ? min(max(lastRun &* 2, 8), limit) : min(8, limit)
+    wanted = min(wanted, (pageCount &- page).int)
+    guard let memory = KernelHeap.allocate(byteCount: wanted &* MemoryLayout<PhysicalAddress>.stride) else {
+      lock.unlock()
+      return false
+    }
+    defer { KernelHeap.free(memory) }
+    // SAFETY: fresh heap memory for `wanted` addresses; only the first `count`, all initialised, are used.
+    let frames = memory.bindMemory(to: PhysicalAddress.self, capacity: wanted)
+    var count = 0
+    while count < wanted && pages.word(page &+ count.u64).rawValue == 0 {
+      guard let frame = Frames.allocate(zeroed: true, use: .program) else { break }
+      guard let slot = pages.slotMakingNodes(page &+ count.u64) else {
+        Frames.free(frame, zeroed: true)
+        break
+      }
+      slot.pointee = PageWord.filling(frame).rawValue
+      pageTotal &+= 1
+      (frames + count).initialize(to: frame)
+      count &+= 1
+    }
+    lastRun = count
+    nextRead = page &+ count.u64
+    lock.unlock()
+    guard count > 0 else { return false }
+
+    var failure: Errno?
+    do {
+      try pager.unsafelyUnwrapped.fill(page: page, frames: UnsafeBufferPointer(start: frames, count: count))
+    } catch {
+      failure = error
+    }
+    lock.lock()
+    for index in 0..<count {
+      let number = page &+ index.u64
+      guard let slot = pages.slot(number) else { continue }
+      if failure != nil || number >= pageCount {
+        removePage(slot)
+      } else {
+        slot.pointee = PageWord.present(frames[index], isDirty: false).rawValue
+        clearTail(number, frames[index])
+      }
+    }
+    lock.unlock()
+    fillings.add(1, ordering: .releasing)
+    fillWaiters.wakeAll()
+    if let failure { throw failure }
+    return true
+  }
+
+  /// Clears what lies behind the end of the object in its last page.
+  func clearTail(_ page: UInt64, _ frame: PhysicalAddress) {
+    let end = byteCount
+    guard page == end >> frameShift else { return }
+    let used = (end & (PageSize.small &- 1)).int
+    // SAFETY: within a frame of the cache.
+    clearMemory(LinearMap.pointer(frame) + used, byteCount: 4096 &- used)
+  }
 }

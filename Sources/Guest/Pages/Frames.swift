@@ -1,8 +1,11 @@
 // Frames: physical memory for everybody, in blocks of 2^order 4 KiB frames.
 //
-// Usable from every context, interrupt handlers included. Failure is a value: requests for programs fail while a
-// reserve is left, so that the kernel's own small needs still succeed.
+// Single frames come from a magazine of the CPU, filled and drained in batches; larger blocks from the buddy
+// allocator under its lock. Usable from every context, interrupt handlers included. Failure is a value: requests
+// for programs fail while a reserve is left, so that the kernel's own small needs still succeed.
 import Base
+import Platform
+import Synchronization
 
 /// Who asks for memory.
 public enum FrameUse {
@@ -22,19 +25,54 @@ public struct FrameStatistics {
 
 /// The allocator of physical memory.
 public enum Frames {
+  nonisolated(unsafe) private static var installed: UnsafeMutablePointer<FrameState>?
+
+  @inline(__always)
+  static var state: UnsafeMutablePointer<FrameState>? {
+    #if HOSTED
+      return installed ?? HostedArena.state
+    #else
+      return installed
+    #endif
+  }
+
   /// Brings the allocator up on the first piece of RAM.
   ///
   /// - Parameters:
   ///   - start: first free byte; rounded up to a frame. Memory from here on is unused and zero.
   ///   - end: one behind the last byte of the piece (3 GiB at most, later pieces come by `addMemory`).
   ///   - cpuCount: CPUs that will use the allocator.
-  public static func initialise(start: PhysicalAddress, end: PhysicalAddress, cpuCount: Int) { fatalError() }
+  public static func initialise(start: PhysicalAddress, end: PhysicalAddress, cpuCount: Int) {
+    installed = FrameState.make(start: start, end: end, cpuCount: cpuCount)
+  }
 
   /// Takes over RAM that has appeared: unused and zero, in the linear map already.
-  public static func addMemory(_ range: PhysicalRange) { fatalError() }
+  public static func addMemory(_ range: PhysicalRange) {
+    guard let state else { return }
+    let first = range.start.alignedUp().frameNumber
+    let end = range.end.frameNumber
+    state.pointee.lock.withLock {
+      _ = state.pointee.allocator.add(first: first, end: end)
+      state.setReserve()
+    }
+  }
 
   /// Takes over what lies between two readings of `ClockPage.memoryByteCount`: RAM from 3 GiB on appears at 4 GiB.
-  public static func memoryGrew(from old: UInt64, to new: UInt64) { fatalError() }
+  /// - Parameters:
+  ///   - old: bytes of RAM known so far.
+  ///   - new: bytes of RAM now.
+  public static func memoryGrew(from old: UInt64, to new: UInt64) {
+    let low = AddressMap.lowMemoryEnd.rawValue
+    if old < low && old < new {
+      addMemory(PhysicalRange(start: PhysicalAddress(old), end: PhysicalAddress(min(new, low))))
+    }
+    if new > low {
+      let start = AddressMap.physical(ofMemoryOffset: max(old, low))
+      addMemory(PhysicalRange(start: start, end: AddressMap.highMemoryStart + (new &- low)))
+    }
+  }
+
+  // MARK: Allocation
 
   /// A block of 2^order frames, physically contiguous and aligned to its size, with one reference.
   /// - Parameters:
@@ -43,53 +81,86 @@ public enum Frames {
   ///   - use: who asks.
   /// - Returns: the address of its first frame, nil if memory is out.
   public static func allocate(order: Int = 0, zeroed: Bool = false, use: FrameUse = .kernel) -> PhysicalAddress? {
-    fatalError()
+    guard let state else { return nil }
+    if use == .program && state.pointee.allocator.freeFrames &- (1 << order) < state.pointee.reserve { return nil }
+    var entry: UInt32
+    if order == 0 {
+      entry = state.popFrame()
+    } else {
+      entry = state.pointee.lock.withLock {
+        guard let block = state.pointee.allocator.take(order: order) else { return 0 }
+        return block.frame | (block.isZero ? FrameState.zeroBit : 0)
+      }
+    }
+    guard entry != 0 else { return nil }
+    let isZero = entry & FrameState.zeroBit != 0
+    entry &= ~FrameState.zeroBit
+    let address = PhysicalAddress(entry.u64 << frameShift)
+    if zeroed && !isZero {
+      // SAFETY: the block was just taken, so nobody else uses these bytes.
+      clearMemory(LinearMap.pointer(address), byteCount: 4096 << order)
+    }
+    return address
   }
 
   /// Frees a block whose only holder the caller is.
-  public static func free(_ frame: PhysicalAddress, order: Int = 0, zeroed: Bool = false) { fatalError() }
+  /// - Parameters:
+  ///   - frame: its first frame, as `allocate` returned it.
+  ///   - order: its order.
+  ///   - zeroed: whether the caller knows that every byte of it is zero.
+  public static func free(_ frame: PhysicalAddress, order: Int = 0, zeroed: Bool = false) {
+    guard let state else { return }
+    let number = frame.frameNumber
+    if order == 0 {
+      state.pushFrame(number, isZero: zeroed)
+    } else {
+      state.pointee.lock.withLock { state.pointee.allocator.give(number, order: order, isZero: zeroed) }
+    }
+  }
+
+  // MARK: References
 
   /// Whether a frame is RAM of this allocator; others (files in memory, devices) are not counted.
-  public static func isManaged(_ frame: PhysicalAddress) -> Bool { fatalError() }
+  public static func isManaged(_ frame: PhysicalAddress) -> Bool {
+    guard let state else { return false }
+    return state.record(frame) != nil
+  }
 
   /// One more holder of an allocated block (given by its first frame). Nothing happens to frames that are not managed.
-  public static func retain(_ frame: PhysicalAddress) { fatalError() }
+  public static func retain(_ frame: PhysicalAddress) {
+    guard let state, let record = state.record(frame) else { return }
+    record.pointee.references.add(1, ordering: .relaxed)
+  }
 
   /// One holder less; the last one frees the block. Nothing happens to frames that are not managed.
-  public static func release(_ frame: PhysicalAddress) { fatalError() }
+  public static func release(_ frame: PhysicalAddress) {
+    guard let state, let record = state.record(frame) else { return }
+    let order = record.pointee.order.int
+    if record.pointee.references.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 {
+      free(frame, order: order)
+    }
+  }
+
+  /// Holders of an allocated block; more than 1 means that writing to it needs a copy. 0 for frames that are not managed.
+  public static func references(_ frame: PhysicalAddress) -> Int {
+    guard let state, let record = state.record(frame) else { return 0 }
+    return record.pointee.references.load(ordering: .acquiring).int
+  }
+
+  /// Turns a block into single frames with a reference each, so that they can be freed one by one.
+  public static func split(_ frame: PhysicalAddress, order: Int) {
+    guard let state else { return }
+    state.pointee.allocator.split(frame.frameNumber, order: order)
+  }
 
   /// How much memory there is.
-  public static var statistics: FrameStatistics { fatalError() }
+  public static var statistics: FrameStatistics {
+    guard let state else { return FrameStatistics(total: 0, free: 0) }
+    return FrameStatistics(total: state.pointee.allocator.totalFrames, free: state.freeCount)
+  }
 }
 
-/// Memory for the kernel's own structures, Swift's objects among them.
-public enum KernelHeap {
-  /// At least `byteCount` bytes of undefined content (`alignment`: a power of two); nil if memory is out.
-  public static func allocate(byteCount: Int, alignment: Int = 16) -> UnsafeMutableRawPointer? { fatalError() }
-  /// At least `byteCount` zero bytes; otherwise as `allocate`.
-  public static func allocateZeroed(byteCount: Int, alignment: Int = 16) -> UnsafeMutableRawPointer? { fatalError() }
-  /// Gives memory of this heap back.
-  public static func free(_ memory: UnsafeMutableRawPointer) { fatalError() }
-}
-
-/// A thread's stack in the kernel: 16 KiB, always present, with an unmapped page below.
-public struct KernelStack {
-  /// Bytes of a stack.
-  public static let byteCount: UInt64 = 16384
-  /// Its lowest usable byte.
-  public let base: VirtualAddress
-  /// One behind its highest byte; 16 KiB aligned.
-  public var top: VirtualAddress { base + KernelStack.byteCount }
-
-  /// A new stack; nil if memory is out.
-  public static func allocate() -> KernelStack? { fatalError() }
-  /// Gives the stack back; nobody may run on it any more. Usable with preemption off.
-  public func free() { fatalError() }
-}
-
-/// Windows onto device memory.
-public enum DeviceWindows {
-  /// Maps a device's registers, uncached and not executable, for good.
-  /// - Returns: where the range's first byte appears; nil if memory is out.
-  public static func map(_ range: PhysicalRange) -> UnsafeMutableRawPointer? { fatalError() }
+extension PhysicalAddress {
+  /// The number of the frame that the address lies in.
+  var frameNumber: UInt32 { pageNumber.u32 }
 }

@@ -1,0 +1,161 @@
+// mremap and brk: mappings that change their size or place.
+import Base
+import Locks
+import Pages
+import Synchronization
+
+extension AddressSpace {
+  /// Grows, shrinks or moves a mapping (mremap).
+  /// - Parameters:
+  ///   - old: the range now, whole pages; an empty one is refused.
+  ///   - byteCount: bytes wanted.
+  ///   - mayMove: MREMAP_MAYMOVE.
+  ///   - fixed: the new address if MREMAP_FIXED was given.
+  ///   - keepOld: MREMAP_DONTUNMAP.
+  /// - Returns: where it is now.
+  /// - Throws: EINVAL, EFAULT (not mapped), ENOMEM.
+  public func remap(
+    _ old: VirtualRange, byteCount: UInt64, mayMove: Bool, fixed: VirtualAddress? = nil, keepOld: Bool = false
+  ) throws(Errno) -> VirtualAddress {
+    try check(old, empty: .EINVAL)
+    guard byteCount > 0, byteCount <= AddressMap.program.count else { throw .EINVAL }
+    let size = byteCount.alignedUp(to: PageSize.small)
+    if fixed != nil && !mayMove { throw .EINVAL }
+    if keepOld && (!mayMove || size != old.count) { throw .EINVAL }
+    lock.writeLock()
+    defer { lock.writeUnlock() }
+    guard var region = regions.find(old.start.rawValue) else { throw .EFAULT }
+    guard region.pointee.end >= old.end.rawValue else { throw .EFAULT }
+
+    if fixed == nil && !keepOld {
+      if size == old.count { return old.start }
+      if size < old.count {
+        try removeRegions(old.start.rawValue &+ size, old.end.rawValue)
+        return old.start
+      }
+      let end = old.start.rawValue &+ size
+      if region.pointee.end == old.end.rawValue, end <= AddressMap.programEnd.rawValue,
+        regions.isFree(old.end.rawValue, end)
+      {
+        extend(region, to: end)
+        return old.start
+      }
+    }
+    guard mayMove else { throw .ENOMEM }
+
+    var target: UInt64
+    if let fixed {
+      target = fixed.rawValue
+      guard fixed.isAligned(), fixed >= AddressMap.programStart, target <= AddressMap.programEnd.rawValue &- size,
+        target &+ size <= old.start.rawValue || target >= old.end.rawValue
+      else { throw .EINVAL }
+      try removeRegions(target, target &+ size)
+    } else {
+      guard let gap = freeRange(size) else { throw .ENOMEM }
+      target = gap
+    }
+    if size < old.count { try removeRegions(old.start.rawValue &+ size, old.end.rawValue) }
+    let moved = min(size, old.count)
+    try cut(at: old.start.rawValue)
+    try cut(at: old.start.rawValue &+ moved)
+    region = regions.find(old.start.rawValue).unsafelyUnwrapped
+
+    var copy = region.pointee
+    copy.start = target
+    copy.end = target &+ size
+    copy.faultEnd = 0
+    copy.nextMapping = nil
+    copy.previousMapping = nil
+    guard let new = RegionPointer.make(copy) else { throw .ENOMEM }
+    guard makeTables(target, moved) else {
+      new.discard()
+      throw .ENOMEM
+    }
+    regions.insert(new)
+    new.pointee.object?.link(new)
+    movePages(from: old.start.rawValue, to: target, count: moved)
+    if !keepOld { drop(region) }
+    _ = merge(new)
+    return VirtualAddress(target)
+  }
+
+  /// Lets a region end later; what follows must be free.
+  private func extend(_ region: RegionPointer, to end: UInt64) {
+    if let object = region.pointee.object {
+      object.mappingsLock.lock()
+      regions.resize(region, start: region.pointee.start, end: end)
+      object.mappingsLock.unlock()
+    } else {
+      regions.resize(region, start: region.pointee.start, end: end)
+    }
+    if let behind = regions.find(end) { _ = merge(behind) }
+  }
+
+  /// Makes the tables for 4 KiB pages of a range, so that moving pages there cannot fail.
+  private func makeTables(_ start: UInt64, _ count: UInt64) -> Bool {
+    var address = start
+    while address < start &+ count {
+      guard table.slotMakingTables(VirtualAddress(address)) != nil else { return false }
+      address = address.alignedDown(to: PageSize.large) &+ PageSize.large
+    }
+    return true
+  }
+
+  private func movePages(from: UInt64, to: UInt64, count: UInt64) {
+    let range = VirtualRange(start: VirtualAddress(from), count: count)
+    // 2 MiB pages become small ones first: the new place has other borders. Out of memory: their contents cannot move,
+    // so they are split one table at a time below, and a failure leaves the page where it was.
+    var batch = GatherBatch()
+    table.forEachPage(in: range) { slot, level, page in
+      if level == 2 {
+        let frame = slot.entry.frame
+        if table.splitLarge(slot), Frames.isManaged(frame) { Frames.split(frame, order: 9) }
+      }
+    }
+    table.forEachPage(in: range) { slot, level, page in
+      guard level == 1 else { return }
+      let entry = slot.exchange(.absent)
+      batch.noteChange(at: page)
+      let target = VirtualAddress(to &+ (page.rawValue &- from))
+      if let there = table.slotMakingTables(target) { there.store(entry) } else { batch.add(entry.frame, at: page) }
+    }
+    batch.finish()
+  }
+
+  // MARK: The program break
+
+  /// Sets where the program break starts; called once by the program's loader.
+  public func setBreakBase(_ address: VirtualAddress) {
+    lock.writeLock()
+    breakBase = address.rawValue
+    breakEnd = address.rawValue
+    lock.writeUnlock()
+  }
+
+  /// Moves the program break (brk).
+  /// - Parameters:
+  ///   - address: where to; anything below the base asks for the present place.
+  ///   - limit: bytes the heap may have (RLIMIT_DATA).
+  /// - Returns: where it is now: unchanged if the move was not possible.
+  public func setBreak(_ address: VirtualAddress, limit: UInt64 = .max) -> VirtualAddress {
+    lock.writeLock()
+    defer { lock.writeUnlock() }
+    let wanted = address.rawValue
+    guard wanted >= breakBase, wanted < AddressMap.programEnd.rawValue, wanted &- breakBase <= limit else {
+      return VirtualAddress(breakEnd)
+    }
+    let now = breakEnd.alignedUp(to: PageSize.small)
+    let then = wanted.alignedUp(to: PageSize.small)
+    if then < now {
+      guard (try? removeRegions(then, now)) != nil else { return VirtualAddress(breakEnd) }
+    } else if then > now {
+      guard regions.isFree(now, then), then &- now <= Frames.statistics.total.u64 &* PageSize.small,
+        let region = RegionPointer.make(
+          Region(start: now, end: then, protection: [.read, .write], flags: [], label: .heap))
+      else { return VirtualAddress(breakEnd) }
+      adopt(region)
+    }
+    breakEnd = wanted
+    return VirtualAddress(breakEnd)
+  }
+}

@@ -1,0 +1,194 @@
+// Reading, writing and resizing memory objects. Callers (vnodes) serialise changes of the size among themselves.
+import Base
+import Locks
+import Pages
+import Platform
+import Synchronization
+
+extension MemoryObject {
+  /// Copies bytes out, from `offset` on, up to the end of the object or of the transfer.
+  /// - Returns: bytes copied (0 at the end of the object). A fault after some bytes is no error.
+  /// - Throws: EFAULT, EIO, ENOMEM, what the pager throws.
+  public func read(at offset: UInt64, into transfer: inout Transfer) throws(Errno) -> Int {
+    let before = transfer.copied
+    var position = offset
+    while transfer.remaining > 0 {
+      do {
+        let end = byteCount
+        guard position < end else { break }
+        let count = try readPiece(at: position, count: (end &- position), into: &transfer)
+        position &+= count.u64
+      } catch {
+        if transfer.copied > before { break }
+        throw error
+      }
+    }
+    return transfer.copied &- before
+  }
+
+  /// Copies bytes of one page (or of a file in memory, as many as there are).
+  private func readPiece(at position: UInt64, count: UInt64, into transfer: inout Transfer) throws(Errno) -> Int {
+    let page = position >> frameShift
+    let inPage = position & (PageSize.small &- 1)
+    let wanted = min(PageSize.small &- inPage, count).int
+    lock.lock()
+    let word = pages.word(page)
+    if word.isPresent {
+      markUsed(page)
+      Frames.retain(word.frame)
+      lock.unlock()
+      defer { Frames.release(word.frame) }
+      // SAFETY: the frame stays while we hold a reference to it; others may write to it, as in any shared memory.
+      let source = UnsafeRawBufferPointer(start: LinearMap.pointer(word.frame) + inPage.int, count: wanted)
+      return try transfer.copyOut(from: source)
+    }
+    if let source = directFrame(page) {
+      let whole = pageTotal == 0 ? min(count, directByteCount &- position).int : wanted
+      lock.unlock()
+      // SAFETY: a file in memory is never freed nor written.
+      return try transfer.copyOut(
+        from: UnsafeRawBufferPointer(start: LinearMap.pointer(source) + inPage.int, count: whole))
+    }
+    lock.unlock()
+    guard hasPager else { return try transfer.zeroOut(count: wanted) }
+    try fetch(page: page, forWriting: false)
+    return 0
+  }
+
+  /// Copies bytes in, growing the object.
+  /// - Returns: bytes copied.
+  /// - Throws: EFAULT, EIO, EFBIG, ENOSPC (memory is out), what the pager throws.
+  public func write(at offset: UInt64, from transfer: inout Transfer) throws(Errno) -> Int {
+    guard offset <= 1 << 62, transfer.remaining <= 1 << 62 else { throw .EFBIG }
+    let before = transfer.copied
+    var position = offset
+    while transfer.remaining > 0 {
+      do {
+        position &+= try writePiece(at: position, from: &transfer).u64
+      } catch {
+        if transfer.copied > before { break }
+        throw error == .ENOMEM ? .ENOSPC : error
+      }
+    }
+    return transfer.copied &- before
+  }
+
+  /// Copies bytes to one page.
+  private func writePiece(at position: UInt64, from transfer: inout Transfer) throws(Errno) -> Int {
+    let page = position >> frameShift
+    let inPage = (position & (PageSize.small &- 1)).int
+    let wanted = min(4096 &- inPage, transfer.remaining)
+    lock.lock()
+    var word = pages.word(page)
+    if !word.isPresent && page >= pageCount && !word.isFilling {
+      // Behind the end: a fresh page, zero where nothing is written.
+      guard let frame = Frames.allocate(zeroed: true, use: .program) else {
+        lock.unlock()
+        guard Reclaim.run(pages: 64) else { throw .ENOMEM }
+        return 0
+      }
+      guard let slot = pages.slotMakingNodes(page) else {
+        Frames.free(frame, zeroed: true)
+        lock.unlock()
+        throw .ENOMEM
+      }
+      word = .present(frame, isDirty: true)
+      slot.pointee = word.rawValue
+      pageTotal &+= 1
+    }
+    guard word.isPresent else {
+      lock.unlock()
+      try fetch(page: page, forWriting: true)
+      return 0
+    }
+    markDirty(page)
+    Frames.retain(word.frame)
+    lock.unlock()
+    defer { Frames.release(word.frame) }
+    // SAFETY: the frame stays while we hold a reference to it.
+    let target = UnsafeMutableRawBufferPointer(start: LinearMap.pointer(word.frame) + inPage, count: wanted)
+    let copied = transfer.copied
+    defer { grow(to: position &+ (transfer.copied &- copied).u64) }
+    return try transfer.copyIn(into: target)
+  }
+
+  /// Moves the end up to `end` if it is lower.
+  private func grow(to end: UInt64) {
+    lock.lock()
+    if end > byteCount { size.store(end, ordering: .releasing) }
+    lock.unlock()
+  }
+
+  // MARK: Size
+
+  /// Sets the size. Pages behind it are dropped from the cache and from all mappings, and the rest of the last page is
+  /// cleared.
+  /// - Throws: ENOMEM, what the pager throws.
+  public func truncate(to byteCount: UInt64) throws(Errno) {
+    let isShrinking = byteCount < self.byteCount
+    // The last page of a file in memory needs a copy before its rest can be cleared.
+    if isShrinking && byteCount < directByteCount && !byteCount.isAligned(to: PageSize.small) {
+      try fetch(page: byteCount >> frameShift, forWriting: true)
+    }
+    resize(to: byteCount)
+  }
+
+  /// Tells the object that its source has grown or shrunk; pages behind the new end are dropped.
+  public func sourceChanged(byteCount: UInt64) { resize(to: byteCount) }
+
+  private func resize(to byteCount: UInt64) {
+    lock.lock()
+    let old = self.byteCount
+    size.store(byteCount, ordering: .releasing)
+    guard byteCount < old else {
+      // What was behind the end of a source that has grown has to be read again.
+      if hasPager, !old.isAligned(to: 4096), let slot = pages.slot(old >> frameShift) {
+        let word = PageWord(slot.pointee)
+        if word.isPresent && !word.isDirty && Frames.references(word.frame) == 1 { removePage(slot) }
+      }
+      return lock.unlock()
+    }
+    if directByteCount > byteCount { directByteCount = byteCount }
+    let end = pageCount
+    pages.forEach(from: end) { _, slot in
+      // A page that is being filled is dropped by its filler.
+      if PageWord(slot.pointee).isPresent { removePage(slot) }
+      return true
+    }
+    if let slot = pages.slot(byteCount >> frameShift), PageWord(slot.pointee).isPresent {
+      clearTail(byteCount >> frameShift, PageWord(slot.pointee).frame)
+    }
+    lock.unlock()
+    unmap(from: end, to: .max, evenPrivate: true)
+  }
+
+  /// Makes a range zero, giving its whole pages back (FALLOC_FL_PUNCH_HOLE).
+  /// - Throws: ENOMEM, what the pager throws.
+  public func discard(offset: UInt64, byteCount count: UInt64) throws(Errno) {
+    let (sum, overflow) = offset.addingReportingOverflow(count)
+    let end = min(overflow ? .max : sum, byteCount)
+    var position = offset
+    while position < end {
+      let page = position >> frameShift
+      let next = min((page &+ 1) << frameShift, end)
+      let isWhole = position.isAligned(to: 4096) && (next.isAligned(to: 4096) || next == byteCount)
+      if isWhole && !hasPager && directFrame(page) == nil {
+        lock.lock()
+        if let slot = pages.slot(page), PageWord(slot.pointee).isPresent { removePage(slot) }
+        lock.unlock()
+        unmap(from: page, to: page &+ 1, evenPrivate: false)
+      } else if hasPager || directFrame(page) != nil || word(page).isPresent {
+        try fetch(page: page, forWriting: true)
+        lock.lock()
+        let word = pages.word(page)
+        if word.isPresent {
+          markDirty(page)
+          // SAFETY: within a frame of the cache, under the lock.
+          clearMemory(LinearMap.pointer(word.frame) + (position & 4095).int, byteCount: (next &- position).int)
+        }
+        lock.unlock()
+      }
+      position = next
+    }
+  }
+}

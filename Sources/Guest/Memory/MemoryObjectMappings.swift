@@ -1,0 +1,213 @@
+// What a memory object does to those who map it, and how it writes back and shrinks.
+import Base
+import Locks
+import Pages
+import Platform
+import Synchronization
+
+extension MemoryObject {
+  // MARK: The list of mappings
+
+  func link(_ region: RegionPointer) {
+    mappingsLock.lock()
+    linkLocked(region)
+    mappingsLock.unlock()
+  }
+
+  func unlink(_ region: RegionPointer) {
+    mappingsLock.lock()
+    unlinkLocked(region)
+    mappingsLock.unlock()
+  }
+
+  func linkLocked(_ region: RegionPointer) {
+    region.pointee.nextMapping = mappings
+    region.pointee.previousMapping = nil
+    mappings?.pointee.previousMapping = region
+    mappings = region
+  }
+
+  func unlinkLocked(_ region: RegionPointer) {
+    let next = region.pointee.nextMapping
+    let previous = region.pointee.previousMapping
+    next?.pointee.previousMapping = previous
+    if let previous { previous.pointee.nextMapping = next } else { mappings = next }
+  }
+
+  /// Calls `body` with the entries of all mappings of a range of pages.
+  private func forEachEntry(
+    from: UInt64, to: UInt64, _ body: (RegionPointer, PageTableSlot, VirtualAddress) -> Void
+  ) {
+    var next = mappings
+    while let region = next {
+      next = region.pointee.nextMapping
+      guard let space = region.pointee.space?.takeUnretainedValue() else { continue }
+      let first = region.pointee.offset >> frameShift
+      let end = first &+ (region.pointee.end &- region.pointee.start) >> frameShift
+      guard from < end, to > first else { continue }
+      let start = region.pointee.start &+ (max(from, first) &- first) << frameShift
+      let stop = region.pointee.start &+ (min(to, end) &- first) << frameShift
+      space.table.forEachPage(in: VirtualRange(start: VirtualAddress(start), end: VirtualAddress(stop))) {
+        slot, _, page in
+        body(region, slot, page)
+      }
+    }
+  }
+
+  /// Takes a range of pages out of all mappings.
+  /// - Parameter evenPrivate: private copies too (the file was truncated).
+  func unmap(from: UInt64, to: UInt64, evenPrivate: Bool) {
+    var batch = GatherBatch()
+    mappingsLock.lock()
+    forEachEntry(from: from, to: to) { region, slot, page in
+      let old = slot.entry
+      guard old.rawValue != 0, evenPrivate || !old.isOwned, slot.replace(old, by: .absent) else { return }
+      batch.add(old.frame, at: page)
+      region.pointee.space?.takeUnretainedValue().residentPages.subtract(1, ordering: .relaxed)
+    }
+    mappingsLock.unlock()
+    batch.finish()
+  }
+
+  /// Makes the next store through any shared mapping of the pages a fault.
+  private func protectMappings(from: UInt64, to: UInt64) {
+    var batch = GatherBatch()
+    mappingsLock.lock()
+    forEachEntry(from: from, to: to) { _, slot, page in
+      let old = slot.entry
+      guard old.isWritable, !old.isOwned else { return }
+      slot.makeReadOnly()
+      batch.noteChange(at: page)
+    }
+    mappingsLock.unlock()
+    batch.finish()
+  }
+
+  // MARK: Writing back and forgetting
+
+  /// Writes dirty pages of a range to the pager (fsync: everything). Sleeps.
+  /// - Throws: what the pager throws; the pages stay dirty.
+  public func writeBack(offset: UInt64 = 0, byteCount count: UInt64 = .max) throws(Errno) {
+    guard let pager else { return }
+    let limit = max(1, min(pager.maximumPages, 64))
+    guard let memory = KernelHeap.allocate(byteCount: limit &* MemoryLayout<PhysicalAddress>.stride) else {
+      throw .ENOMEM
+    }
+    defer { KernelHeap.free(memory) }
+    // SAFETY: fresh heap memory for `limit` addresses; only initialised ones are used.
+    let frames = memory.bindMemory(to: PhysicalAddress.self, capacity: limit)
+    let (sum, overflow) = offset.addingReportingOverflow(count)
+    let end = overflow ? UInt64.max : (sum &+ 4095) >> frameShift
+    var page = offset >> frameShift
+    while true {
+      var first: UInt64 = 0
+      var found = 0
+      lock.lock()
+      pages.forEach(from: page, to: end) { number, slot in
+        let word = PageWord(slot.pointee)
+        guard word.isPresent && word.isDirty else { return found == 0 }
+        if found == 0 { first = number }
+        guard number == first &+ found.u64, found < limit else { return false }
+        slot.pointee &= ~PageWord.dirtyBit
+        Frames.retain(word.frame)
+        (frames + found).initialize(to: word.frame)
+        found &+= 1
+        return true
+      }
+      let size = byteCount
+      lock.unlock()
+      guard found > 0 else { return }
+      // From here a store makes the page dirty again; what was stored before is what we write.
+      protectMappings(from: first, to: first &+ found.u64)
+      let start = first << frameShift
+      let bytes = min(found.u64 << frameShift, size > start ? size &- start : 0).int
+      var failure: Errno?
+      do {
+        if bytes > 0 {
+          try pager.writeBack(page: first, frames: UnsafeBufferPointer(start: frames, count: found), byteCount: bytes)
+        }
+      } catch {
+        failure = error
+      }
+      for index in 0..<found {
+        if failure != nil {
+          lock.lock()
+          markDirty(first &+ index.u64)
+          lock.unlock()
+        }
+        Frames.release(frames[index])
+      }
+      if let failure { throw failure }
+      page = first &+ found.u64
+    }
+  }
+
+  /// Forgets all clean pages that nobody maps: the next read asks the pager.
+  public func invalidate() {
+    guard hasPager else { return }
+    lock.lock()
+    _ = shrink(.max, sparesUsed: false)
+    lock.unlock()
+  }
+
+  /// Forgets up to `limit` clean pages that nobody maps. Under the lock.
+  /// - Parameter sparesUsed: spare those used since the last time, and note that for the next.
+  func shrink(_ limit: Int, sparesUsed: Bool) -> Int {
+    var given = 0
+    pages.forEach { _, slot in
+      let word = PageWord(slot.pointee)
+      guard word.isPresent, !word.isDirty, Frames.references(word.frame) == 1 else { return true }
+      if sparesUsed && word.isUsed {
+        slot.pointee &= ~PageWord.usedBit
+      } else {
+        removePage(slot)
+        given &+= 1
+      }
+      return given < limit
+    }
+    return given
+  }
+}
+
+/// All objects with a pager: what can be forgotten when memory is out.
+enum PageCache {
+  nonisolated(unsafe) private static let lock = Mutex()
+  nonisolated(unsafe) private static var first: Unmanaged<MemoryObject>?
+
+  static func add(_ object: MemoryObject) {
+    lock.lock()
+    let entry = Unmanaged.passUnretained(object)
+    object.nextObject = first
+    first?.takeUnretainedValue().previousObject = entry
+    first = entry
+    lock.unlock()
+  }
+
+  static func remove(_ object: MemoryObject) {
+    lock.lock()
+    let next = object.nextObject
+    let previous = object.previousObject
+    next?.takeUnretainedValue().previousObject = previous
+    if let previous { previous.takeUnretainedValue().nextObject = next } else { first = next }
+    lock.unlock()
+  }
+
+  /// Forgets about so many pages: first those not used lately, then any.
+  static func shrink(pages: Int) -> Int {
+    var given = 0
+    lock.lock()
+    for round in 0..<2 {
+      var next = first
+      while given < pages, let object = next?.takeUnretainedValue() {
+        // An object that is busy is passed over: its holder may be waiting for us.
+        if object.lock.tryLock() {
+          given &+= object.shrink(pages &- given, sparesUsed: round == 0)
+          object.lock.unlock()
+        }
+        next = object.nextObject
+      }
+    }
+    lock.unlock()
+    return given
+  }
+}

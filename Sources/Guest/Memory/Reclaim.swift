@@ -1,0 +1,41 @@
+// Reclaim: those who keep memory they could do without are asked for it when it runs out. Shrinkers.
+import Locks
+import Pages
+
+/// The registered givers of memory.
+public enum Reclaim {
+  /// Gives back about so many pages and says how many it gave. Called without locks; must not allocate much.
+  public typealias Shrinker = @convention(c) (Int) -> Int
+
+  private static let capacity = 8
+  nonisolated(unsafe) private static var shrinkers: UnsafeMutablePointer<Shrinker>?
+  nonisolated(unsafe) private static var count = 0
+
+  /// Adds a shrinker, at boot; eight at most. The page cache and unused kernel stacks need none.
+  /// - Returns: false if there are too many, or memory is out.
+  public static func register(_ shrinker: @escaping Shrinker) -> Bool {
+    if shrinkers == nil {
+      // SAFETY: heap memory for `capacity` function pointers; only the first `count`, all initialised, are read.
+      shrinkers = KernelHeap.allocate(byteCount: capacity &* MemoryLayout<Shrinker>.stride)?
+        .bindMemory(to: Shrinker.self, capacity: capacity)
+    }
+    guard let shrinkers, count < capacity else { return false }
+    (shrinkers + count).initialize(to: shrinker)
+    count += 1
+    return true
+  }
+
+  /// Asks for memory.
+  /// - Returns: whether any was given.
+  public static func run(pages: Int) -> Bool {
+    let before = Frames.statistics.free
+    KernelStack.trim()
+    var given = PageCache.shrink(pages: pages)
+    var index = 0
+    while index < count && given < pages {
+      given &+= shrinkers.unsafelyUnwrapped[index](pages &- given)
+      index &+= 1
+    }
+    return given > 0 || Frames.statistics.free > before
+  }
+}

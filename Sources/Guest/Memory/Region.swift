@@ -1,0 +1,103 @@
+// A region: one mapping of an address space, a node of its tree and of its object's list of mappings.
+//
+// Regions are records of the kernel heap, handled by pointer and changed only under the write lock of their address space
+// (`faultEnd` and `faultPages`, hints for fault-around, under the read lock too: losing an update does no harm).
+import Base
+import Pages
+
+/// A mapping's record.
+struct Region {
+  /// First byte, a multiple of 4096.
+  var start: UInt64
+  /// One behind the last.
+  var end: UInt64
+  var protection: Protection
+  var flags: RegionFlags
+  var label: MappingLabel
+  /// What is mapped; nil for anonymous private memory.
+  var object: MemoryObject?
+  /// Offset of `start` in the object, a multiple of 4096.
+  var offset: UInt64
+  var owner: (any MappingOwner)?
+
+  /// One behind what the last anonymous fault mapped, and how many pages that were.
+  var faultEnd: UInt64 = 0
+  var faultPages: Int = 0
+
+  // The tree, kept by `RegionTree`.
+  var left: RegionPointer?
+  var right: RegionPointer?
+  var height: Int = 1
+  /// First byte, last byte + 1 and largest hole of the subtree.
+  var treeStart: UInt64 = 0
+  var treeEnd: UInt64 = 0
+  var treeGap: UInt64 = 0
+
+  // The object's list of mappings, kept by `MemoryObject` under its mappings lock.
+  var nextMapping: RegionPointer?
+  var previousMapping: RegionPointer?
+  /// The address space, for those who come from the object; it outlives its regions.
+  var space: Unmanaged<AddressSpace>?
+
+  init(
+    start: UInt64, end: UInt64, protection: Protection, flags: RegionFlags, label: MappingLabel = .none,
+    object: MemoryObject? = nil, offset: UInt64 = 0, owner: (any MappingOwner)? = nil
+  ) {
+    self.start = start
+    self.end = end
+    self.protection = protection
+    self.flags = flags
+    self.label = label
+    self.object = object
+    self.offset = offset
+    self.owner = owner
+  }
+
+  /// The offset in the object that belongs to an address.
+  func objectOffset(_ address: UInt64) -> UInt64 { offset &+ (address &- start) }
+
+  /// Whether `next`, which starts where this one ends, could be one region with it.
+  func continues(into next: borrowing Region) -> Bool {
+    guard end == next.start, protection == next.protection, flags == next.flags, label == next.label,
+      object === next.object, owner === next.owner
+    else { return false }
+    return object == nil || offset &+ (end &- start) == next.offset
+  }
+}
+
+/// A region's record in the kernel heap.
+typealias RegionPointer = UnsafeMutablePointer<Region>
+
+extension UnsafeMutablePointer where Pointee == Region {
+  /// A new record; nil if memory is out.
+  static func make(_ region: consuming Region) -> RegionPointer? {
+    guard let memory = KernelHeap.allocate(byteCount: MemoryLayout<Region>.stride) else { return nil }
+    // SAFETY: fresh heap memory of the right size, aligned to 16.
+    let pointer = memory.bindMemory(to: Region.self, capacity: 1)
+    pointer.initialize(to: region)
+    return pointer
+  }
+
+  /// Frees a record that is in no tree and no list.
+  func discard() {
+    deinitialize(count: 1)
+    KernelHeap.free(UnsafeMutableRawPointer(self))
+  }
+}
+
+/// Lasting properties of a region.
+struct RegionFlags: OptionSet {
+  let rawValue: UInt8
+  /// Stores go to the object.
+  static var shared: RegionFlags { RegionFlags(rawValue: 1 << 0) }
+  /// Grows downwards at faults below it.
+  static var growsDown: RegionFlags { RegionFlags(rawValue: 1 << 1) }
+  /// A stack: small fault-around, no 2 MiB pages.
+  static var stack: RegionFlags { RegionFlags(rawValue: 1 << 2) }
+  /// No 2 MiB pages (MADV_NOHUGEPAGE).
+  static var noHugePages: RegionFlags { RegionFlags(rawValue: 1 << 3) }
+  /// 2 MiB pages wanted even where they must be cleared (MADV_HUGEPAGE).
+  static var hugePages: RegionFlags { RegionFlags(rawValue: 1 << 4) }
+  /// mprotect may not add the right to write.
+  static var neverWrite: RegionFlags { RegionFlags(rawValue: 1 << 5) }
+}

@@ -1,0 +1,229 @@
+// The buddy allocator: blocks of 2^order frames, 4 KiB to 1 GiB, over any number of ranges of RAM.
+//
+// Memory above a range's frontier was never used: it is in no list, its descriptors are not written, and it is
+// still zero. A request that the lists cannot meet takes a chunk from the frontier, so that starting on any
+// amount of RAM touches a handful of pages, and the lowest addresses are used first. Free blocks remember whether they are zero.
+//
+// All functions here expect the caller to hold the allocator's lock (`Frames` does), except those that only look at
+// descriptors of blocks the caller owns.
+import Base
+import Platform
+import Synchronization
+
+/// One contiguous piece of RAM and the table of its descriptors.
+struct FrameRange {
+  /// First frame that can be handed out.
+  var first: UInt32 = 0
+  /// One behind the last frame.
+  var end: UInt32 = 0
+  /// First frame that was never handed out.
+  var frontier: UInt32 = 0
+  /// Descriptor of frame `first`.
+  var descriptors: UnsafeMutablePointer<FrameDescriptor>?
+}
+
+/// Physical memory as blocks of 2^order frames.
+struct FrameAllocator: ~Copyable {
+  /// Largest order: 1 GiB.
+  static let maximumOrder = 18
+  /// Order of what small requests take from the frontier: as many frames as one page of descriptors describes.
+  static let chunkOrder = 7
+  /// Ranges there can be: the first memory slot, later ones, and their parts around the hole below 4 GiB.
+  static let maximumRanges = 16
+
+  private var ranges: InlineArray<16, FrameRange>
+  private let rangeCount = Atomic<Int>(0)
+  private var heads: InlineArray<19, UInt32>
+  /// Frames that are in lists or above a frontier.
+  private(set) var freeFrames: Int = 0
+  /// Frames of all ranges, without those of the descriptor tables.
+  private(set) var totalFrames: Int = 0
+
+  init() {
+    ranges = InlineArray(repeating: FrameRange())
+    heads = InlineArray(repeating: 0)
+  }
+
+  // MARK: Ranges
+
+  /// Takes over the frames `first..<end`, unused and zero: the table of descriptors goes to their start.
+  /// - Returns: false if there are too many ranges or the range is too small to be of use.
+  mutating func add(first: UInt32, end: UInt32) -> Bool {
+    let count = rangeCount.load(ordering: .relaxed)
+    guard count < Self.maximumRanges, end > first else { return false }
+    let frames = (end &- first).int
+    let tableFrames = (frames &* MemoryLayout<FrameDescriptor>.stride &+ 4095) >> 12
+    guard frames > tableFrames &+ 8 else { return false }
+    let table = LinearMap.pointer(PhysicalAddress(first.u64 << frameShift))
+    let usable = first &+ tableFrames.u32
+    var range = FrameRange()
+    range.first = usable
+    range.end = end
+    range.frontier = usable
+    // SAFETY: the table lies in the range itself, which nobody uses yet, and all-zero bytes are valid descriptors.
+    range.descriptors = table.bindMemory(to: FrameDescriptor.self, capacity: frames &- tableFrames)
+    ranges[count] = range
+    freeFrames &+= (end &- usable).int
+    totalFrames &+= (end &- usable).int
+    rangeCount.store(count &+ 1, ordering: .releasing)
+    return true
+  }
+
+  /// The descriptor of a frame, nil if it lies in no range (device memory, files in memory, the kernel image).
+  @inline(__always)
+  func descriptor(_ frame: UInt32) -> UnsafeMutablePointer<FrameDescriptor>? {
+    let count = rangeCount.load(ordering: .acquiring)
+    var index = 0
+    while index < count {
+      let range = ranges[index]
+      if frame >= range.first && frame < range.end {
+        return range.descriptors.unsafelyUnwrapped + (frame &- range.first).int
+      }
+      index &+= 1
+    }
+    return nil
+  }
+
+  // MARK: Blocks
+
+  /// A block of 2^order frames with one reference.
+  /// - Returns: its first frame and whether it is known to be zero; nil if there is none.
+  mutating func take(order: Int) -> (frame: UInt32, isZero: Bool)? {
+    var found = order
+    while found <= Self.maximumOrder && heads[found] == 0 { found &+= 1 }
+    if found > Self.maximumOrder {
+      found = advanceFrontier(order: order)
+      if found < 0 { return nil }
+    }
+    let frame = heads[found]
+    let record = descriptor(frame).unsafelyUnwrapped
+    unlink(frame, record, order: found)
+    let isZero = record.pointee.isZero != 0
+    while found > order {
+      found &-= 1
+      let half = frame &+ (1 << found.u32)
+      link(half, order: found, isZero: isZero)
+    }
+    record.pointee.kind = FrameKind.allocated
+    record.pointee.order = order.u8
+    record.pointee.references.store(1, ordering: .relaxed)
+    freeFrames &-= 1 << order
+    return (frame, isZero)
+  }
+
+  /// Gives a block back and joins it with its free neighbours.
+  mutating func give(_ first: UInt32, order firstOrder: Int, isZero: Bool) {
+    var frame = first
+    var order = firstOrder
+    var zero = isZero
+    freeFrames &+= 1 << order
+    if let record = descriptor(frame) { record.pointee.kind = FrameKind.part }
+    while order < Self.maximumOrder {
+      let buddy = frame ^ (1 << order.u32)
+      guard let record = descriptor(buddy), record.pointee.kind == FrameKind.free, record.pointee.order.int == order
+      else { break }
+      unlink(buddy, record, order: order)
+      zero = zero && record.pointee.isZero != 0
+      if buddy < frame { frame = buddy }
+      order &+= 1
+    }
+    link(frame, order: order, isZero: zero)
+  }
+
+  /// Makes 2^order single frames with a reference each of an allocated block: parts of it may then be freed.
+  func split(_ frame: UInt32, order: Int) {
+    var index: UInt32 = 0
+    while index < 1 << order.u32 {
+      let record = descriptor(frame &+ index).unsafelyUnwrapped
+      record.pointee.kind = FrameKind.allocated
+      record.pointee.order = 0
+      record.pointee.references.store(1, ordering: .relaxed)
+      index &+= 1
+    }
+  }
+
+  // MARK: Lists and frontier
+
+  private mutating func link(_ frame: UInt32, order: Int, isZero: Bool) {
+    let record = descriptor(frame).unsafelyUnwrapped
+    let next = heads[order]
+    record.pointee.kind = FrameKind.free
+    record.pointee.order = order.u8
+    record.pointee.isZero = isZero ? 1 : 0
+    record.pointee.next = next
+    record.pointee.previous = 0
+    if next != 0 { descriptor(next).unsafelyUnwrapped.pointee.previous = frame }
+    heads[order] = frame
+  }
+
+  private mutating func unlink(_ frame: UInt32, _ record: UnsafeMutablePointer<FrameDescriptor>, order: Int) {
+    let next = record.pointee.next
+    let previous = record.pointee.previous
+    if next != 0 { descriptor(next).unsafelyUnwrapped.pointee.previous = previous }
+    if previous != 0 {
+      descriptor(previous).unsafelyUnwrapped.pointee.next = next
+    } else {
+      heads[order] = next
+    }
+    record.pointee.kind = FrameKind.part
+  }
+
+  /// Puts a block of at least 2^order frames from a frontier into the lists.
+  /// - Returns: the order of the list it is in, -1 if no range has so much left.
+  private mutating func advanceFrontier(order: Int) -> Int {
+    let count = rangeCount.load(ordering: .relaxed)
+    var wanted = order > Self.chunkOrder ? order : Self.chunkOrder
+    while wanted >= order {
+      var index = 0
+      while index < count {
+        let frontier = ranges[index].frontier
+        let mask: UInt32 = (1 << wanted.u32) &- 1
+        let start = (frontier &+ mask) & ~mask
+        let end = ranges[index].end
+        if start < end && end &- start >= 1 << wanted.u32 {
+          linkAll(from: frontier, to: start)
+          link(start, order: wanted, isZero: true)
+          ranges[index].frontier = start &+ (1 << wanted.u32)
+          return wanted
+        }
+        index &+= 1
+      }
+      wanted &-= 1
+    }
+    return -1
+  }
+
+  /// Puts frames that an aligned request skipped into the lists, in the largest blocks they make.
+  private mutating func linkAll(from: UInt32, to: UInt32) {
+    var frame = from
+    while frame < to {
+      var order = frame == 0 ? Self.maximumOrder : min(frame.trailingZeroBitCount, Self.maximumOrder)
+      while frame &+ (1 << order.u32) > to { order &-= 1 }
+      link(frame, order: order, isZero: true)
+      frame = frame &+ (1 << order.u32)
+    }
+  }
+
+  /// Recounts the lists: for tests and the debug build.
+  /// - Returns: frames in lists plus frames above frontiers, or -1 if a list is damaged.
+  func audit() -> Int {
+    var total = 0
+    for order in 0...Self.maximumOrder {
+      var frame = heads[order]
+      var previous: UInt32 = 0
+      while frame != 0 {
+        guard let record = descriptor(frame), record.pointee.kind == FrameKind.free,
+          record.pointee.order.int == order, record.pointee.previous == previous,
+          frame & ((1 << order.u32) &- 1) == 0
+        else { return -1 }
+        total &+= 1 << order
+        previous = frame
+        frame = record.pointee.next
+      }
+    }
+    for index in 0..<rangeCount.load(ordering: .relaxed) {
+      total &+= (ranges[index].end &- ranges[index].frontier).int
+    }
+    return total
+  }
+}

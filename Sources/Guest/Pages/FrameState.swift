@@ -1,0 +1,170 @@
+// The allocator's own memory: one structure at the start of RAM, and a small area for each CPU behind it.
+import Base
+import Platform
+import Synchronization
+
+/// What one CPU keeps for itself; used with interrupts off. All zero is a valid, empty area.
+struct CPULocal: ~Copyable {
+  /// Frames a magazine can hold.
+  static let magazineCapacity = 64
+  /// Frames moved at once between a magazine and the buddy allocator.
+  static let magazineBatch = 32
+
+  /// Frames in the magazine, `frames[0..<frameCount]`.
+  var frameCount: Int = 0
+  /// Frame numbers, with `FrameState.zeroBit` if the frame is zero.
+  var frames: InlineArray<64, UInt32> = InlineArray(repeating: 0)
+  /// Free objects of the kernel heap, by size class.
+  var objects: InlineArray<18, ObjectCache> = InlineArray(repeating: ObjectCache())
+
+  init() {}
+}
+
+/// The state of `Frames` and of the kernel heap.
+struct FrameState: ~Copyable {
+  /// Marks a frame number whose frame is zero.
+  static let zeroBit: UInt32 = 1 << 31
+
+  /// Guards the addresses of kernel mappings and the lists of stacks.
+  let mappingLock = SpinLock()
+  /// Guards `allocator`.
+  let lock = SpinLock()
+  /// Guards the slabs of the kernel heap. Taken before `lock`, never the other way round.
+  let heapLock = SpinLock()
+  var allocator = FrameAllocator()
+  /// Slabs with free objects, by size class: frame number of the first one.
+  var partialSlabs: InlineArray<18, UInt32> = InlineArray(repeating: 0)
+  /// Frames that only the kernel may use.
+  var reserve = 0
+  /// The areas of the CPUs.
+  var locals = UnsafeMutableRawPointer(bitPattern: 1).unsafelyUnwrapped
+  var localStride = 0
+  var cpuCount = 0
+  #if HOSTED
+    /// On the host any thread may play the one CPU.
+    let localLock = SpinLock()
+  #endif
+
+  init() {}
+
+  /// Sets the allocator up on a piece of RAM, at whose start its own structures go.
+  static func make(
+    start: PhysicalAddress, end: PhysicalAddress, cpuCount: Int
+  ) -> UnsafeMutablePointer<FrameState> {
+    var first = start.alignedUp()
+    // SAFETY: the frames taken here lie at the start of memory that nobody else knows of yet.
+    let state = LinearMap.pointer(first).bindMemory(to: FrameState.self, capacity: 1)
+    state.initialize(to: FrameState())
+    let stateBytes = (MemoryLayout<FrameState>.stride &+ 63) & ~63
+    let localBytes = (MemoryLayout<CPULocal>.stride &+ 63) & ~63
+    state.pointee.locals = UnsafeMutableRawPointer(state) + stateBytes
+    state.pointee.localStride = localBytes
+    state.pointee.cpuCount = cpuCount
+    // The CPUs' areas are zero already, and zero is empty: do not touch their pages.
+    first = (first + (stateBytes &+ localBytes &* cpuCount)).alignedUp()
+    _ = state.pointee.allocator.add(first: first.frameNumber, end: end.frameNumber)
+    state.setReserve()
+    return state
+  }
+}
+
+// The state is used through a pointer only: closures under a lock may then change what the lock guards.
+extension UnsafeMutablePointer where Pointee == FrameState {
+  /// Keeps 1/64 of memory, 256 frames to 4096, for the kernel.
+  func setReserve() {
+    pointee.reserve = min(max(pointee.allocator.totalFrames >> 6, 256), 4096)
+  }
+
+  /// The descriptor of the frame that an address lies in, nil if it is not RAM of the allocator.
+  @inline(__always)
+  func record(_ address: PhysicalAddress) -> UnsafeMutablePointer<FrameDescriptor>? {
+    guard address.rawValue >> 43 == 0 else { return nil }
+    return pointee.allocator.descriptor(address.frameNumber)
+  }
+
+  /// Runs `body` on the area of this CPU with interrupts off.
+  @inline(__always)
+  func withLocal<Result>(_ body: (UnsafeMutablePointer<CPULocal>) -> Result) -> Result {
+    #if HOSTED
+      return pointee.localLock.withLock { body(pointee.locals.assumingMemoryBound(to: CPULocal.self)) }
+    #else
+      let interrupts = Interrupts.disable()
+      defer { Interrupts.restore(interrupts) }
+      // SAFETY: each CPU uses its own area only, and nothing else runs on it now.
+      return body((pointee.locals + CPU.current &* pointee.localStride).assumingMemoryBound(to: CPULocal.self))
+    #endif
+  }
+
+  /// Free frames, those in magazines included (approximate while other CPUs work).
+  var freeCount: Int {
+    var count = pointee.allocator.freeFrames
+    for cpu in 0..<pointee.cpuCount {
+      count &+= (pointee.locals + cpu &* pointee.localStride).assumingMemoryBound(to: CPULocal.self).pointee.frameCount
+    }
+    return count
+  }
+
+  /// One frame with one reference, from the magazine.
+  /// - Returns: its number and possibly `zeroBit`; 0 if memory is out.
+  func popFrame() -> UInt32 {
+    let entry: UInt32 = withLocal { local in
+      if local.pointee.frameCount == 0 { refill(local) }
+      let count = local.pointee.frameCount
+      guard count > 0 else { return 0 }
+      local.pointee.frameCount = count &- 1
+      return local.pointee.frames[count &- 1]
+    }
+    guard entry != 0 else { return 0 }
+    let record = pointee.allocator.descriptor(entry & ~FrameState.zeroBit).unsafelyUnwrapped
+    record.pointee.kind = FrameKind.allocated
+    record.pointee.order = 0
+    record.pointee.references.store(1, ordering: .relaxed)
+    return entry
+  }
+
+  /// Gives one frame back to the magazine.
+  func pushFrame(_ frame: UInt32, isZero: Bool) {
+    withLocal { local in
+      if local.pointee.frameCount == CPULocal.magazineCapacity { drain(local) }
+      local.pointee.frames[local.pointee.frameCount] = frame | (isZero ? FrameState.zeroBit : 0)
+      local.pointee.frameCount &+= 1
+    }
+  }
+
+  /// Half a magazine from the buddy allocator, contiguous if possible, lowest address on top.
+  fileprivate func refill(_ local: UnsafeMutablePointer<CPULocal>) {
+    pointee.lock.withLock {
+      var order = 5
+      while order >= 0 {
+        if let block = pointee.allocator.take(order: order) {
+          let mark = block.isZero ? FrameState.zeroBit : 0
+          var index: UInt32 = 0
+          let frames: UInt32 = 1 << order.u32
+          while index < frames {
+            local.pointee.frames[index.int] = (block.frame &+ (frames &- 1 &- index)) | mark
+            index &+= 1
+          }
+          // The head's record says that a block of 2^order is allocated; from here on it is single frames.
+          pointee.allocator.descriptor(block.frame).unsafelyUnwrapped.pointee.order = 0
+          local.pointee.frameCount = frames.int
+          return
+        }
+        order &-= 1
+      }
+    }
+  }
+
+  /// The older half of a full magazine back to the buddy pointee.allocator.
+  fileprivate func drain(_ local: UnsafeMutablePointer<CPULocal>) {
+    pointee.lock.withLock {
+      var index = 0
+      while index < CPULocal.magazineBatch {
+        let entry = local.pointee.frames[index]
+        pointee.allocator.give(entry & ~FrameState.zeroBit, order: 0, isZero: entry & FrameState.zeroBit != 0)
+        local.pointee.frames[index] = local.pointee.frames[index &+ CPULocal.magazineBatch]
+        index &+= 1
+      }
+      local.pointee.frameCount = CPULocal.magazineBatch
+    }
+  }
+}

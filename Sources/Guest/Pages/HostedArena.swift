@@ -1,0 +1,28 @@
+// Physical memory for unit tests: a piece of the host's address space that plays RAM from address 0 up.
+#if HOSTED
+  import Base
+  import Glibc
+  import Platform
+
+  /// The arena: `Frames` uses its first part by itself, tests may play with the rest.
+  public enum HostedArena {
+    /// Bytes that `Frames` manages.
+    public static let managedByteCount: UInt64 = 512 << 20
+    /// Bytes of the whole arena.
+    public static let byteCount: UInt64 = 4 << 30
+
+    /// The state of `Frames` over the arena, made at the first use.
+    nonisolated(unsafe) static let state: UnsafeMutablePointer<FrameState>? = {
+      let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+      guard let arena = mmap(nil, byteCount.int, PROT_READ | PROT_WRITE, flags, -1, 0), arena != MAP_FAILED else {
+        return nil
+      }
+      LinearMap.install(base: VirtualAddress(arena))
+      // Page 0 stays out: it is an empty root of page tables.
+      return FrameState.make(start: PhysicalAddress(0x10_0000), end: PhysicalAddress(managedByteCount), cpuCount: 1)
+    }()
+
+    /// Makes the arena if it is not there yet; for tests that use physical addresses before they allocate.
+    public static func prepare() { _ = state }
+  }
+#endif

@@ -1,0 +1,128 @@
+// The kernel heap: objects by size class from slabs, larger ones from blocks of frames.
+//
+// All of it lies in the linear map, so heap memory is always present and in the lower half of the address space
+// (Swift keeps tags in high pointer bits). Each CPU has a list of free objects per class, used with interrupts
+// off; slabs stand behind them under one lock. Objects are carved from a slab only when needed: a slab
+// touches its memory as it fills.
+import Base
+import Platform
+import Synchronization
+
+/// A CPU's free objects of one class, linked through their first word.
+struct ObjectCache {
+  /// Address of the first free object, 0 for none.
+  var head: UInt = 0
+  /// Objects in the list.
+  var count: Int = 0
+}
+
+/// The sizes that slabs serve: multiples of 16 up to 128, then two steps a power of two up to 4096.
+enum SizeClass {
+  static let count = 18
+  /// Largest size served by slabs.
+  static let maximumSize = 4096
+
+  /// The class of a size, 1 to `maximumSize`.
+  @inline(__always)
+  static func index(size: Int) -> Int {
+    if size <= 128 { return size == 0 ? 0 : (size &- 1) >> 4 }
+    let top = 63 &- (size &- 1).leadingZeroBitCount
+    let middle = (1 << top) &+ (1 << (top &- 1))
+    return 8 &+ ((top &- 7) << 1) &+ (size <= middle ? 0 : 1)
+  }
+
+  /// The size of a class's objects.
+  @inline(__always)
+  static func size(_ index: Int) -> Int {
+    if index < 8 { return (index &+ 1) << 4 }
+    let top = 7 &+ ((index &- 8) >> 1)
+    return (index & 1) == 0 ? (1 << top) &+ (1 << (top &- 1)) : 2 << top
+  }
+
+  /// log2 of the frames of a slab: small ones stay in one frame, large ones waste little.
+  @inline(__always)
+  static func slabOrder(_ index: Int) -> Int { index < 10 ? 0 : (index < 14 ? 2 : 3) }
+
+  /// Objects a CPU keeps before it gives half of them back.
+  @inline(__always)
+  static func cacheLimit(_ index: Int) -> Int { index < 10 ? 64 : (index < 14 ? 16 : 8) }
+}
+
+/// Memory for the kernel's own structures, Swift's objects among them.
+public enum KernelHeap {
+  /// At least `byteCount` bytes.
+  /// - Parameters:
+  ///   - byteCount: size wanted; 0 counts as 1.
+  ///   - alignment: a power of two up to 4096 for objects, up to the size for whole blocks of frames.
+  /// - Returns: memory of undefined content, nil if memory is out.
+  public static func allocate(byteCount: Int, alignment: Int = 16) -> UnsafeMutableRawPointer? {
+    guard let state = Frames.state, byteCount >= 0 else { return nil }
+    var size = byteCount
+    if alignment > 16 {
+      // Power-of-two classes are aligned to their size, because slabs are aligned to frames.
+      size = max(size, alignment)
+      size = size <= 1 ? 1 : 1 << (64 &- (size &- 1).leadingZeroBitCount)
+    }
+    guard size <= SizeClass.maximumSize else { return allocateFrames(size) }
+    let sizeClass = SizeClass.index(size: size)
+    let address: UInt = state.withLocal { local in
+      if local.pointee.objects[sizeClass].head == 0 { state.refillObjects(local, sizeClass) }
+      let head = local.pointee.objects[sizeClass].head
+      guard let object = UnsafeMutablePointer<UInt>(bitPattern: head) else { return 0 }
+      // SAFETY: a free object's first word is its link, and free objects belong to the heap.
+      local.pointee.objects[sizeClass].head = object.pointee
+      local.pointee.objects[sizeClass].count &-= 1
+      return head
+    }
+    return UnsafeMutableRawPointer(bitPattern: address)
+  }
+
+  /// At least `byteCount` zero bytes; otherwise as `allocate`.
+  public static func allocateZeroed(byteCount: Int, alignment: Int = 16) -> UnsafeMutableRawPointer? {
+    guard let memory = allocate(byteCount: byteCount, alignment: alignment) else { return nil }
+    clearMemory(memory, byteCount: byteCount)
+    return memory
+  }
+
+  /// Gives memory of this heap back.
+  public static func free(_ memory: UnsafeMutableRawPointer) {
+    guard let state = Frames.state else { return }
+    let frame = LinearMap.physical(of: memory)
+    guard let record = state.record(frame) else {
+      panic("free of memory that is not the heap's")
+    }
+    switch record.pointee.kind {
+    case FrameKind.allocated:
+      Frames.free(frame, order: record.pointee.order.int)
+    case FrameKind.slab, FrameKind.slabPart:
+      let sizeClass = record.pointee.sizeClass.int
+      state.withLocal { local in
+        // SAFETY: the object is dead, so its first word may become the link.
+        memory.assumingMemoryBound(to: UInt.self).pointee = local.pointee.objects[sizeClass].head
+        local.pointee.objects[sizeClass].head = UInt(bitPattern: memory)
+        local.pointee.objects[sizeClass].count &+= 1
+        if local.pointee.objects[sizeClass].count > SizeClass.cacheLimit(sizeClass) {
+          state.drainObjects(local, sizeClass)
+        }
+      }
+    default:
+      panic("free of memory that is not allocated")
+    }
+  }
+
+  /// Bytes that may be used at `memory`, at least as many as were asked for.
+  public static func usableByteCount(_ memory: UnsafeMutableRawPointer) -> Int {
+    guard let state = Frames.state,
+      let record = state.record(LinearMap.physical(of: memory))
+    else { return 0 }
+    if record.pointee.kind == FrameKind.allocated { return 4096 << record.pointee.order.int }
+    return SizeClass.size(record.pointee.sizeClass.int)
+  }
+
+  private static func allocateFrames(_ size: Int) -> UnsafeMutableRawPointer? {
+    let frames = (size &+ 4095) >> 12
+    let order = 64 &- (frames &- 1).leadingZeroBitCount
+    guard order <= FrameAllocator.maximumOrder, let frame = Frames.allocate(order: order) else { return nil }
+    return LinearMap.pointer(frame)
+  }
+}

@@ -1,0 +1,113 @@
+// The buddy allocator against a naive model, on pieces of the arena that `Frames` does not manage.
+import Base
+import Glibc
+import Platform
+import Testing
+
+@testable import Pages
+
+/// A small generator with a seed, so that failures repeat.
+struct Generator: RandomNumberGenerator {
+  var state: UInt64
+  mutating func next() -> UInt64 {
+    state &+= 0x9e37_79b9_7f4a_7c15
+    var word = state
+    word = (word ^ (word >> 30)) &* 0xbf58_476d_1ce4_e5b9
+    word = (word ^ (word >> 27)) &* 0x94d0_49bb_1331_11eb
+    return word ^ (word >> 31)
+  }
+}
+
+@Suite struct BuddyTests {
+  @Test(arguments: [1, 2, 3]) func randomRequestsNeverOverlapAndAddUp(seed: UInt64) {
+    HostedArena.prepare()
+    var random = Generator(state: seed)
+    var allocator = FrameAllocator()
+    // 40 MiB in two pieces, neither aligned to anything, in a place of its own for each seed.
+    let base = ((HostedArena.managedByteCount + seed * (64 << 20)) >> 12).u32
+    let added = (allocator.add(first: base + 3, end: base + 6000), allocator.add(first: base + 6000, end: base + 10243))
+    #expect(added == (true, true))
+    let total = allocator.totalFrames
+    var held: [(frame: UInt32, order: Int)] = []
+    var owner: [UInt32: Int] = [:]
+    for step in 0..<6000 {
+      if held.isEmpty || Bool.random(using: &random) {
+        let order = Int.random(in: 0...Int.random(in: 0...11, using: &random), using: &random)
+        guard let block = allocator.take(order: order) else { continue }
+        #expect(block.frame % (1 << order.u32) == 0)
+        for frame in block.frame..<block.frame + (1 << order.u32) {
+          #expect(owner[frame] == nil)
+          let isKnown = allocator.descriptor(frame) != nil
+          #expect(isKnown)
+          owner[frame] = step
+        }
+        held.append((block.frame, order))
+      } else {
+        let block = held.remove(at: Int.random(in: 0..<held.count, using: &random))
+        for frame in block.frame..<block.frame + (1 << block.order.u32) { owner[frame] = nil }
+        if block.order > 0 && block.order < 6 && Bool.random(using: &random) {
+          allocator.split(block.frame, order: block.order)
+          for frame in block.frame..<block.frame + (1 << block.order.u32) {
+            allocator.give(frame, order: 0, isZero: false)
+          }
+        } else {
+          allocator.give(block.frame, order: block.order, isZero: false)
+        }
+      }
+      let free = allocator.freeFrames
+      let audited = step % 64 == 0 ? allocator.audit() : free
+      #expect(audited == free)
+      #expect(free == total - owner.count)
+    }
+    for block in held { allocator.give(block.frame, order: block.order, isZero: false) }
+    let (audited, free) = (allocator.audit(), allocator.freeFrames)
+    #expect(audited == total)
+    #expect(free == total)
+  }
+
+  @Test func everythingCanBeTakenAndComesBackWhole() {
+    HostedArena.prepare()
+    var allocator = FrameAllocator()
+    let base: UInt32 = 1 << 18  // 1 GiB, in the arena's unmanaged part.
+    let added = allocator.add(first: base, end: base + (96 << 8))
+    #expect(added)
+    let total = allocator.totalFrames
+    var frames: [UInt32] = []
+    while let block = allocator.take(order: 0) {
+      #expect(block.isZero)
+      frames.append(block.frame)
+    }
+    #expect(frames.count == total)
+    let rest = allocator.freeFrames
+    #expect(rest == 0)
+    for frame in frames.shuffled() { allocator.give(frame, order: 0, isZero: true) }
+    let audited = allocator.audit()
+    #expect(audited == total)
+    // 32 MiB at 1 GiB + 32 MiB are whole again, and known to be zero.
+    let block = allocator.take(order: 13)
+    #expect(block?.isZero == true)
+  }
+
+  @Test func startingTouchesAHandfulOfPages() {
+    HostedArena.prepare()
+    let start = PhysicalAddress(2 << 30)
+    let end = start + (1 << 30)
+    let state = FrameState.make(start: start, end: end, cpuCount: 8)
+    for _ in 0..<100 { #expect(state.popFrame() != 0) }
+    var resident = [UInt8](repeating: 0, count: 1 << 18)
+    #expect(mincore(LinearMap.pointer(start), 1 << 30, &resident) == 0)
+    let touched = resident.count { $0 & 1 != 0 }
+    // The state, CPU 0's area, the first pages of the table of descriptors: no more for 1 GiB of RAM.
+    #expect(touched <= 6, "\(touched) pages touched")
+  }
+
+  @Test func memoryBehindTheHoleIsAdded() {
+    HostedArena.prepare()
+    let before = Frames.statistics.total
+    // RAM seems to grow from 2,980 MiB to 3,076 MiB: 92 MiB end at 3 GiB, 4 MiB... would start at 4 GiB, outside the arena,
+    // so only the part below the hole is tried here.
+    Frames.memoryGrew(from: 2980 << 20, to: 3072 << 20)
+    #expect(Frames.statistics.total - before > (91 << 8))
+    #expect(AddressMap.physical(ofMemoryOffset: 3 << 30) == AddressMap.highMemoryStart)
+  }
+}
