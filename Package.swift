@@ -52,7 +52,8 @@ let package = Package(
     guest("GuestAPI", imports: ["Base"]),
 
     // ---- The host's devices: both know the ring, neither knows KVM. ----
-    .target(name: "CSystemCalls", path: "Sources/Virtio/CSystemCalls"),
+    .target(
+      name: "CSystemCalls", path: "Sources/Virtio/CSystemCalls", linkerSettings: [.linkedLibrary("cap")]),
     host("VirtioQueue", imports: ["VirtioABI"], path: "Virtio/Queue"),
     host("VirtioPCI", imports: ["VirtioQueue"], path: "Virtio/PCI"),
     host("VirtioConsole", imports: ["VirtioPCI", "CSystemCalls"], path: "Virtio/Console"),
@@ -78,6 +79,10 @@ let package = Package(
     tests("VirtioABITests", of: ["VirtioABI"]),
     tests("VirtioFileSystemTests", of: ["VirtioFileSystem", "CSystemCalls"]),
     tests("PagesTests", of: ["Pages"]),
+    tests("KVMTests", of: ["KVM"]),
+    tests("JailTests", of: ["Jail"]),
+    tests("MachineTests", of: ["Machine"]),
+    tests("CommandTests", of: ["Command"]),
     tests("LinuxTests", of: ["Linux"]),
     tests("GuestAPITests", of: ["GuestAPI"]),
     tests("VMTests", of: []),

@@ -8,22 +8,129 @@ import Machine
 
 /// The command osv-run.
 public enum Command {
+  /// The version of the project.
+  public static let version = "0.1.0"
+
   /// Runs with the process's arguments; ends the process.
   public static func main() -> Never {
     let timeline = Timeline()
+    var status = StatusReport(descriptor: nil)
     do throws(Failure) {
-      var configuration = MachineConfiguration()
-      let arguments = CommandLine.arguments.dropFirst().map { Array($0.utf8) }
-      configuration.content.arguments = arguments.isEmpty ? [Array("kernel".utf8)] : arguments
-      if let kernel = getenv("OSV_KERNEL") { configuration.kernelDescriptor = open(kernel, O_RDONLY) }
-      if let cpus = getenv("OSV_CPUS") { configuration.cpuCount = Int(atoi(cpus)) }
-      if let memory = getenv("OSV_MEMORY") { configuration.memoryByteCount = UInt64(atoi(memory)) << 20 }
-      configuration.tracesBoot = getenv("OSV_TRACE") != nil
-      try Machine(configuration, timeline: timeline).run()
+      let options = try Options(parsing: arguments())
+      status = StatusReport(descriptor: options.statusDescriptor)
+      switch options.action {
+      case .help: finish(OptionTable.help)
+      case .version: finish("osv-run \(version)\n")
+      case .explain: finish(try explain(options))
+      case .run, .selfTest:
+        let machine = try Machine(try configure(options, status: status), timeline: timeline)
+        machine.run()
+      }
     } catch {
-      var text = "osv-run: error \(error.label): \(error.sentence)\n"
-      text.withUTF8 { _ = write(2, $0.baseAddress, $0.count) }
+      status.report(error)
       _exit(125)
     }
+  }
+
+  /// The process's arguments as bytes, its own name not included.
+  private static func arguments() -> [[UInt8]] {
+    var arguments: [[UInt8]] = []
+    for index in 1..<max(1, Int(CommandLine.argc)) {
+      guard let argument = CommandLine.unsafeArgv[index] else { break }
+      // SAFETY: the kernel gave us NUL-terminated strings that live as long as the process.
+      arguments.append(Array(UnsafeRawBufferPointer(start: argument, count: strlen(argument))))
+    }
+    return arguments
+  }
+
+  private static func finish(_ text: String) -> Never {
+    var text = text
+    let done = text.withUTF8 { write(1, $0.baseAddress, $0.count) == $0.count }
+    _exit(done ? 0 : 125)
+  }
+
+  private static func explain(_ options: Options) throws(Failure) -> String {
+    let root = try options.root.map { path throws(Failure) in try directory(path) }
+    let file = try ProgramFile(path: options.image ?? [], root: root, volumes: options.volumes)
+    return "\(file.name): \(file.kind.description)\n"
+  }
+
+  /// Opens a directory of the host for sharing.
+  private static func directory(_ path: [UInt8]) throws(Failure) -> CInt {
+    let descriptor = HostFile.openDirectory(path)
+    guard descriptor >= 0 else {
+      let name = Options.show(path)
+      switch -descriptor {
+      case ENOENT: throw Failure(.directory, "there is no directory \(name)")
+      case ENOTDIR: throw Failure(.directory, "\(name) is not a directory")
+      case EACCES: throw Failure(.directory, "the directory \(name) may not be opened by this user")
+      default:
+        throw Failure(.directory, "the directory \(name) cannot be opened: \(String(cString: strerror(-descriptor)))")
+      }
+    }
+    return descriptor
+  }
+
+  /// Opens everything that the options name and turns them into a machine's configuration.
+  private static func configure(_ options: Options, status: StatusReport) throws(Failure) -> MachineConfiguration {
+    var configuration = MachineConfiguration()
+    configuration.memoryByteCount = options.memoryByteCount
+    configuration.cpuCount = options.cpuCount
+    configuration.flags = options.flags
+    configuration.log = options.log
+    configuration.tracesBoot = options.tracesBoot
+    configuration.isJailed = options.isJailed
+    configuration.status = status
+    if let path = options.statistics {
+      let descriptor = HostFile.create(path)
+      guard descriptor >= 0 else {
+        throw Failure(
+          .file, "the file \(Options.show(path)) cannot be written: \(String(cString: strerror(-descriptor)))")
+      }
+      configuration.statisticsDescriptor = descriptor
+    }
+    if let kernel = getenv("OSV_KERNEL") {
+      configuration.kernelDescriptor = HostFile.open(Array(String(cString: kernel).utf8))
+    }
+
+    var content = BootContent()
+    content.environment = GuestEnvironment.variables(options)
+    content.workingDirectory = options.workingDirectory
+    content.hostName = options.hostName
+    content.arguments = [options.image ?? Array("self-test".utf8)] + options.arguments
+
+    var root: CInt?
+    if let path = options.root {
+      let descriptor = try directory(path)
+      root = descriptor
+      configuration.shares.append(SharedDirectory(descriptor: descriptor, guest: [UInt8(ascii: "/")], readOnly: true))
+    }
+    for volume in options.volumes {
+      configuration.shares.append(
+        SharedDirectory(descriptor: try directory(volume.host), guest: volume.guest, readOnly: volume.readOnly))
+    }
+    if root == nil { configuration.files = GuestEnvironment.etc(hostName: options.hostName) }
+
+    if options.action == .selfTest {
+      configuration.flags |= MachineConfiguration.selfTestFlag
+    } else {
+      let file = try ProgramFile(path: options.image ?? [], root: root, volumes: options.volumes)
+      switch file.kind {
+      case .osvImage: configuration.kernelDescriptor = file.descriptor
+      case .osvKernel:
+        throw Failure(.unsupported, "\(file.name) is an OSv kernel without a program: run the program itself")
+      case .pvhKernel, .bzImage:
+        throw Failure(.unsupported, "\(file.name) is \(file.kind.description); this osv-run cannot start those yet")
+      case .linuxProgram:
+        try file.checkInterpreter(root: root)
+        content.program = file.guestPath
+        if !file.isInRoot {
+          configuration.files.append(
+            GuestFile(path: file.guestPath, mode: file.mode | 0o500, source: .descriptor(file.descriptor)))
+        }
+      }
+    }
+    configuration.content = content
+    return configuration
   }
 }

@@ -1,1 +1,42 @@
-// Jail: see ARCHITECTURE.md.
+// What the process gives up before the guest runs, in this order: capabilities (while there is one thread), the right
+// to gain privileges, the file system but for shared directories (where the kernel has Landlock), and most system calls.
+//
+// Descriptors opened before stay usable. Nothing here can be taken back.
+
+import CSystemCalls
+
+/// A step of entering the jail that failed.
+public struct JailError: Error, Equatable {
+  /// Which step.
+  public let step: String
+  /// The kernel's error number.
+  public let code: CInt
+}
+
+/// The monitor's jail.
+public enum Jail {
+  /// Enters it. Call it on the main thread, before there are others.
+  ///
+  /// - Parameters:
+  ///   - directories: descriptors of the directories beneath which files may still be opened for reading.
+  ///   - requests: the ioctl numbers that stay allowed.
+  public static func enter(directories: [CInt], requests: [UInt32]) throws(JailError) {
+    try check(osv_drop_capabilities(), "dropping capabilities")
+    try check(osv_no_new_privileges(), "setting no_new_privs")
+    if osv_landlock_version() > 0 {
+      let result = directories.withUnsafeBufferPointer { osv_landlock_read_only($0.baseAddress, CInt($0.count)) }
+      try check(result, "restricting the file system (Landlock)")
+    }
+    try restrict(.process, requests: requests)
+  }
+
+  /// Restricts the calling thread, and those it will start, to the calls of its kind.
+  public static func restrict(_ kind: ThreadKind, requests: [UInt32]) throws(JailError) {
+    let program = FilterProgram(FilterRule.rules(for: kind, requests: requests))
+    try check(program.install(), "installing the system-call filter")
+  }
+
+  private static func check(_ result: CInt, _ step: String) throws(JailError) {
+    if result < 0 { throw JailError(step: step, code: -result) }
+  }
+}

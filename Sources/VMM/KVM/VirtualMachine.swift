@@ -21,6 +21,14 @@ public final class VirtualMachine: Sendable {
 
   deinit { close(descriptor) }
 
+  /// The ioctl requests that this module makes once a guest runs; the jail allows no others.
+  public static let requestsWhileRunning: [UInt32] = [
+    ckvm_KVM_RUN, ckvm_KVM_SIGNAL_MSI, ckvm_KVM_GET_REGS, ckvm_KVM_SET_REGS, ckvm_KVM_GET_SREGS, ckvm_KVM_SET_SREGS,
+    ckvm_KVM_SET_MSRS, ckvm_KVM_SET_CPUID2, ckvm_KVM_SET_XCRS, ckvm_KVM_SET_MP_STATE, ckvm_KVM_SET_VCPU_EVENTS,
+    ckvm_KVM_SET_USER_MEMORY_REGION, ckvm_KVM_CREATE_VCPU, ckvm_KVM_IRQFD, ckvm_KVM_IOEVENTFD,
+    ckvm_KVM_SET_GSI_ROUTING, ckvm_KVM_GET_MSRS,
+  ].map { UInt32($0) }
+
   /// What KVM answers to KVM_CHECK_EXTENSION for this machine.
   public func check(capability: Int32) -> Int {
     Int(max(0, ckvm_ioctl(descriptor, ckvm_KVM_CHECK_EXTENSION, UInt(capability))))

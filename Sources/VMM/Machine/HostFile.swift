@@ -1,5 +1,7 @@
 // Whole files of the host in our address space.
 
+import CSystemCalls
+
 #if canImport(Glibc)
   import Glibc
 #endif
@@ -18,5 +20,35 @@ public enum HostFile {
       throw Failure(.file, "the image cannot be mapped: \(String(cString: strerror(errno)))")
     }
     return UnsafeRawBufferPointer(start: address, count: Int(status.st_size))
+  }
+
+  /// Opens a file for reading: the path is taken as if the directory `root` were the root. Negative: an error number.
+  public static func open(_ path: [UInt8], inRoot root: CInt) -> CInt {
+    withPath(path) { osv_open_in_root(root, $0) }
+  }
+
+  /// Opens a directory to look names up beneath it. Negative: an error number.
+  public static func openDirectory(_ path: [UInt8]) -> CInt { withPath(path) { osv_open_directory($0) } }
+
+  /// Opens a file for reading. Negative: an error number.
+  public static func open(_ path: [UInt8]) -> CInt {
+    withPath(path) { path in
+      let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC)
+      return descriptor < 0 ? -errno : descriptor
+    }
+  }
+
+  /// Opens a file for writing, made or emptied. Negative: an error number.
+  public static func create(_ path: [UInt8]) -> CInt {
+    withPath(path) { path in
+      let descriptor = Glibc.open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o666)
+      return descriptor < 0 ? -errno : descriptor
+    }
+  }
+
+  private static func withPath(_ path: [UInt8], _ body: (UnsafePointer<CChar>) -> CInt) -> CInt {
+    (path + [0]).withUnsafeBufferPointer { bytes in
+      bytes.withMemoryRebound(to: CChar.self) { body($0.baseAddress!) }
+    }
   }
 }

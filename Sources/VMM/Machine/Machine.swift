@@ -7,6 +7,7 @@
 import CKVM
 import GuestImage
 import KVM
+import Synchronization
 import VirtioABI
 
 #if canImport(Glibc)
@@ -21,23 +22,56 @@ public struct MachineConfiguration {
   public var cpuCount = 1
   /// The file descriptor of an OSv image to boot instead of the kernel inside osv-run.
   public var kernelDescriptor: CInt?
-  /// argv, environ, paths. Devices and files' addresses are filled in by the machine.
+  /// argv, environ, paths. Devices and files are filled in by the machine.
   public var content = BootContent()
+  /// Files for the guest's RAM file system.
+  public var files: [GuestFile] = []
   /// `BootFlags` asked for by options; those of the standard streams are added.
   public var flags: UInt32 = 0
   /// `BootLog`.
   public var log: UInt32 = 0
   /// Print the start's timeline on stderr at the end.
   public var tracesBoot = false
+  /// Directories to attach, "/" first if it is among them.
+  public var shares: [SharedDirectory] = []
+  /// Give up privileges before the guest runs.
+  public var isJailed = true
+  /// How to tell the end.
+  public var status = StatusReport(descriptor: nil)
+  /// Where statistics go at the end.
+  public var statisticsDescriptor: CInt?
+  /// The bit of `flags` that asks for the kernel's self-test.
+  public static let selfTestFlag = BootFlags.selfTest
 
   /// A small machine with nothing in it.
   public init() {}
+}
+
+/// A directory of the host that the guest sees.
+public struct SharedDirectory {
+  /// An open descriptor of it (O_PATH will do), owned by the machine from then on.
+  public var descriptor: CInt
+  /// The absolute path in the guest.
+  public var guest: [UInt8]
+  /// Whether the guest may only read.
+  public var readOnly: Bool
+
+  /// A directory with all its fields.
+  public init(descriptor: CInt, guest: [UInt8], readOnly: Bool) {
+    self.descriptor = descriptor
+    self.guest = guest
+    self.readOnly = readOnly
+  }
 }
 
 /// A virtual machine with its memory, CPUs and devices.
 public final class Machine: @unchecked Sendable {
   /// The first memory slot is at most this large: slots cost time by size, and the rest can come later.
   static let firstSlotByteCount: UInt64 = 128 << 20
+  /// Numbers of the memory slots: the first part of RAM, the files, and from `laterSlots` on the rest of RAM.
+  static let ramSlot: UInt32 = 0
+  static let filesSlot: UInt32 = 1
+  static let laterSlots: UInt32 = 2
 
   let configuration: MachineConfiguration
   let vm: VirtualMachine
@@ -47,24 +81,41 @@ public final class Machine: @unchecked Sendable {
   let platform: Platform
   let cpuid: CPUIDTable
   let boot: VCPU
+  let files: FilesWindow
   let firstSlot: UInt64
   private let bootInformation: UInt64
+  /// Held for ever by the thread that ends the process.
+  let ending = Mutex(())
   var timeline: Timeline
-  var statistics = Statistics()
+  /// Exits by CPU; each CPU's thread writes its own.
+  // SAFETY: `cpuCount` records for the life of the process.
+  let exits: UnsafeMutablePointer<ExitCounts>
+  /// Pages of RAM that existed when the guest started; counted only for statistics.
+  var pagesAtEntry = 0
+  /// /proc/self/statm, opened only for statistics.
+  var memoryAccount: CInt = -1
 
   /// Makes the machine; nothing of the guest has run when it returns.
   public init(_ configuration: MachineConfiguration, timeline: Timeline = Timeline()) throws(Failure) {
     self.configuration = configuration
     self.timeline = timeline
+    exits = .allocate(capacity: configuration.cpuCount)
+    exits.initialize(repeating: ExitCounts(), count: configuration.cpuCount)
     do throws(KVMError) { vm = try System().createVirtualMachine() } catch { throw Failure(error) }
     self.timeline.mark("VM created")
     do throws(KVMError) { try vm.enableSplitInterruptController(routes: 64) } catch { throw Failure(error) }
     memory = try GuestMemory(byteCount: configuration.memoryByteCount)
     firstSlot = min(memory.ram[0].byteCount, Self.firstSlotByteCount)
+    files = try FilesWindow(configuration.files)
     do throws(KVMError) {
-      try vm.setMemory(slot: 0, physical: 0, host: memory.ram[0].host, byteCount: firstSlot)
+      try vm.setMemory(slot: Self.ramSlot, physical: 0, host: memory.ram[0].host, byteCount: firstSlot)
+      if let host = files.host {
+        try vm.setMemory(
+          slot: Self.filesSlot, physical: GuestMemory.filesStart, host: host, byteCount: files.byteCount, readOnly: true
+        )
+      }
     } catch { throw Failure(error) }
-    self.timeline.mark("first memory slot")
+    self.timeline.mark("memory slots")
     do throws(KVMError) { boot = try vm.createVCPU(index: 0) } catch { throw Failure(error) }
     platform = Platform(boot)
     self.timeline.mark("vCPU created")
@@ -73,8 +124,8 @@ public final class Machine: @unchecked Sendable {
     let random = Self.random(count: 6)
     let allocator = BootAllocator(memory, limit: firstSlot)
     layout = try GuestLayout(
-      memory: memory, allocator: allocator, kernel: kernel, cpuCount: configuration.cpuCount, filesByteCount: 0,
-      random: (random[4], random[5]))
+      memory: memory, allocator: allocator, kernel: kernel, cpuCount: configuration.cpuCount,
+      filesByteCount: files.byteCount, random: (random[4], random[5]))
     self.timeline.mark("kernel and page tables laid down")
     cpuid = CPUIDTable(cpuCount: configuration.cpuCount)
     self.timeline.mark("CPUID read")
@@ -107,7 +158,9 @@ public final class Machine: @unchecked Sendable {
     head.log = configuration.log
     (head.terminalColumns, head.terminalRows) = StandardStreams.terminalSize
     head.umask = StandardStreams.fileCreationMask
-    bootInformation = try Self.lay(configuration.content, head: head, allocator: allocator)
+    var content = configuration.content
+    content.files = files.files
+    bootInformation = try Self.lay(content, head: head, allocator: allocator)
     self.timeline.mark("boot information laid down")
     do throws(KVMError) { try prepare(boot, entry: kernel.file.entry) } catch { throw Failure(error) }
     self.timeline.mark("registers set")

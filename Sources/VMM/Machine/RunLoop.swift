@@ -1,7 +1,9 @@
 // A CPU's life: run, serve the exit, run again.
 
 import CKVM
+import Jail
 import KVM
+import Synchronization
 import VirtioABI
 
 #if canImport(Glibc)
@@ -11,6 +13,24 @@ import VirtioABI
 extension Machine {
   /// Runs the machine on this thread (CPU 0) until the program ends, and the process with it.
   public func run() -> Never {
+    if configuration.statisticsDescriptor != nil {
+      pagesAtEntry = memory.residentPages
+      memoryAccount = HostFile.open(Array("/proc/self/statm".utf8))
+    }
+    if let offset = MemoryLayout<ClockPage>.offset(of: \.events),
+      let page = memory.pointer(at: layout.clock, count: GuestMemory.pageSize)
+    {
+      Signals.forward(to: vm, events: (page + offset).assumingMemoryBound(to: UInt64.self))
+    }
+    if configuration.isJailed {
+      do throws(JailError) {
+        try Jail.enter(
+          directories: configuration.shares.map(\.descriptor), requests: VirtualMachine.requestsWhileRunning)
+      } catch {
+        fail(Failure(.jail, "\(error.step) failed: \(String(cString: strerror(error.code)))"), vcpu: nil)
+      }
+      timeline.mark("jail entered")
+    }
     if configuration.cpuCount > 1 || memory.byteCount > firstSlot { startCompletion() }
     run(boot)
   }
@@ -27,7 +47,7 @@ extension Machine {
   }
 
   private func serve(_ exit: Exit, of vcpu: VCPU) {
-    statistics.count(exit)
+    exits[vcpu.index].count(exit)
     switch exit {
     case .portWrite(let port, let value, _): servePort(port, value, of: vcpu)
     case .portRead: vcpu.complete(read: .max)
@@ -43,6 +63,7 @@ extension Machine {
     case .entryFailure(let reason):
       fail(Failure(.stopped, "the processor refused the guest's state (reason \(reason))"), vcpu: vcpu)
     case .memoryFault:
+      if files.repair() { return }
       fail(Failure(.stopped, "the host could not provide a page of the guest's memory"), vcpu: vcpu)
     case .other(let reason): fail(Failure(.stopped, "KVM reported an unknown exit (\(reason))"), vcpu: vcpu)
     }
@@ -52,12 +73,12 @@ extension Machine {
     switch port {
     case BootPort.exit:
       let signal = CInt(value & 0x7f)
-      end(status: signal == 0 ? CInt(value >> 8 & 0xff) : 128 + signal)
+      end(status: signal == 0 ? CInt(value >> 8 & 0xff) : 128 + signal, signal: signal)
     case BootPort.text:
       let text = memory.text(at: UInt64(value) << 4, limit: 1 << 16) ?? []
       text.withUnsafeBytes { StandardStreams.write($0, to: 2) }
     case BootPort.panic: reportPanic(at: UInt64(value) << 4, vcpu: vcpu)
-    case BootPort.phase: if configuration.tracesBoot { timeline.mark("guest phase \(value)") }
+    case BootPort.phase: timeline.mark("guest phase \(value)", exits: exits[vcpu.index].total)
     default: break
     }
   }
@@ -84,7 +105,7 @@ extension Machine {
   private func startCompletion() {
     Thread.start("completion") { [self] in
       do throws(KVMError) {
-        var slot: UInt32 = 1
+        var slot = Self.laterSlots
         var present = firstSlot
         for (number, region) in memory.ram.enumerated() {
           let skipped = number == 0 ? firstSlot : 0
@@ -117,20 +138,33 @@ extension Machine {
   // MARK: Ending
 
   /// Ends the process with the program's status.
-  func end(status: CInt) -> Never {
-    if configuration.tracesBoot {
-      timeline.mark("program ended")
-      StandardStreams.report(timeline.report)
+  func end(status: CInt, signal: CInt) -> Never {
+    ending.withLock { _ in
+      configuration.status.report(status: status, signal: signal)
+      account(status: status)
+      _exit(status)
     }
-    _exit(status)
   }
 
   /// Ends the process because of `failure`, with the state of `vcpu`.
   func fail(_ failure: Failure, vcpu: VCPU?) -> Never {
-    var text = "osv-run: error \(failure.label): \(failure.sentence)\n"
-    if let vcpu { text += describe(vcpu) }
-    StandardStreams.report(text)
-    end(status: 125)
+    ending.withLock { _ in
+      configuration.status.report(failure)
+      if let vcpu { StandardStreams.report(describe(vcpu)) }
+      account(status: 125)
+      _exit(125)
+    }
+  }
+
+  /// Timeline and statistics, if they were asked for.
+  private func account(status: CInt) {
+    guard configuration.tracesBoot || configuration.statisticsDescriptor != nil else { return }
+    timeline.mark("program ended", exits: exits[0].total)
+    if configuration.tracesBoot { StandardStreams.report(timeline.report) }
+    if let descriptor = configuration.statisticsDescriptor {
+      var text = statisticsReport(status: status)
+      text.withUTF8 { StandardStreams.write(UnsafeRawBufferPointer($0), to: descriptor) }
+    }
   }
 
   private func reportPanic(at physical: UInt64, vcpu: VCPU) {

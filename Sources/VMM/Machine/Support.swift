@@ -1,4 +1,4 @@
-// Small things without a home of their own: threads, hexadecimal numbers, counting exits.
+// Small things without a home of their own: threads and hexadecimal numbers.
 
 import CKVM
 import KVM
@@ -46,27 +46,5 @@ enum Hexadecimal {
   static func text(_ value: UInt64, digits: Int) -> String {
     let text = String(value, radix: 16)
     return String(repeating: "0", count: max(0, digits - text.count)) + text
-  }
-}
-
-/// How often the guest left for what reason.
-struct Statistics {
-  var ports = 0
-  var mmioReads = 0
-  var mmioWrites = 0
-  var interrupted = 0
-  var refused = 0
-  var other = 0
-
-  /// One more exit.
-  mutating func count(_ exit: Exit) {
-    switch exit {
-    case .portRead, .portWrite: ports += 1
-    case .mmioRead: mmioReads += 1
-    case .mmioWrite: mmioWrites += 1
-    case .interrupted: interrupted += 1
-    case .internalError: refused += 1
-    default: other += 1
-    }
   }
 }

@@ -1,0 +1,177 @@
+// The options of osv-run, parsed from bytes without looking at the system: pure, so that tables and fuzzers test it.
+
+import Machine
+import VirtioABI
+
+/// What the command line asks for.
+public struct Options: Equatable {
+  /// What osv-run shall do.
+  public enum Action: Equatable, Sendable {
+    /// Run an image.
+    case run
+    /// Say what an image is taken for.
+    case explain
+    /// Run the kernel's self-test.
+    case selfTest
+    /// Print the help text.
+    case help
+    /// Print the version.
+    case version
+  }
+
+  /// A host directory to attach.
+  public struct Volume: Equatable, Sendable {
+    /// The host's directory.
+    public var host: [UInt8]
+    /// The absolute path in the guest.
+    public var guest: [UInt8]
+    /// Attached read-only.
+    public var readOnly: Bool
+  }
+
+  /// What to do.
+  public var action = Action.run
+  /// Bytes of RAM.
+  public var memoryByteCount: UInt64 = 128 << 20
+  /// vCPUs.
+  public var cpuCount = 1
+  /// Host directories to attach, in order.
+  public var volumes: [Volume] = []
+  /// The host directory that is the guest's root, nil for a RAM file system.
+  public var root: [UInt8]?
+  /// "NAME=VALUE" strings, in order.
+  public var environment: [[UInt8]] = []
+  /// The program's working directory.
+  public var workingDirectory: [UInt8]?
+  /// The guest's host name.
+  public var hostName: [UInt8] = Array("osv".utf8)
+  /// A `BootLog` bit set.
+  public var log: UInt32 = 0
+  /// A `BootFlags` bit set: those that options ask for.
+  public var flags: UInt32 = 0
+  /// Print the start's timeline.
+  public var tracesBoot = false
+  /// Where to write statistics at the end.
+  public var statistics: [UInt8]?
+  /// Where to write a failure or the end in a form for machines.
+  public var statusDescriptor: CInt?
+  /// Keep all privileges: for debugging osv-run.
+  public var isJailed = true
+  /// The image.
+  public var image: [UInt8]?
+  /// The program's arguments, the image's name not included.
+  public var arguments: [[UInt8]] = []
+
+  /// The defaults.
+  public init() {}
+
+  /// Parses all arguments but osv-run's own name. The first that is no option is the image; what follows is the
+  /// program's.
+  public init(parsing arguments: [[UInt8]]) throws(Failure) {
+    self.init()
+    var rest = arguments[...]
+    while let argument = rest.first {
+      rest = rest.dropFirst()
+      if argument.elementsEqual("--".utf8) { break }
+      guard argument.starts(with: "-".utf8), argument.count > 1 else {
+        rest = [argument] + rest
+        break
+      }
+      let (name, inline) = Self.split(argument)
+      guard let option = OptionTable.all.first(where: { $0.matches(name) }) else {
+        throw Failure(.usage, "there is no option \(Self.show(argument)): see osv-run --help")
+      }
+      var value: [UInt8] = []
+      if option.argument != nil {
+        if let inline {
+          value = inline
+        } else if let next = rest.first {
+          value = next
+          rest = rest.dropFirst()
+        } else {
+          throw Failure(.usage, "the option --\(option.name) needs a value (\(option.argument ?? ""))")
+        }
+      } else if inline != nil {
+        throw Failure(.usage, "the option --\(option.name) takes no value")
+      }
+      if value.contains(0) { throw Failure(.usage, "the value of --\(option.name) contains a zero byte") }
+      try option.apply(&self, value)
+    }
+    image = rest.first
+    self.arguments = Array(rest.dropFirst())
+    if image?.isEmpty == true { throw Failure(.usage, "the program's name is empty") }
+    if image == nil, action == .run || action == .explain {
+      throw Failure(.usage, "say which program to run: osv-run [options] PROGRAM [argument...]; see osv-run --help")
+    }
+  }
+
+  /// "--name=value" to name and value; "--name" and "-n" to a name alone.
+  private static func split(_ argument: [UInt8]) -> (name: [UInt8], value: [UInt8]?) {
+    guard argument.starts(with: "--".utf8) else { return (argument, nil) }
+    let body = argument.dropFirst(2)
+    guard let equals = body.firstIndex(of: UInt8(ascii: "=")) else { return (Array(body), nil) }
+    return (Array(body[..<equals]), Array(body[(equals + 1)...]))
+  }
+
+  /// Bytes for a message: at most 80, control characters replaced.
+  public static func show(_ bytes: [UInt8]) -> String {
+    let printable = bytes.prefix(80).map { $0 < 0x20 || $0 == 0x7f ? UInt8(ascii: "?") : $0 }
+    return "'" + String(decoding: printable, as: UTF8.self) + (bytes.count > 80 ? "...'" : "'")
+  }
+}
+
+/// Values of options.
+enum OptionValue {
+  /// A decimal number up to `limit`, nil for anything else.
+  static func number(_ bytes: some Collection<UInt8>, limit: UInt64) -> UInt64? {
+    guard !bytes.isEmpty else { return nil }
+    var value: UInt64 = 0
+    for byte in bytes {
+      guard byte >= 0x30, byte <= 0x39 else { return nil }
+      value = value * 10 + UInt64(byte - 0x30)
+      if value > limit { return nil }
+    }
+    return value
+  }
+
+  /// "128M", "2G" to bytes.
+  static func size(_ bytes: [UInt8]) -> UInt64? {
+    guard let unit = bytes.last else { return nil }
+    let shift: UInt64
+    switch unit {
+    case UInt8(ascii: "M"), UInt8(ascii: "m"): shift = 20
+    case UInt8(ascii: "G"), UInt8(ascii: "g"): shift = 30
+    default: return nil
+    }
+    return number(bytes.dropLast(), limit: 1 << 20).map { $0 << shift }
+  }
+
+  /// An absolute guest path without "." and ".." pieces and without doubled slashes; nil if it is none.
+  static func guestPath(_ bytes: [UInt8]) -> [UInt8]? {
+    guard bytes.first == UInt8(ascii: "/"), bytes.count < 4096 else { return nil }
+    var path: [UInt8] = []
+    for piece in bytes.split(separator: UInt8(ascii: "/")) {
+      if piece.elementsEqual(".".utf8) { continue }
+      if piece.elementsEqual("..".utf8) || piece.count > 255 { return nil }
+      path.append(UInt8(ascii: "/"))
+      path.append(contentsOf: piece)
+    }
+    return path.isEmpty ? [UInt8(ascii: "/")] : path
+  }
+
+  /// "HOST:GUEST[:ro]".
+  static func volume(_ bytes: [UInt8]) throws(Failure) -> Options.Volume {
+    var text = bytes[...]
+    // Read-only is what there is for now; ":ro" says so explicitly.
+    if text.count > 3, text.suffix(3).elementsEqual(":ro".utf8) { text = text.dropLast(3) }
+    guard let colon = text.lastIndex(of: UInt8(ascii: ":")), colon > text.startIndex else {
+      throw Failure(.usage, "--volume wants HOST:GUEST[:ro], not \(Options.show(bytes))")
+    }
+    guard let guest = guestPath(Array(text[(colon + 1)...])), guest.count > 1 else {
+      throw Failure(
+        .usage, "--volume wants an absolute path below / in the guest, not \(Options.show(Array(text[(colon + 1)...])))"
+      )
+    }
+    return Options.Volume(host: Array(text[..<colon]), guest: guest, readOnly: true)
+  }
+}

@@ -1,0 +1,101 @@
+// Finding, opening and judging the file that osv-run was asked to run.
+
+import Machine
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// The image, opened and told apart.
+struct ProgramFile {
+  /// Its descriptor, open for reading.
+  let descriptor: CInt
+  /// What it is.
+  let kind: ImageKind
+  /// Its name as given, for messages.
+  let name: String
+  /// Its permission bits and type.
+  let mode: UInt32
+  /// Where the guest finds it.
+  let guestPath: [UInt8]
+  /// Whether the guest finds it in its root directory rather than in memory.
+  let isInRoot: Bool
+
+  /// Opens `path`, beneath the directory `root` if there is one.
+  init(path: [UInt8], root: CInt?, volumes: [Options.Volume]) throws(Failure) {
+    let name = Options.show(path)
+    var descriptor: CInt = -1
+    var inRoot = false
+    if let root {
+      descriptor = HostFile.open(path, inRoot: root)
+      inRoot = descriptor >= 0
+    }
+    if descriptor < 0 { descriptor = HostFile.open(path) }
+    guard descriptor >= 0 else {
+      switch -descriptor {
+      case ENOENT, ENOTDIR: throw Failure(.file, "there is no file \(name)")
+      case EACCES: throw Failure(.file, "the file \(name) may not be read by this user")
+      default: throw Failure(.file, "the file \(name) cannot be opened: \(String(cString: strerror(-descriptor)))")
+      }
+    }
+    var status = stat()
+    guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
+      throw Failure(.file, "\(name) is not a regular file: name the program itself")
+    }
+    do throws(ELFFile.Defect) {
+      let bytes: UnsafeRawBufferPointer
+      switch Result(catching: { () throws(Failure) in try HostFile.map(descriptor) }) {
+      case .success(let mapped): bytes = mapped
+      case .failure(let failure): throw .malformed(failure.sentence)
+      }
+      kind = try ImageKind(bytes)
+    } catch {
+      throw Failure(error, path: name)
+    }
+    if root != nil, !inRoot, kind != .osvImage {
+      throw Failure(.file, "there is no file \(name) in the directory given by --root")
+    }
+    self.descriptor = descriptor
+    self.name = name
+    mode = status.st_mode
+    isInRoot = inRoot
+    guestPath = Self.place(path, isInRoot: inRoot, volumes: volumes)
+  }
+
+  /// Checks that a dynamically linked program will find its interpreter beneath `root`.
+  func checkInterpreter(root: CInt?) throws(Failure) {
+    guard case .linuxProgram(let interpreter?) = kind else { return }
+    let shown = Options.show(interpreter)
+    guard let root else {
+      throw Failure(
+        .interpreter,
+        "\(name) needs the interpreter \(shown), which the guest does not have: link it statically, or give a root with --root"
+      )
+    }
+    let found = HostFile.open(interpreter, inRoot: root)
+    guard found >= 0 else {
+      throw Failure(
+        .interpreter, "\(name) needs the interpreter \(shown), which is not in the directory given by --root")
+    }
+    close(found)
+  }
+
+  /// The guest's path of the program: the host's absolute one, unless a volume would hide it there.
+  private static func place(_ path: [UInt8], isInRoot: Bool, volumes: [Options.Volume]) -> [UInt8] {
+    var pieces: [ArraySlice<UInt8>] = []
+    var text = path
+    if text.first != UInt8(ascii: "/"), !isInRoot {
+      var buffer = [CChar](repeating: 0, count: 4096)
+      if getcwd(&buffer, buffer.count) != nil {
+        text = buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) } + [UInt8(ascii: "/")] + path
+      }
+    }
+    for piece in text.split(separator: UInt8(ascii: "/")) where !piece.elementsEqual(".".utf8) {
+      if piece.elementsEqual("..".utf8) { _ = pieces.popLast() } else { pieces.append(piece) }
+    }
+    let whole = pieces.flatMap { [UInt8(ascii: "/")] + $0 }
+    let hidden =
+      !isInRoot && volumes.contains { whole.starts(with: $0.guest + [UInt8(ascii: "/")]) || whole == $0.guest }
+    return hidden ? [UInt8(ascii: "/")] + (pieces.last.map(Array.init) ?? []) : whole
+  }
+}

@@ -1,0 +1,104 @@
+// Which system calls each kind of thread may make once the guest can run.
+
+/// The kinds of threads of a monitor.
+public enum ThreadKind: CaseIterable, Sendable {
+  /// Every thread: the main one, which is CPU 0 and serves devices inline, and those that add memory and CPUs.
+  case process
+  /// A thread that serves a device's queues.
+  case device
+  /// The thread that reads standard input.
+  case input
+}
+
+extension FilterRule {
+  private static let protExec: UInt32 = 4
+  /// CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD: a thread, never a process.
+  private static let threadFlags: UInt32 = 0x0001_0f00
+
+  /// What the C library needs in any thread: memory that is not executable, locks, time, ending.
+  private static let everywhere: [FilterRule] = [
+    FilterRule(202),  // futex
+    FilterRule(1),  // write
+    FilterRule(20),  // writev
+    FilterRule(0),  // read
+    FilterRule(3),  // close
+    FilterRule(24),  // sched_yield
+    FilterRule(9, .hasNone(of: protExec, argument: 2)),  // mmap
+    FilterRule(10, .hasNone(of: protExec, argument: 2)),  // mprotect
+    FilterRule(11),  // munmap
+    FilterRule(12),  // brk
+    FilterRule(25),  // mremap
+    FilterRule(28),  // madvise
+    FilterRule(13),  // rt_sigaction
+    FilterRule(14),  // rt_sigprocmask
+    FilterRule(15),  // rt_sigreturn
+    FilterRule(35),  // nanosleep
+    FilterRule(230),  // clock_nanosleep
+    FilterRule(228),  // clock_gettime, where the vDSO cannot
+    FilterRule(7),  // poll
+    FilterRule(271),  // ppoll
+    FilterRule(39),  // getpid
+    FilterRule(186),  // gettid
+    FilterRule(234),  // tgkill
+    FilterRule(219),  // restart_syscall
+    FilterRule(318),  // getrandom
+    FilterRule(60),  // exit
+    FilterRule(231),  // exit_group
+    FilterRule(131),  // sigaltstack
+    FilterRule(273),  // set_robust_list
+    FilterRule(334),  // rseq
+    FilterRule(157, .isOne(of: [15], argument: 0)),  // prctl: PR_SET_NAME
+    FilterRule(203),  // sched_setaffinity
+    FilterRule(204),  // sched_getaffinity
+  ]
+
+  /// What the file server needs: opening beneath a directory, reading, looking.
+  private static let files: [FilterRule] = [
+    FilterRule(437),  // openat2
+    FilterRule(257),  // openat
+    FilterRule(332),  // statx
+    FilterRule(5),  // fstat
+    FilterRule(262),  // newfstatat
+    FilterRule(138),  // fstatfs
+    FilterRule(137),  // statfs
+    FilterRule(217),  // getdents64
+    FilterRule(17),  // pread64
+    FilterRule(295),  // preadv
+    FilterRule(327),  // preadv2
+    FilterRule(19),  // readv
+    FilterRule(8),  // lseek
+    FilterRule(267),  // readlinkat
+    FilterRule(269),  // faccessat
+    FilterRule(439),  // faccessat2
+    FilterRule(193),  // fgetxattr
+    FilterRule(196),  // flistxattr
+    FilterRule(191),  // getxattr (through /proc/self/fd)
+    FilterRule(194),  // listxattr
+    FilterRule(72),  // fcntl
+    FilterRule(221),  // fadvise64
+    FilterRule(187),  // readahead
+  ]
+
+  /// What making threads, event descriptors and the last account take.
+  private static let machine: [FilterRule] = [
+    FilterRule(56, .hasAll(of: threadFlags, argument: 0)),  // clone
+    FilterRule(435, .absent),  // clone3: its flags lie behind a pointer; the C library falls back to clone
+    FilterRule(290),  // eventfd2
+    FilterRule(27),  // mincore
+    FilterRule(98),  // getrusage
+  ]
+
+  /// The requests that a running machine makes: KVM's, and the terminal's size.
+  private static func ioctls(_ requests: [UInt32]) -> FilterRule {
+    FilterRule(16, .isOne(of: requests, argument: 1))
+  }
+
+  /// The rules of a kind of thread; `requests` are the ioctl numbers it may make.
+  public static func rules(for kind: ThreadKind, requests: [UInt32]) -> [FilterRule] {
+    switch kind {
+    case .process: [ioctls(requests)] + everywhere + files + machine
+    case .device: [ioctls(requests)] + everywhere + files
+    case .input: everywhere
+    }
+  }
+}

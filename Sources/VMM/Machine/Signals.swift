@@ -1,0 +1,57 @@
+// Signals to the monitor become events of the guest: a bit in the clock page, announced by an interrupt.
+//
+// The handler runs on whichever thread the kernel picks, in the middle of anything: it only stores words and makes two
+// system calls. The second SIGINT or SIGTERM ends the machine, in case the guest does not listen.
+
+import CKVM
+import KVM
+import VirtioABI
+
+#if canImport(Glibc)
+  import Glibc
+#endif
+
+/// The monitor's signal handlers. There is one machine in a process.
+enum Signals {
+  /// Signals that the guest hears of, in the order of their bits in `ClockPage.events`.
+  static let forwarded: [CInt] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH]
+
+  // Set once, before the handlers are installed, and only read by them; `ending` by the handlers alone.
+  nonisolated(unsafe) private static var machine: VirtualMachine?
+  nonisolated(unsafe) private static var events: UnsafeMutablePointer<UInt64>?
+  nonisolated(unsafe) private static var ending: UInt64 = 0
+
+  /// From now on signals go to the guest. A signal that osv-run's caller ignores stays ignored, as `nohup` wants.
+  static func forward(to vm: VirtualMachine, events word: UnsafeMutablePointer<UInt64>) {
+    machine = vm
+    events = word
+    var action = sigaction()
+    action.sa_flags = CInt(SA_RESTART)
+    for signal in forwarded {
+      var old = sigaction()
+      sigaction(signal, nil, &old)
+      if old.__sigaction_handler.sa_handler.map({ unsafeBitCast($0, to: Int.self) }) == 1 { continue }
+      action.__sigaction_handler.sa_handler = { signal in Signals.handle(signal) }
+      sigaction(signal, &action, nil)
+    }
+    // A closed pipe is an error of the guest's write, not our end.
+    signal(SIGPIPE, SIG_IGN)
+  }
+
+  private static func handle(_ number: CInt) {
+    let saved = errno
+    defer { errno = saved }
+    guard let events, let machine else { return }
+    var bit: UInt64 = 0
+    switch number {
+    case SIGINT: bit = 0
+    case SIGTERM: bit = 1
+    case SIGHUP: bit = 2
+    case SIGQUIT: bit = 3
+    default: bit = 4
+    }
+    if bit < 2, ckvm_fetch_or(&ending, 1) != 0 { _exit(128 + number) }
+    _ = ckvm_fetch_or(events, 1 << bit)
+    try? machine.signal(InterruptMessage(vector: BootVectors.monitor, cpu: 0))
+  }
+}

@@ -1,0 +1,37 @@
+// The Linux calls that the monitor needs for itself and Swift's Glibc module does not have, one wrapper each.
+// Every wrapper returns the call's result, or the error number negated.
+#pragma once
+
+#include <stdint.h>
+
+/// openat2(2) for reading, as if `root` were the root directory, through no magic link; close-on-exec is set.
+int osv_open_in_root(int root, const char *path);
+
+/// open(2) of a directory with O_PATH; close-on-exec is set.
+int osv_open_directory(const char *path);
+
+/// prctl(2) PR_SET_NO_NEW_PRIVS.
+int osv_no_new_privileges(void);
+
+/// Empties the effective, permitted, inheritable, ambient and (where allowed) bounding capability sets.
+int osv_drop_capabilities(void);
+
+/// One instruction of a classic BPF program, as seccomp takes them.
+struct osv_filter_instruction {
+  uint16_t code;
+  uint8_t jump_true, jump_false;
+  uint32_t constant;
+};
+
+/// seccomp(2) SECCOMP_SET_MODE_FILTER for the calling thread; it needs no_new_privs.
+int osv_install_filter(const struct osv_filter_instruction *program, uint16_t count);
+
+/// The Landlock interface version of this kernel, 0 without Landlock.
+int osv_landlock_version(void);
+
+/// Landlock: from now on this thread, and those it starts, open nothing of the file system but for reading what lies
+/// beneath `directories`.
+int osv_landlock_read_only(const int *directories, int count);
+
+/// Resident memory of this process in bytes, read from an open /proc/self/statm; 0 if the kernel does not say.
+uint64_t osv_resident_bytes(int statm);

@@ -1,0 +1,78 @@
+// Implementation of process_calls.h: nothing but calls.
+#define _GNU_SOURCE
+#include "process_calls.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/landlock.h>
+#include <linux/openat2.h>
+#include <linux/seccomp.h>
+#include <stdio.h>
+#include <sys/capability.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+_Static_assert(sizeof(struct osv_filter_instruction) == sizeof(struct sock_filter), "same layout");
+
+static int result(long value) { return value < 0 ? -errno : (int)value; }
+
+int osv_open_in_root(int root, const char *path) {
+  struct open_how how = {.flags = O_RDONLY | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+  return result(syscall(SYS_openat2, root, path, &how, sizeof how));
+}
+
+int osv_open_directory(const char *path) { return result(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC)); }
+
+int osv_no_new_privileges(void) { return result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)); }
+
+int osv_drop_capabilities(void) {
+  // The bounding set can be lowered only by whom has CAP_SETPCAP; no_new_privs makes it moot for others.
+  if (cap_get_bound(CAP_SETPCAP) == 1) {
+    for (cap_value_t cap = 0; cap_get_bound(cap) >= 0; cap++)
+      if (cap_drop_bound(cap) != 0) break;
+  }
+  cap_reset_ambient();
+  cap_t none = cap_init();
+  if (!none) return -ENOMEM;
+  int done = cap_set_proc(none);
+  int error = errno;
+  cap_free(none);
+  return done == 0 ? 0 : -error;
+}
+
+int osv_install_filter(const struct osv_filter_instruction *program, uint16_t count) {
+  struct sock_fprog filter = {.len = count, .filter = (struct sock_filter *)program};
+  return result(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter));
+}
+
+int osv_landlock_version(void) {
+  long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+  return version > 0 ? (int)version : 0;
+}
+
+int osv_landlock_read_only(const int *directories, int count) {
+  struct landlock_ruleset_attr rules = {.handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1};
+  long ruleset = syscall(SYS_landlock_create_ruleset, &rules, sizeof rules, 0);
+  if (ruleset < 0) return -errno;
+  long done = 0;
+  for (int i = 0; i < count && done == 0; i++) {
+    struct landlock_path_beneath_attr beneath = {
+        .allowed_access = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR, .parent_fd = directories[i]};
+    done = syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0);
+  }
+  if (done == 0) done = syscall(SYS_landlock_restrict_self, ruleset, 0);
+  int error = errno;
+  close((int)ruleset);
+  return done == 0 ? 0 : -error;
+}
+
+uint64_t osv_resident_bytes(int statm) {
+  char text[128];
+  ssize_t count = pread(statm, text, sizeof text - 1, 0);
+  if (count <= 0) return 0;
+  text[count] = 0;
+  unsigned long size, resident;
+  return sscanf(text, "%lu %lu", &size, &resident) == 2 ? (uint64_t)resident * 4096 : 0;
+}

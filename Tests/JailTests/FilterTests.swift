@@ -1,0 +1,97 @@
+import CSystemCalls
+import Testing
+
+@testable import Jail
+
+/// What a filter sees of a call, and an interpreter of the BPF that the assembler uses.
+private struct Call {
+  var number: UInt32
+  var architecture = FilterProgram.x86_64
+  var arguments: [UInt64] = [0, 0, 0, 0, 0, 0]
+
+  func word(at offset: UInt32) -> UInt32 {
+    switch offset {
+    case 0: return number
+    case 4: return architecture
+    default:
+      let argument = arguments[Int(offset - 16) / 8]
+      return UInt32(truncatingIfNeeded: offset % 8 == 0 ? argument : argument >> 32)
+    }
+  }
+
+  /// The filter's verdict; nil if the program runs off its end.
+  func verdict(of program: FilterProgram) -> UInt32? {
+    var accumulator: UInt32 = 0
+    var position = 0
+    while position < program.instructions.count {
+      let instruction = program.instructions[position]
+      position += 1
+      func jump(_ condition: Bool) { position += Int(condition ? instruction.jump_true : instruction.jump_false) }
+      switch instruction.code {
+      case FilterProgram.loadWord: accumulator = word(at: instruction.constant)
+      case FilterProgram.jumpEqual: jump(accumulator == instruction.constant)
+      case FilterProgram.jumpGreaterEqual: jump(accumulator >= instruction.constant)
+      case FilterProgram.jumpAnyBit: jump(accumulator & instruction.constant != 0)
+      case FilterProgram.andConstant: accumulator &= instruction.constant
+      case FilterProgram.giveBack: return instruction.constant
+      default: return nil
+      }
+    }
+    return nil
+  }
+}
+
+@Suite struct FilterTests {
+  private let program = FilterProgram([
+    FilterRule(0), FilterRule(16, .isOne(of: [10, 20, 30], argument: 1)), FilterRule(9, .hasNone(of: 4, argument: 2)),
+    FilterRule(56, .hasAll(of: 0x30, argument: 0)), FilterRule(435, .absent), FilterRule(1),
+  ])
+
+  private func verdict(_ number: UInt32, _ arguments: [UInt64] = []) -> UInt32? {
+    Call(number: number, arguments: arguments + [UInt64](repeating: 0, count: 6 - arguments.count)).verdict(of: program)
+  }
+
+  @Test func allowsWhatIsListedAndRefusesTheRest() {
+    #expect(verdict(0) == FilterProgram.allow)
+    #expect(verdict(1) == FilterProgram.allow)
+    #expect(verdict(2) == FilterProgram.refuse)
+    #expect(verdict(425) == FilterProgram.refuse)
+    #expect(verdict(435) == FilterProgram.absent)
+  }
+
+  @Test func conditionsLookAtTheirArgument() {
+    for request: UInt64 in [10, 20, 30] { #expect(verdict(16, [0, request]) == FilterProgram.allow) }
+    for request: UInt64 in [0, 11, 31] { #expect(verdict(16, [10, request]) == FilterProgram.refuse) }
+    #expect(verdict(9, [0, 0, 3]) == FilterProgram.allow)
+    #expect(verdict(9, [0, 0, 7]) == FilterProgram.refuse)
+    #expect(verdict(56, [0x30]) == FilterProgram.allow)
+    #expect(verdict(56, [0x70]) == FilterProgram.allow)
+    #expect(verdict(56, [0x10]) == FilterProgram.refuse)
+  }
+
+  @Test func otherArchitecturesDie() {
+    #expect(Call(number: 0, architecture: 0x4000_0003).verdict(of: program) == FilterProgram.killProcess)
+    #expect(Call(number: FilterProgram.x32Bit).verdict(of: program) == FilterProgram.killProcess)
+  }
+
+  @Test(arguments: ThreadKind.allCases) func everyKindIsClosed(_ kind: ThreadKind) {
+    let program = FilterProgram(FilterRule.rules(for: kind, requests: [1, 2]))
+    #expect(program.instructions.count < 4096)
+    for number: UInt32 in 0..<600 { #expect(Call(number: number).verdict(of: program) != nil) }
+    // execve, execveat, fork, vfork, ptrace, socket, connect, io_uring (3), open_by_handle_at, bpf, process_vm_writev
+    for number: UInt32 in [59, 322, 57, 58, 101, 41, 42, 425, 426, 427, 304, 321, 311] {
+      #expect(Call(number: number).verdict(of: program) == FilterProgram.refuse)
+    }
+    // mmap and mprotect never make memory executable; exit works.
+    #expect(Call(number: 9, arguments: [0, 4096, 7, 0, 0, 0]).verdict(of: program) == FilterProgram.refuse)
+    #expect(Call(number: 10, arguments: [0, 4096, 5, 0, 0, 0]).verdict(of: program) == FilterProgram.refuse)
+    #expect(Call(number: 231).verdict(of: program) == FilterProgram.allow)
+  }
+
+  @Test func processesCannotBeMade() {
+    let program = FilterProgram(FilterRule.rules(for: .process, requests: []))
+    // What pthread_create passes, and what fork passes.
+    #expect(Call(number: 56, arguments: [0x3d_0f00, 0, 0, 0, 0, 0]).verdict(of: program) == FilterProgram.allow)
+    #expect(Call(number: 56, arguments: [0x0120_0011, 0, 0, 0, 0, 0]).verdict(of: program) == FilterProgram.refuse)
+  }
+}
