@@ -7,7 +7,8 @@ import VirtioABI
     #expect(MemoryLayout<BootInformation>.stride == MemoryLayout<BootInformation>.size)
     #expect(MemoryLayout<BootFile>.size == 32)
     #expect(MemoryLayout<BootMount>.size == 16)
-    #expect(MemoryLayout<BootDevice>.size == 8 * 4 + 24 + 64)
+    #expect(MemoryLayout<BootDevice>.size == 8 * 4 + 32 + 64)
+    #expect(MemoryLayout<BootDeviceSetup>.size == 16 + 16 * 32)
     #expect(MemoryLayout<ClockPage>.size == 64)
   }
 
