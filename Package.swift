@@ -83,6 +83,7 @@ let package = Package(
     tests("JailTests", of: ["Jail"]),
     tests("MachineTests", of: ["Machine"]),
     tests("CommandTests", of: ["Command"]),
+    tests("MemoryTests", of: ["Memory"]),
     tests("LinuxTests", of: ["Linux"]),
     tests("GuestAPITests", of: ["GuestAPI"]),
     tests("VMTests", of: []),

@@ -9,7 +9,7 @@ import Pages
 import Synchronization
 
 /// Mappings of programs, and the page tables that show them to the CPU.
-public final class AddressSpace {
+public final class AddressSpace: @unchecked Sendable {
   let tables: AddressSpaceTablesPointer
   let lock = ReaderWriterLock()
   var regions = RegionTree()

@@ -33,7 +33,7 @@ public protocol Pager: AnyObject {
 ///
 /// Without a pager, absent pages are zero. With `direct` memory (a file that lies in guest memory), absent pages
 /// are those frames, never copied until somebody writes.
-public final class MemoryObject {
+public final class MemoryObject: @unchecked Sendable {
   let lock = Mutex()
   let mappingsLock = Mutex()
   var pages = PageIndex()

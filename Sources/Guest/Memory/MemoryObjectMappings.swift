@@ -97,7 +97,7 @@ extension MemoryObject {
     // SAFETY: fresh heap memory for `limit` addresses; only initialised ones are used.
     let frames = memory.bindMemory(to: PhysicalAddress.self, capacity: limit)
     let (sum, overflow) = offset.addingReportingOverflow(count)
-    let end = overflow ? UInt64.max : (sum &+ 4095) >> frameShift
+    let end = overflow ? UInt64.max : (sum >> frameShift) &+ (sum & 4095 == 0 ? 0 : 1)
     var page = offset >> frameShift
     while true {
       var first: UInt64 = 0

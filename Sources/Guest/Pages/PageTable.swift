@@ -171,7 +171,8 @@ public struct PageTable {
     return PhysicalAddress((entry.frame.rawValue & ~mask) | (address.rawValue & mask))
   }
 
-  /// Calls `body` with every present page of a range of whole pages; tables that are missing are skipped at once.
+  /// Calls `body` with every entry for a page that is not 0 (it may be marked not present) in a range of whole pages; tables
+  /// that are missing are skipped at once.
   /// - Parameter body: gets the slot, its level (1 or 2), and the address of the page's start.
   @inline(__always)
   public func forEachPage(in range: VirtualRange, _ body: (PageTableSlot, Int, VirtualAddress) -> Void) {
@@ -183,14 +184,14 @@ public struct PageTable {
         var here = slot
         var left = 512 &- Self.index(address, level: 1)
         while left > 0 && address < range.end {
-          if here.entry.isPresent { body(here, 1, address) }
+          if here.entry.rawValue != 0 { body(here, 1, address) }
           left &-= 1
           address += PageSize.small
           if left > 0 { here = here.advanced(by: 1) }
         }
         continue
       }
-      if slot.entry.isPresent { body(slot, level, address.alignedDown(to: size)) }
+      if slot.entry.rawValue != 0 { body(slot, level, address.alignedDown(to: size)) }
       address = address.alignedDown(to: size) + size
     }
   }
@@ -199,7 +200,7 @@ public struct PageTable {
   /// - Returns: false if memory is out.
   public func splitLarge(_ slot: PageTableSlot) -> Bool {
     let entry = slot.entry
-    guard entry.isPresent && entry.isLarge else { return true }
+    guard entry.isLarge else { return true }
     guard let table = Frames.allocate() else { return false }
     let rights = entry.rawValue & ~(PageTableEntry.addressMask | PageTableEntry.largeBit)
     for index in 0..<512 {
