@@ -83,7 +83,7 @@ public protocol LockWord: ~Copyable {
   /// See `LockWord`.
   @inline(__always) public static func fence() { atomicMemoryFence(ordering: .sequentiallyConsistent) }
   /// See `LockWord`.
-  @inline(__always) public static func disablePreemption() {}
+  @inline(__always) public static func disablePreemption() { Preemption.disable() }
   /// See `LockWord`.
-  @inline(__always) public static func enablePreemption() {}
+  @inline(__always) public static func enablePreemption() { Preemption.enable() }
 }

@@ -1,0 +1,174 @@
+// Thread: the handle by which everybody names a thread, and what can be done with one.
+//
+// A handle is one pointer to a control block. Control blocks are recycled and never freed: a handle may be compared,
+// woken or interrupted at any time; but after a thread was joined (or, if detached, has ended) its handle may name
+// another one. Whoever keeps handles of others takes care of that.
+
+import Base
+import Locks
+import Platform
+
+/// A thread of the kernel; some of them run programs.
+public struct Thread: Equatable, @unchecked Sendable {
+  let control: UnsafeMutablePointer<ThreadControl>
+
+  @inline(__always) init(_ control: UnsafeMutablePointer<ThreadControl>) { self.control = control }
+
+  /// What a thread runs: gets the argument; the thread ends when it returns.
+  public typealias Entry = @convention(c) (UnsafeMutableRawPointer?) -> Void
+
+  /// The name under which locks know this thread.
+  @inline(__always) public var parker: Parker { Parker(rawValue: UInt(bitPattern: control)) }
+
+  /// Its number: 1 and up, never given out twice.
+  public var number: UInt64 { control.pointee.number }
+
+  /// Its name, for people.
+  public var name: StaticString { control.pointee.name }
+
+  // MARK: Slots
+
+  /// An opaque pointer that a layer above keeps in each thread. The owner sees to its life. Set it from the thread itself
+  /// or before the thread has started.
+  @inline(__always) public subscript(slot: ThreadSlot) -> UnsafeMutableRawPointer? {
+    get { control.pointee.slots[slot.rawValue] }
+    nonmutating set { control.pointee.slots[slot.rawValue] = newValue }
+  }
+
+  /// The running thread's pointer.
+  @inline(__always) public static func currentSlot(_ slot: ThreadSlot) -> UnsafeMutableRawPointer? { current[slot] }
+
+  // MARK: Interrupting
+
+  /// Ends the thread's interruptible wait with `.interrupted`, now or when it begins the next one, until `clearInterrupt`.
+  /// A thread in its program comes to the kernel soon (`Upcalls.returnToProgram`). From any context.
+  public func interrupt() { Scheduler.interrupt(control) }
+
+  /// Takes an interrupt back. Called by the thread itself, before it looks for the reason.
+  public func clearInterrupt() { Scheduler.clearInterrupt(control) }
+
+  /// Whether an interrupt stands.
+  public var isInterrupted: Bool { Scheduler.isInterrupted(control) }
+
+  // MARK: Waiting
+
+  /// Sleeps until the deadline or, if wanted, an interrupt; says `.timedOut` or `.interrupted`.
+  public static func sleep(until deadline: Deadline, interruptible: Bool = false) -> WaitResult {
+    while true {
+      let result = Parking.park(until: deadline, interruptible: interruptible)
+      if result != .woken { return result }
+    }
+  }
+
+  /// Lets other threads of this CPU run, if there are any.
+  public static func yield() { Scheduler.yield() }
+
+  /// Waits for the thread's end. Once, by one thread, unless it is detached.
+  public func join() { Scheduler.join(control) }
+
+  /// Nobody will join: the thread's control block is recycled when it ends.
+  public func detach() { Scheduler.detach(control) }
+
+  // MARK: Scheduling
+
+  /// The CPUs it may run on, bit i for CPU i; takes effect when it next gets or gives up a CPU (for the running thread: at
+  /// once). Not empty.
+  public var affinity: UInt64 {
+    get { control.pointee.affinity.load(ordering: .relaxed) }
+    nonmutating set { Scheduler.setAffinity(control, newValue) }
+  }
+
+  /// Nanoseconds of CPU time it has used, including what it uses now if it is the caller.
+  public var runTime: UInt64 { Scheduler.runTime(control) }
+
+  /// How often it gave up the CPU to wait.
+  public var voluntarySwitches: UInt64 { control.pointee.voluntarySwitches }
+
+  /// How often the CPU was taken from it.
+  public var involuntarySwitches: UInt64 { control.pointee.involuntarySwitches }
+
+  /// The CPU it runs on, or ran on last.
+  public var cpu: Int { control.pointee.cpu.load(ordering: .relaxed).int }
+
+  // MARK: Programs
+
+  /// The end of its kernel stack.
+  public var kernelStackTop: VirtualAddress { control.pointee.stackTop }
+
+  /// The FS base of its program. Of the running thread or of one that has not started.
+  public var threadPointer: UInt64 {
+    get { Scheduler.threadPointer(control) }
+    nonmutating set { Scheduler.setThreadPointer(control, newValue) }
+  }
+
+  /// Its area for vector state (`ExtendedState.byteCount` bytes, 64-byte aligned), nil if it runs no program. For the
+  /// running thread call `saveExtendedState` first, and `reloadExtendedState` after changing it.
+  public var extendedState: UnsafeMutableRawPointer? { control.pointee.extendedState }
+
+  /// Gives the thread what a program needs: an area with initial vector state. The running thread, or one that has not
+  /// started; twice is as good as once.
+  /// - Throws: ENOMEM.
+  public func becomeProgram() throws(Errno) { try Scheduler.becomeProgram(control) }
+
+  /// Writes the running thread's vector registers to its area.
+  public static func saveExtendedState() { Scheduler.saveExtendedState() }
+
+  /// Loads the running thread's vector registers from its area.
+  public static func reloadExtendedState() { Scheduler.reloadExtendedState() }
+}
+
+/// Who has which of a thread's pointers.
+public enum ThreadSlot: Int {
+  /// The task of module Linux.
+  case task = 0
+  /// The address space of module Memory; a change is announced to `Scheduler.switchAddressSpace`.
+  case addressSpace = 1
+  /// Free for images and tests.
+  case user = 2
+}
+
+extension Thread {
+  /// The running thread.
+  @inline(__always) public static var current: Thread { Thread(Scheduler.current) }
+
+  /// A thread that will run `entry(argument)` in the kernel once `start` is called.
+  /// - Parameters:
+  ///   - name: for people.
+  ///   - affinity: CPUs it may run on, bit i for CPU i.
+  /// - Throws: ENOMEM, EAGAIN.
+  public static func create(
+    name: StaticString, affinity: UInt64 = .max, entry: @escaping Entry, argument: UnsafeMutableRawPointer? = nil
+  ) throws(Errno) -> Thread {
+    Thread(try Scheduler.create(name: name, affinity: affinity, entry: entry, argument: argument))
+  }
+
+  #if GUEST
+    /// A thread that, once started, enters a program with the registers of `ContextSwitch.programFrame(stackTop:
+    /// kernelStackTop)`, which the caller fills in before `start`. Has initial vector state and a thread pointer of 0.
+    /// - Throws: ENOMEM, EAGAIN.
+    public static func createProgram(name: StaticString, affinity: UInt64 = .max) throws(Errno) -> Thread {
+      Thread(try Scheduler.createProgram(name: name, affinity: affinity))
+    }
+  #endif
+
+  /// Lets the thread run. Once.
+  public func start() { Scheduler.start(control) }
+
+  /// Creates a thread and starts it.
+  /// - Throws: ENOMEM, EAGAIN.
+  @discardableResult public static func spawn(
+    name: StaticString, affinity: UInt64 = .max, entry: @escaping Entry, argument: UnsafeMutableRawPointer? = nil
+  ) throws(Errno) -> Thread {
+    let thread = try create(name: name, affinity: affinity, entry: entry, argument: argument)
+    thread.start()
+    return thread
+  }
+
+  /// Ends the running thread. Its kernel stack is left as it is: nothing on it is destroyed.
+  public static func exit() -> Never { Scheduler.exit() }
+}
+
+extension Deadline {
+  /// The deadline that many nanoseconds from now.
+  public static func after(_ nanoseconds: UInt64) -> Deadline { after(nanoseconds, from: Clock.now()) }
+}
