@@ -75,6 +75,9 @@ final class TestClient {
     #expect(initialise(features).error == 0)
   }
 
+  /// A second client of a server that has had its INIT.
+  init(sharing server: FUSEServer) { self.server = server }
+
   static let plain = FUSEInit.doReaddirplus | FUSEInit.maxPages | FUSEInit.initExt
   static let ours = plain | FUSEInit.noOpenSupport | FUSEInit.noOpendirSupport | FUSEInit.directoryEnd
 
@@ -208,3 +211,6 @@ func bytes<Value: BitwiseCopyable>(_ value: Value) -> [UInt8] { withUnsafeBytes(
 @_silgen_name("setxattr") func setxattr(
   _ path: UnsafePointer<CChar>, _ name: UnsafePointer<CChar>, _ value: UnsafeRawPointer, _ size: Int, _ flags: Int32
 ) -> Int32
+
+/// unshare(2), likewise.
+@_silgen_name("unshare") func unshare(_ flags: Int32) -> Int32
