@@ -78,6 +78,7 @@ let package = Package(
     tests("BaseTests", of: ["Base"]),
     tests("VirtioABITests", of: ["VirtioABI"]),
     tests("VirtioFileSystemTests", of: ["VirtioFileSystem", "CSystemCalls"]),
+    tests("VirtioFSTests", of: ["VirtioFS", "VirtioFileSystem"]),
     tests("PagesTests", of: ["Pages"]),
     tests("KVMTests", of: ["KVM"]),
     tests("JailTests", of: ["Jail"]),

@@ -1,1 +1,0 @@
-// VirtioFS: see ARCHITECTURE.md.
