@@ -167,24 +167,9 @@ extension Machine {
     }
   }
 
-  private func reportPanic(at physical: UInt64, vcpu: VCPU) {
-    let text = memory.text(at: physical, limit: 1 << 16) ?? []
+  private func reportPanic(at physical: UInt64, vcpu: VCPU) -> Never {
+    let text = symbolised(memory.text(at: physical, limit: 1 << 16) ?? [])
     text.withUnsafeBytes { StandardStreams.write($0, to: 2) }
     fail(Failure(.panic, "the guest's kernel panicked; the lines above say where"), vcpu: nil)
-  }
-
-  /// A CPU's registers in a few lines.
-  func describe(_ vcpu: VCPU) -> String {
-    guard let r = try? vcpu.registers, let s = try? vcpu.systemRegisters else { return "" }
-    func hex(_ value: UInt64) -> String { Hexadecimal.text(value, digits: 16) }
-    return """
-      cpu \(vcpu.index)  rip \(hex(r.rip)) (image +0x\(String(r.rip &- layout.kernelVirtual, radix: 16)))  rflags \(hex(r.rflags))
-      rax \(hex(r.rax)) rbx \(hex(r.rbx)) rcx \(hex(r.rcx)) rdx \(hex(r.rdx))
-      rsi \(hex(r.rsi)) rdi \(hex(r.rdi)) rbp \(hex(r.rbp)) rsp \(hex(r.rsp))
-      r8  \(hex(r.r8)) r9  \(hex(r.r9)) r10 \(hex(r.r10)) r11 \(hex(r.r11))
-      r12 \(hex(r.r12)) r13 \(hex(r.r13)) r14 \(hex(r.r14)) r15 \(hex(r.r15))
-      cr2 \(hex(s.cr2)) cr3 \(hex(s.cr3)) fs  \(hex(s.fs.base)) gs  \(hex(s.gs.base))
-
-      """
   }
 }
