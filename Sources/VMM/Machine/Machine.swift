@@ -99,6 +99,7 @@ public final class Machine: @unchecked Sendable {
   public init(_ configuration: MachineConfiguration, timeline: Timeline = Timeline()) throws(Failure) {
     self.configuration = configuration
     self.timeline = timeline
+    self.timeline.mark("arguments read, files opened")
     exits = .allocate(capacity: configuration.cpuCount)
     exits.initialize(repeating: ExitCounts(), count: configuration.cpuCount)
     do throws(KVMError) { vm = try System().createVirtualMachine() } catch { throw Failure(error) }
