@@ -46,10 +46,12 @@ kernel.debug.elf: kernel.o $(BOOT)/kernel.ld
 boot-%.o: $(BOOT)/%.S $(HEADERS) modules.mk
 	$(BIN)clang $(CFLAGS) -c $< -o $@
 
-# One module: its object depends on its sources, the C headers and the modules it imports.
+# One module: its object depends on its sources, the C headers and the modules it imports. The compiler leaves an
+# unchanged object's time alone, yet modules above may have inlined code from below: the touch passes the change on.
 define module
 $(1).o: $(SOURCES_$(1)) $(HEADERS) modules.mk $(foreach m,$(filter $(MODULES),$(IMPORTS_$(1))),$(m).o)
 	$(SWIFTC) $(SWIFTFLAGS) -module-name $(1) $(SOURCES_$(1)) \
 	  -emit-module -emit-module-path $(1).swiftmodule -c -o $(1).o
+	@touch $(1).o
 endef
 $(foreach m,$(MODULES),$(eval $(call module,$(m))))

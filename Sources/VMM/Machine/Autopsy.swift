@@ -61,7 +61,7 @@ extension Machine {
     return text
   }
 
-  /// A report of the guest's kernel with a name behind each address of its image.
+  /// A report of the guest's kernel with a name behind each address of its image, written in full or as "kernel+0x…".
   func symbolised(_ report: [UInt8]) -> [UInt8] {
     let symbols = SymbolTable(kernel.file)
     var result: [UInt8] = []
@@ -70,6 +70,7 @@ extension Machine {
       result.append(report[index])
       index += 1
       guard result.count >= 2, result.suffix(2).elementsEqual("0x".utf8) else { continue }
+      let isOffset = result.dropLast(2).suffix(7).elementsEqual("kernel+".utf8)
       var value: UInt64 = 0
       var digits = 0
       while index < report.count, digits < 16, let digit = Hexadecimal.digit(report[index]) {
@@ -78,10 +79,9 @@ extension Machine {
         result.append(report[index])
         index += 1
       }
-      if isInKernel(value) {
-        let offset = value - layout.kernelVirtual
-        let name = symbols.describe(offset) ?? "?"
-        result.append(contentsOf: " (\(name), image 0x\(String(offset, radix: 16)))".utf8)
+      let offset = isOffset ? value : value &- layout.kernelVirtual
+      if offset < layout.kernelByteCount, let name = symbols.describe(offset) {
+        result.append(contentsOf: (isOffset ? "  \(name)" : " (\(name), kernel+0x\(String(offset, radix: 16)))").utf8)
       }
     }
     return result

@@ -79,7 +79,9 @@ struct SymbolTable {
     guard name.starts(with: "$s".utf8) || name.starts(with: "$e".utf8) else { return plain }
     return name.withUnsafeBytes { bytes in
       bytes.withMemoryRebound(to: CChar.self) { mangled in
-        guard let text = demangleWithRuntime(mangled.baseAddress, UInt(mangled.count), nil, nil, 0) else { return plain }
+        guard let text = demangleWithRuntime(mangled.baseAddress, UInt(mangled.count), nil, nil, 0) else {
+          return plain
+        }
         defer { free(text) }
         return String(cString: text)
       }
