@@ -50,10 +50,11 @@
       let end = UInt(bitPattern: address_of_idle_end()).u64
       if frame.pointee.rip &- start < end &- start { frame.pointee.rip = end }
       per_cpu_preemption_disable()
+      let outer = per_cpu_in_interrupt()
       per_cpu_set_in_interrupt(1)
       if vector != BootVectors.spurious { ModelSpecificRegister.write(.endOfInterrupt, 0) }
       InterruptTable.dispatch(vector)
-      per_cpu_set_in_interrupt(0)
+      per_cpu_set_in_interrupt(outer)
       per_cpu_preemption_enable()
     }
 

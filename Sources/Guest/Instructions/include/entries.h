@@ -61,3 +61,17 @@ _Bool usercopy_load32(const void *from, uint32_t *value);
 _Bool usercopy_store32(void *to, uint32_t value);
 /// Compares and exchanges 32 bits; `*expected` becomes what was found. False if that faulted.
 _Bool usercopy_compare_exchange32(void *at, uint32_t *expected, uint32_t desired);
+
+#ifdef GUEST
+/// Programs of the self-test (Boot/storm.S).
+ENTRY_LABEL(vector_storm_program)
+ENTRY_LABEL(self_test_call_program)
+ENTRY_LABEL(self_test_gate_program)
+ENTRY_LABEL(self_test_exception_program)
+ENTRY_LABEL(vector_storm_failed)
+/// Spoils a vector register of the running program.
+void vector_spoil(void);
+/// Loads a pattern into XMM5, and reads it back.
+void vector_load(uint64_t pattern);
+uint64_t vector_read(void);
+#endif

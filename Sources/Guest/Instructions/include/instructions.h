@@ -2,6 +2,7 @@
 #pragma once
 #include "entries.h"
 #include "per_cpu.h"
+#include "storm_layout.h"
 #include "trap_frame.h"
 #include <stdint.h>
 

@@ -1,0 +1,143 @@
+// The self-test's checks of page tables, of copies from program memory, and of entries from programs.
+#if GUEST
+  import Base
+  import Instructions
+  import VirtioABI
+
+  extension SelfTestCheck {
+    /// A fault arrives with its address and kind, and the access is repeated.
+    static func pageFault(_ bench: TestBench, _ report: inout SelfTestReport) {
+      Interrupts.enable()
+      var best = UInt64.max
+      for mode in 0..<2 {
+        testFaultMode = mode == 0 ? .map : .mapAndFlush
+        for page in 0..<32 {
+          bench.unmap(page)
+          TLB.flush(bench.page(page))
+          let address = bench.page(page) + 8 &* page.u64
+          let start = instruction_rdtsc()
+          let isStored = UserCopy.store32(address, page.u32)
+          best = min(best, instruction_rdtsc() &- start)
+          report.require(isStored, "the store was not repeated")
+          report.require(testFaultAddress == address.rawValue, "wrong address", testFaultAddress)
+          report.require(testFaultError & 3 == 2, "wrong kind", testFaultError)
+          report.require(UserCopy.load32(address) == page.u32, "the store is lost")
+        }
+      }
+      _ = Interrupts.disable()
+      testFaultMode = .refuse
+      report.figure("resolved in", nanoseconds(best), " ns at best")
+    }
+
+    /// A changed entry takes effect after a flush: another frame, and fewer rights.
+    static func translationFlush(_ bench: TestBench, _ report: inout SelfTestReport) {
+      let address = bench.page(0)
+      for index in 0..<2 { bench.frame(index)[0] = 0xa0 &+ index.u64 }
+      for round in 0..<200 {
+        bench.map(0, frame: round & 1)
+        if round & 2 == 0 { TLB.flush(address) } else { TLB.flushAll() }
+        report.require(UserCopy.load32(address) == 0xa0 &+ (round & 1).u32, "the old frame is still seen")
+      }
+      bench.map(0, frame: 0)
+      TLB.flush(address)
+      report.require(UserCopy.store32(address, 1), "a writable page refused a store")
+      bench.map(0, frame: 0, writable: false)
+      TLB.flush(address)
+      report.require(!UserCopy.store32(address, 2), "a read-only page took a store")
+      report.require(UserCopy.load32(address) == 1, "a read-only page cannot be read")
+      TLB.setRoot(PhysicalAddress(Boot.information.pointee.pageTableRoot))
+      report.require(UserCopy.load32(address) == 1, "the root was lost")
+      let start = instruction_rdtsc()
+      for _ in 0..<100 { TLB.flush(address) }
+      let middle = instruction_rdtsc()
+      for _ in 0..<100 { TLB.flushAll() }
+      let end = instruction_rdtsc()
+      bench.unmap(0)
+      TLB.flush(address)
+      report.figure("a page", nanoseconds(middle &- start) / 100, " ns")
+      report.figure("all", nanoseconds(end &- middle) / 100, " ns")
+    }
+
+    /// Copies stop where program memory ends, and say how much is left.
+    static func guardedCopies(_ bench: TestBench, _ report: inout SelfTestReport) {
+      for page in 0..<TestBench.regionPages { bench.unmap(page) }
+      bench.map(1, frame: 1)
+      TLB.flushAll()
+      let buffer = UnsafeMutableRawPointer(bench.samples)
+      let end = bench.page(2)
+      report.require(UserCopy.copyFromProgram(end - 100, to: buffer, count: 100) == 0, "a copy out failed")
+      report.require(
+        UserCopy.copyFromProgram(end - 100, to: buffer, count: 160) == 60, "a copy out ended elsewhere")
+      report.require(
+        UserCopy.copyToProgram(end - 1, from: buffer, count: 4096) == 4095, "a copy in ended elsewhere")
+      report.require(UserCopy.copyToProgram(bench.page(0), from: buffer, count: 9) == 9, "a copy in to nowhere")
+      report.require(UserCopy.zeroProgram(bench.page(1), count: 4097) == 1, "zeroing ended elsewhere")
+      report.require(UserCopy.load32(end) == nil, "a load from nowhere")
+      report.require(!UserCopy.store32(end, 0), "a store to nowhere")
+      report.require(UserCopy.compareExchange32(end, expected: 0, desired: 1) == nil, "an exchange in nowhere")
+      report.require(
+        UserCopy.compareExchange32(bench.page(1), expected: 0, desired: 7) == 0, "an exchange failed")
+      report.require(
+        UserCopy.compareExchange32(bench.page(1), expected: 0, desired: 8) == 7, "an exchange that should fail")
+      report.require(UserCopy.stringLength(bench.page(1) + 4, limit: 10) == 0, "an empty string")
+      bench.frame(1)[511] = UInt64.max
+      report.require(UserCopy.stringLength(end - 3, limit: 3) == 3, "a string as long as the limit")
+      report.require(UserCopy.stringLength(end - 3, limit: 4) == nil, "a string without an end")
+      bench.unmap(1)
+      TLB.flushAll()
+    }
+
+    /// What is saved comes back.
+    static func extendedState(_ bench: TestBench, _ report: inout SelfTestReport) {
+      let first = bench.threads[0].extendedState
+      let second = bench.threads[1].extendedState
+      ExtendedState.initialise(first)
+      ExtendedState.initialise(second)
+      ExtendedState.restore(first)
+      report.require(vector_read() == 0, "the first state is not clean")
+      vector_load(0x1111)
+      ExtendedState.save(first)
+      ExtendedState.restore(second)
+      report.require(vector_read() == 0, "the second state is not clean")
+      vector_load(0x2222)
+      ExtendedState.save(second)
+      ExtendedState.restore(first)
+      report.require(vector_read() == 0x1111, "the first state is lost")
+      ExtendedState.restore(second)
+      report.require(vector_read() == 0x2222, "the second state is lost")
+      let start = instruction_rdtsc()
+      for _ in 0..<100 {
+        ExtendedState.save(second)
+        ExtendedState.restore(second)
+      }
+      report.figure("save and restore", nanoseconds(instruction_rdtsc() &- start) / 100, " ns")
+    }
+
+    /// `syscall`: number, arguments, answer, registers, red zone.
+    static func systemCall(_ bench: TestBench, _ report: inout SelfTestReport) {
+      for _ in 0..<100 {
+        let result = bench.run(address_of_self_test_call_program())
+        report.require(result == 0, "something was lost", result)
+      }
+    }
+
+    /// The same by the gate, as a C function.
+    static func gate(_ bench: TestBench, _ report: inout SelfTestReport) {
+      for _ in 0..<100 {
+        let result = bench.run(address_of_self_test_gate_program())
+        report.require(result == 0, "something was lost", result)
+      }
+    }
+
+    /// Exceptions in programs arrive as what they are, with RIP where it belongs.
+    static func exceptions(_ bench: TestBench, _ report: inout SelfTestReport) {
+      testExceptions = 0
+      testFaultAddress = 0
+      let result = bench.run(address_of_self_test_exception_program())
+      report.require(result == 6, "of six came", result)
+      let expected: UInt64 = 1 &<< 0 | 1 &<< 3 | 1 &<< 6 | 1 &<< 13 | 1 &<< 14 | 1 &<< 63
+      report.require(testExceptions == expected, "the wrong ones", testExceptions)
+      report.require(testFaultAddress == TestBench.region &+ 63 &* 4096 &+ 0xff8, "wrong address", testFaultAddress)
+    }
+  }
+#endif
