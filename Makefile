@@ -58,6 +58,10 @@ lint: ## Check formatting and the layering of the modules
 format: ## Format every Swift file in place
 	@swift format -i --recursive --configuration .swift-format Sources Tests Plugins images Benchmarks Fuzz Package.swift
 
+.PHONY: fuzz
+fuzz: ## Fuzz every parser and device for FUZZ_SECONDS (10) each
+	@Fuzz/run.sh
+
 .PHONY: bench
 bench: all ## Run every benchmark natively and in the guest; writes .build/bench/results.json and a table
 	@Benchmarks/run.py

@@ -28,7 +28,11 @@ func tests(_ name: String, of modules: [Target.Dependency]) -> Target {
 
 let package = Package(
   name: "osv",
-  products: [.executable(name: "osv-run", targets: ["osv-run"])],
+  products: [
+    .executable(name: "osv-run", targets: ["osv-run"]),
+    // What the package under Fuzz drives (Kernel and GuestAPI so that the plugin can see them from there).
+    .library(name: "Fuzzed", targets: ["Kernel", "GuestAPI", "Machine", "VirtioFileSystem", "Command"]),
+  ],
   targets: [
     // Wire formats shared by both worlds.
     .target(name: "VirtioABI", path: "Sources/Virtio/ABI", swiftSettings: hosted),
