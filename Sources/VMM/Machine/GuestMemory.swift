@@ -25,8 +25,8 @@ public final class GuestMemory: @unchecked Sendable {
   public struct Region: Sendable {
     /// First physical address.
     public let physical: UInt64
-    /// The host's address of the first byte.
     // SAFETY: mapped for the life of the process; only `GuestMemory` and devices that it was handed to go through it.
+    /// The host's address of the first byte.
     nonisolated(unsafe) public let host: UnsafeMutableRawPointer
     /// Bytes, a multiple of the page size.
     public let byteCount: UInt64

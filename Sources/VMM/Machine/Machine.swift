@@ -82,6 +82,7 @@ public final class Machine: @unchecked Sendable {
   let cpuid: CPUIDTable
   let boot: VCPU
   let files: FilesWindow
+  let board: DeviceBoard
   let firstSlot: UInt64
   private let bootInformation: UInt64
   /// Held for ever by the thread that ends the process.
@@ -130,6 +131,7 @@ public final class Machine: @unchecked Sendable {
     self.timeline.mark("kernel and page tables laid down")
     cpuid = CPUIDTable(cpuCount: configuration.cpuCount)
     self.timeline.mark("CPUID read")
+    board = DeviceBoard(memory: memory)
 
     var clock = ClockPage(vcpu: boot, platform: platform)
     clock.memoryByteCount = firstSlot
@@ -161,6 +163,7 @@ public final class Machine: @unchecked Sendable {
     head.umask = StandardStreams.fileCreationMask
     var content = configuration.content
     content.files = files.files
+    content.devices = board.descriptions
     bootInformation = try Self.lay(content, head: head, allocator: allocator)
     self.timeline.mark("boot information laid down")
     do throws(KVMError) { try prepare(boot, entry: kernel.file.entry) } catch { throw Failure(error) }

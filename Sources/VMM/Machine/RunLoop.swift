@@ -51,8 +51,9 @@ extension Machine {
     switch exit {
     case .portWrite(let port, let value, _): servePort(port, value, of: vcpu)
     case .portRead: vcpu.complete(read: .max)
-    case .mmioWrite: break
-    case .mmioRead: vcpu.complete(read: .max)
+    case .mmioWrite(let address, let value, let byteCount):
+      if board.write(address, value, byteCount: byteCount) { exits[vcpu.index].noteKick() }
+    case .mmioRead(let address, let byteCount): vcpu.complete(read: board.read(address, byteCount: byteCount))
     case .interrupted: break
     case .internalError(1, let instruction): refuse(instruction, of: vcpu)
     case .internalError(let suberror, _):
