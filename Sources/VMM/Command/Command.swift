@@ -89,8 +89,10 @@ public enum Command {
       }
       configuration.statisticsDescriptor = descriptor
     }
-    if let kernel = getenv("OSV_KERNEL") {
-      configuration.kernelDescriptor = HostFile.open(Array(String(cString: kernel).utf8))
+    if let path = options.kernel {
+      let descriptor = HostFile.open(path)
+      guard descriptor >= 0 else { throw Failure(.file, "there is no kernel \(Options.show(path))") }
+      configuration.kernelDescriptor = descriptor
     }
 
     var content = BootContent()

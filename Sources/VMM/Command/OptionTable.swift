@@ -127,6 +127,10 @@ enum OptionTable {
     Option("debug-memory", help: "poison freed kernel memory and put guard pages around it") {
       options, _ throws(Failure) in options.flags |= BootFlags.debugMemory
     },
+    Option("kernel", argument: "FILE", help: nil) { options, value throws(Failure) in
+      if value.isEmpty { throw Failure(.usage, "--kernel wants a file") }
+      options.kernel = value
+    },
     Option("no-jail", help: nil) { options, _ throws(Failure) in options.isJailed = false },
     Option("self-test", help: "name this machine's KVM and check everything the kernel needs of it") {
       options, _ throws(Failure) in options.action = .selfTest

@@ -55,7 +55,9 @@ public struct Options: Equatable {
   public var statistics: [UInt8]?
   /// Where to write a failure or the end in a form for machines.
   public var statusDescriptor: CInt?
-  /// Keep all privileges: for debugging osv-run.
+  /// For developers: boot this kernel instead of the one inside osv-run.
+  public var kernel: [UInt8]?
+  /// For developers: keep all privileges.
   public var isJailed = true
   /// The image.
   public var image: [UInt8]?

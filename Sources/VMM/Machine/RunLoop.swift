@@ -13,6 +13,7 @@ import VirtioABI
 extension Machine {
   /// Runs the machine on this thread (CPU 0) until the program ends, and the process with it.
   public func run() -> Never {
+    if configuration.flags & BootFlags.selfTest != 0 { StandardStreams.report(selfDescription) }
     if configuration.statisticsDescriptor != nil {
       pagesAtEntry = memory.residentPages
       memoryAccount = HostFile.open(Array("/proc/self/statm".utf8))
@@ -35,6 +36,24 @@ extension Machine {
     run(boot)
   }
 
+  /// What this machine's KVM is, for --self-test.
+  private var selfDescription: String {
+    let kind =
+      switch platform {
+      case .hardware: "hardware virtualisation"
+      case .softwarePVM: "kvm_pvm (software virtualisation)"
+      }
+    func yes(_ capability: Int32) -> String { vm.check(capability: capability) > 0 ? "yes" : "no" }
+    return """
+      osv-run: this machine's KVM: \(kind)
+      osv-run: time-stamp counter \(timeline.frequency / 1_000_000) MHz, extended state 0x\(
+        String(cpuid.extendedStateMask, radix: 16)) (\(cpuid.extendedStateByteCount) bytes), FSGSBASE \(cpuid.hasFSGSBase)
+      osv-run: halt polling \(yes(KVM_CAP_HALT_POLL)), read-only memory \(yes(KVM_CAP_READONLY_MEM)), vCPUs up to \(
+        vm.check(capability: KVM_CAP_MAX_VCPUS))
+
+      """
+  }
+
   /// Runs one CPU for ever.
   func run(_ vcpu: VCPU) -> Never {
     while true {
@@ -54,7 +73,10 @@ extension Machine {
     case .mmioWrite(let address, let value, let byteCount):
       if board.write(address, value, byteCount: byteCount) { exits[vcpu.index].noteKick() }
     case .mmioRead(let address, let byteCount): vcpu.complete(read: board.read(address, byteCount: byteCount))
-    case .interrupted: break
+    case .interrupted:
+      if Signals.isAutopsyAsked {
+        fail(Failure(.stopped, "the machine was told to quit twice; it was here"), vcpu: vcpu)
+      }
     case .internalError(1, let instruction): refuse(instruction, of: vcpu)
     case .internalError(let suberror, _):
       fail(Failure(.stopped, "KVM gave up on the guest (internal error \(suberror))"), vcpu: vcpu)

@@ -1,7 +1,8 @@
 // Signals to the monitor become events of the guest: a bit in the clock page, announced by an interrupt.
 //
-// The handler runs on whichever thread the kernel picks, in the middle of anything: it only stores words and makes two
-// system calls. The second SIGINT or SIGTERM ends the machine, in case the guest does not listen.
+// The handler runs on the main thread (the others block these signals) in the middle of anything: it only stores words and
+// makes two system calls. The second SIGINT or SIGTERM ends the machine, in case the guest does not listen; the second
+// SIGQUIT ends it too, and says where the guest was.
 
 import CKVM
 import KVM
@@ -20,6 +21,21 @@ enum Signals {
   nonisolated(unsafe) private static var machine: VirtualMachine?
   nonisolated(unsafe) private static var events: UnsafeMutablePointer<UInt64>?
   nonisolated(unsafe) private static var ending: UInt64 = 0
+  nonisolated(unsafe) private static var quits: UInt64 = 0
+
+  /// Whether SIGQUIT came twice.
+  static var isAutopsyAsked: Bool { ckvm_load_acquire(&quits) >= 3 }
+
+  /// Runs `body` while the calling thread, and the threads it starts, do not take these signals.
+  static func blocked<Result>(_ body: () -> Result) -> Result {
+    var set = sigset_t()
+    var old = sigset_t()
+    sigemptyset(&set)
+    for signal in forwarded { sigaddset(&set, signal) }
+    pthread_sigmask(SIG_BLOCK, &set, &old)
+    defer { pthread_sigmask(SIG_SETMASK, &old, nil) }
+    return body()
+  }
 
   /// From now on signals go to the guest. A signal that osv-run's caller ignores stays ignored, as `nohup` wants.
   static func forward(to vm: VirtualMachine, events word: UnsafeMutablePointer<UInt64>) {
@@ -51,6 +67,7 @@ enum Signals {
     default: bit = 4
     }
     if bit < 2, ckvm_fetch_or(&ending, 1) != 0 { _exit(128 + number) }
+    if number == SIGQUIT, ckvm_fetch_or(&quits, 1) != 0 { _ = ckvm_fetch_or(&quits, 2) }
     _ = ckvm_fetch_or(events, 1 << bit)
     try? machine.signal(InterruptMessage(vector: BootVectors.monitor, cpu: 0))
   }

@@ -7,7 +7,7 @@ import KVM
   import Glibc
 #endif
 
-/// Detached threads of this process.
+/// Detached threads of this process; they take no signals.
 enum Thread {
   private final class Body {
     let run: () -> Void
@@ -22,15 +22,17 @@ enum Thread {
   static func start(_ name: String, _ run: @escaping @Sendable () -> Void) {
     let body = Unmanaged.passRetained(Body(name, run))
     var thread = pthread_t()
-    let result = pthread_create(
-      &thread, nil,
-      { argument in
-        // SAFETY: the one reference that `start` retained is taken over here.
-        let body = Unmanaged<Body>.fromOpaque(argument!).takeRetainedValue()
-        ckvm_name_thread(body.name)
-        body.run()
-        return nil
-      }, body.toOpaque())
+    let result = Signals.blocked {
+      pthread_create(
+        &thread, nil,
+        { argument in
+          // SAFETY: the one reference that `start` retained is taken over here.
+          let body = Unmanaged<Body>.fromOpaque(argument!).takeRetainedValue()
+          ckvm_name_thread(body.name)
+          body.run()
+          return nil
+        }, body.toOpaque())
+    }
     guard result == 0 else {
       StandardStreams.report(
         "osv-run: error E12: the host cannot start a thread (\(name)): \(String(cString: strerror(result)))\n")

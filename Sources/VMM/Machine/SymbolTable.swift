@@ -51,7 +51,7 @@ struct SymbolTable {
             byteCount: found.bytes.loadUnaligned(fromByteOffset: at + 16, as: UInt64.self),
             name: Int(found.bytes.loadUnaligned(fromByteOffset: at, as: UInt32.self))))
       }
-      symbols.sort { $0.address < $1.address }
+      symbols.sort { ($0.address, $0.byteCount) < ($1.address, $1.byteCount) }
       return
     }
   }
