@@ -1,0 +1,78 @@
+// The console's formats (virtio 1.2, 5.3).
+//
+// osv-run's console has two ports: 0 is standard input and output, 1 is standard error (its input stays empty). End of
+// input is a PORT_OPEN event of value 0 for port 0, sent after the last byte; a reader that went away is one for the port it
+// read. A driver may send PORT_OPEN of value 1 after an end of input to have a terminal read again.
+
+/// Constants of the console.
+public enum VirtioConsoleABI {
+  /// Feature: columns and rows in the configuration are valid.
+  public static let size: UInt64 = 1 << 0
+  /// Feature: several ports, and control queues.
+  public static let multiport: UInt64 = 1 << 1
+
+  /// Queue of what port 0 receives.
+  public static let receive0 = 0
+  /// Queue of what port 0 transmits.
+  public static let transmit0 = 1
+  /// Queue of control messages to the driver.
+  public static let controlReceive = 2
+  /// Queue of control messages from the driver.
+  public static let controlTransmit = 3
+  /// Queue of what port 1 receives.
+  public static let receive1 = 4
+  /// Queue of what port 1 transmits.
+  public static let transmit1 = 5
+  /// Queues in all.
+  public static let queueCount = 6
+}
+
+/// The console's configuration.
+@frozen public struct VirtioConsoleConfiguration: BitwiseCopyable {
+  /// Columns of the terminal.
+  public var columns: UInt16 = 0
+  /// Rows of the terminal.
+  public var rows: UInt16 = 0
+  /// Most ports there can be.
+  public var maximumPortCount: UInt32 = 2
+  /// For early output; not offered.
+  public var emergencyWrite: UInt32 = 0
+  /// A console of two ports without a terminal.
+  public init() {}
+}
+
+/// A control message; some are followed by data.
+@frozen public struct VirtioConsoleControl: BitwiseCopyable {
+  /// The port it is about.
+  public var port: UInt32
+  /// One of the events below.
+  public var event: UInt16
+  /// Depends on the event, mostly 1 for yes.
+  public var value: UInt16
+
+  /// A message.
+  @inline(__always) public init(port: UInt32, event: UInt16, value: UInt16) {
+    self.port = port
+    self.event = event
+    self.value = value
+  }
+
+  /// From the driver: it is ready for ports.
+  public static let deviceReady: UInt16 = 0
+  /// To the driver: there is this port.
+  public static let portAdd: UInt16 = 1
+  /// To the driver: the port is gone.
+  public static let portRemove: UInt16 = 2
+  /// From the driver: the port is ready.
+  public static let portReady: UInt16 = 3
+  /// To the driver: this port is a console.
+  public static let consolePort: UInt16 = 4
+  /// To the driver: the terminal's size follows (columns, rows; 16 bits each).
+  public static let resize: UInt16 = 5
+  /// Both ways: the port's other side is open (1) or closed (0).
+  public static let portOpen: UInt16 = 6
+  /// To the driver: the port's name follows, without NUL.
+  public static let portName: UInt16 = 7
+  /// Bytes of a message without what follows.
+  public static let byteCount = 8
+}

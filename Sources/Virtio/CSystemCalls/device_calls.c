@@ -1,0 +1,16 @@
+// See include/device_calls.h.
+#include "device_calls.h"
+
+#include <errno.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+
+int osv_eventfd(void) {
+  int descriptor = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  return descriptor < 0 ? -errno : descriptor;
+}
+
+long osv_getrandom(void *buffer, size_t byte_count) {
+  long count = getrandom(buffer, byte_count, 0);
+  return count < 0 ? -(long)errno : count;
+}

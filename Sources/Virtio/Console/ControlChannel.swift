@@ -1,0 +1,110 @@
+// The control queues: what the driver is told about ports, and what it says about itself.
+//
+// Messages wait here until the driver has buffers for them. The lock is a leaf; messages are put into the queue under the
+// queue's lock, which is taken first.
+import Synchronization
+import VirtioABI
+import VirtioQueue
+
+/// The host's end of the control queues.
+final class ControlChannel: Sendable {
+  /// A driver that asks for more than this without taking the answers is at fault.
+  static let pendingLimit = 64
+  private static let names = ["stdio", "stderr"]
+
+  private struct State {
+    var pending: [[UInt8]] = []
+    var isPortReady = [false, false]
+    var isPortOpen = [true, true]
+    var size: (columns: UInt16, rows: UInt16)?
+  }
+
+  private let state: Mutex<State>
+
+  init(size: (columns: UInt16, rows: UInt16)?) {
+    var initial = State()
+    initial.size = size
+    state = Mutex(initial)
+  }
+
+  /// Forgets the driver; what is known of the ports stays.
+  func reset() {
+    state.withLock {
+      $0.pending = []
+      $0.isPortReady = [false, false]
+    }
+  }
+
+  /// Takes a message of the driver.
+  /// - Returns: The port that the driver has opened with it, if any; nil for a message that makes no sense.
+  func receive(_ message: VirtioConsoleControl) -> (isValid: Bool, opened: Int?) {
+    state.withLock { state in
+      let port = Int(message.port)
+      switch message.event {
+      case VirtioConsoleControl.deviceReady:
+        guard message.value == 1 else { return (true, nil) }
+        for port in 0..<2 { Self.append(&state, port, VirtioConsoleControl.portAdd, 1) }
+      case VirtioConsoleControl.portReady:
+        guard port < 2 else { return (false, nil) }
+        guard message.value == 1 else { return (true, nil) }
+        state.isPortReady[port] = true
+        if port == 0 { Self.append(&state, 0, VirtioConsoleControl.consolePort, 1) }
+        Self.append(&state, port, VirtioConsoleControl.portName, 1, Array(Self.names[port].utf8))
+        if port == 0, let size = state.size { Self.appendSize(&state, size) }
+        Self.append(&state, port, VirtioConsoleControl.portOpen, state.isPortOpen[port] ? 1 : 0)
+      case VirtioConsoleControl.portOpen:
+        guard port < 2 else { return (false, nil) }
+        if message.value == 1 { return (state.pending.count <= Self.pendingLimit, port) }
+      default: break
+      }
+      return (state.pending.count <= Self.pendingLimit, nil)
+    }
+  }
+
+  /// The port's other side is open or closed from now on.
+  func setOpen(_ isOpen: Bool, port: Int) {
+    state.withLock {
+      guard $0.isPortOpen[port] != isOpen else { return }
+      $0.isPortOpen[port] = isOpen
+      if $0.isPortReady[port] { Self.append(&$0, port, VirtioConsoleControl.portOpen, isOpen ? 1 : 0) }
+    }
+  }
+
+  /// The terminal's size.
+  var size: (columns: UInt16, rows: UInt16)? {
+    get { state.withLock { $0.size } }
+    set {
+      state.withLock { state in
+        state.size = newValue
+        if state.isPortReady[0], let newValue { Self.appendSize(&state, newValue) }
+      }
+    }
+  }
+
+  /// Puts waiting messages into the driver's buffers, as far as there are any.
+  func flush(into queue: SplitQueue, _ chain: DescriptorChain) {
+    state.withLock { state in
+      var sent = 0
+      while sent < state.pending.count {
+        guard queue.hasAvailable() || queue.rearm(), queue.pop(into: chain) else { break }
+        let message = state.pending[sent]
+        guard chain.writableByteCount >= message.count else { return queue.fail(.badRequest) }
+        queue.push(chain, written: message.withUnsafeBytes { chain.write(at: 0, from: $0) })
+        sent += 1
+      }
+      state.pending.removeFirst(sent)
+    }
+  }
+
+  private static func append(_ state: inout State, _ port: Int, _ event: UInt16, _ value: UInt16, _ data: [UInt8] = [])
+  {
+    let message = VirtioConsoleControl(port: UInt32(port), event: event, value: value)
+    state.pending.append(withUnsafeBytes(of: message) { Array($0) } + data)
+  }
+
+  private static func appendSize(_ state: inout State, _ size: (columns: UInt16, rows: UInt16)) {
+    append(
+      &state, 0, VirtioConsoleControl.resize, 1,
+      withUnsafeBytes(of: (size.columns.littleEndian, size.rows.littleEndian)) { Array($0) })
+  }
+}

@@ -1,0 +1,185 @@
+// The console device (virtio 1.2, 5.3) with two ports: 0 for standard input and output, 1 for standard error.
+//
+// Output is written where the queue is served, on the thread that notified; a full pipe holds that thread up, since
+// output is never lost. The process must ignore SIGPIPE. When nobody reads an output any more, the rest of it is
+// dropped, `onOutputFailure` is told, and so is the driver (its port is closed). Input: see InputPump.
+// Order of the queues' locks: transmit or control transmit first, control receive last.
+import Glibc
+import Synchronization
+import VirtioABI
+import VirtioPCI
+import VirtioQueue
+
+/// The console of one virtual machine.
+public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
+  /// What the console is connected to.
+  public struct Configuration: Sendable {
+    /// Read for port 0; negative for an input that has ended.
+    public var input: CInt = 0
+    /// Written to by port 0.
+    public var output: CInt = 1
+    /// Written to by port 1.
+    public var error: CInt = 2
+    /// The terminal's size, where there is one.
+    public var size: (columns: UInt16, rows: UInt16)?
+    /// Starts the thread that reads the input, when the guest first asks for some. The body returns after `stop`.
+    public var startThread: @Sendable (@escaping @Sendable () -> Void) -> Void = VirtioConsole.startDetached
+    /// An output (port 0 or 1) failed with that error number, EPIPE mostly. Called once for each, from the thread that wrote.
+    public var onOutputFailure: @Sendable (Int, CInt) -> Void = { _, _ in }
+    /// Standard input, output and error, and no terminal.
+    public init() {}
+  }
+
+  private let control: ControlChannel
+  private let pump: InputPump
+  private let onOutputFailure: @Sendable (Int, CInt) -> Void
+  private let host = Mutex<(any VirtioDeviceHost)?>(nil)
+  // One for each queue that chains are taken from here, guarded by that queue's lock.
+  private let chains = (0..<VirtioConsoleABI.queueCount).map { _ in DescriptorChain() }
+  private let outputs: [ConsoleOutput]
+
+  /// A console.
+  public init(_ configuration: Configuration = Configuration()) {
+    let control = ControlChannel(size: configuration.size)
+    self.control = control
+    onOutputFailure = configuration.onOutputFailure
+    outputs = [ConsoleOutput(configuration.output), ConsoleOutput(configuration.error)]
+    let tell = Relay()
+    pump = InputPump(
+      descriptor: configuration.input, queueIndex: VirtioConsoleABI.receive0, startThread: configuration.startThread,
+      onEnd: { tell.console?.setOpen(false, port: 0) })
+    tell.console = self
+  }
+
+  /// From the pump back to the console: set once, before the pump runs.
+  private final class Relay: @unchecked Sendable { weak var console: VirtioConsole? }
+
+  /// Ends the input thread. The console must not be used afterwards.
+  public func stop() { pump.stop() }
+
+  /// The terminal has another size.
+  public func resize(columns: UInt16, rows: UInt16) {
+    control.size = (columns, rows)
+    guard let host = host.withLock({ $0 }) else { return }
+    host.configurationChanged()
+    flush(host)
+  }
+
+  /// The error number for which a port's output is dropped, 0 while it is not. A snapshot.
+  public func outputFailure(port: Int) -> CInt { outputs[port].failure }
+
+  // MARK: VirtioDevice
+
+  /// See `VirtioDevice`.
+  public var deviceID: UInt32 { VirtioDeviceID.console }
+  /// See `VirtioDevice`: simple communication controller.
+  public var pciClass: UInt32 { 0x07_8000 }
+  /// See `VirtioDevice`.
+  public var features: UInt64 {
+    VirtioConsoleABI.multiport | (control.size == nil ? 0 : VirtioConsoleABI.size)
+  }
+  /// See `VirtioDevice`.
+  public var queueCount: Int { VirtioConsoleABI.queueCount }
+  /// See `VirtioDevice`.
+  public var queueSize: UInt16 { 64 }
+
+  /// See `VirtioDevice`.
+  public func readConfiguration(at offset: Int, into buffer: UnsafeMutableRawBufferPointer) {
+    var configuration = VirtioConsoleConfiguration()
+    if let size = control.size {
+      configuration.columns = size.columns
+      configuration.rows = size.rows
+    }
+    withUnsafeBytes(of: configuration) { bytes in
+      for index in buffer.indices { buffer[index] = offset + index < bytes.count ? bytes[offset + index] : 0 }
+    }
+  }
+
+  /// See `VirtioDevice`.
+  public func activate(host: any VirtioDeviceHost, features: UInt64) {
+    self.host.withLock { $0 = host }
+    pump.setHost(host)
+  }
+
+  /// See `VirtioDevice`.
+  public func reset() {
+    host.withLock { $0 = nil }
+    pump.setHost(nil)
+    control.reset()
+  }
+
+  /// See `VirtioDevice`.
+  public func serve(queue index: Int, _ queue: SplitQueue) {
+    switch index {
+    case VirtioConsoleABI.receive0: if queue.hasAvailable() { pump.buffersPosted() }
+    case VirtioConsoleABI.transmit0: transmit(queue, port: 0, chains[index])
+    case VirtioConsoleABI.transmit1: transmit(queue, port: 1, chains[index])
+    case VirtioConsoleABI.controlReceive: control.flush(into: queue, chains[index])
+    case VirtioConsoleABI.controlTransmit: serveControl(queue, chains[index])
+    default: break  // Standard error has no input: its buffers stay where they are.
+    }
+  }
+
+  private func transmit(_ queue: SplitQueue, port: Int, _ chain: DescriptorChain) {
+    let output = outputs[port]
+    repeat {
+      while queue.pop(into: chain) {
+        let wasBroken = output.failure != 0
+        output.write(chain.readable)
+        if output.failure != 0, !wasBroken {
+          // Before the request is handed back: a driver that looks then knows already.
+          onOutputFailure(port, output.failure)
+          setOpen(false, port: port)
+        }
+        queue.push(chain)
+      }
+    } while queue.rearm()
+  }
+
+  private func serveControl(_ queue: SplitQueue, _ chain: DescriptorChain) {
+    repeat {
+      while queue.pop(into: chain) {
+        guard let message = chain.read(VirtioConsoleControl.self) else { return queue.fail(.badRequest) }
+        let (isValid, opened) = control.receive(message)
+        guard isValid else { return queue.fail(.badRequest) }
+        if opened == 0, pump.reopen() { control.setOpen(true, port: 0) }
+        queue.push(chain)
+        flush()
+      }
+    } while queue.rearm()
+  }
+
+  private func setOpen(_ isOpen: Bool, port: Int) {
+    control.setOpen(isOpen, port: port)
+    flush()
+  }
+
+  private func flush() {
+    if let host = host.withLock({ $0 }) { flush(host) }
+  }
+
+  private func flush(_ host: any VirtioDeviceHost) {
+    host.withQueue(VirtioConsoleABI.controlReceive) {
+      control.flush(into: $0, chains[VirtioConsoleABI.controlReceive])
+    }
+  }
+
+  /// Runs the body on a new detached thread.
+  public static func startDetached(_ body: @escaping @Sendable () -> Void) {
+    final class Start {
+      let body: @Sendable () -> Void
+      init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+    }
+    var thread = pthread_t()
+    // SAFETY: the one reference made here is the one that the thread takes.
+    let argument = Unmanaged.passRetained(Start(body)).toOpaque()
+    let failure = pthread_create(
+      &thread, nil,
+      { argument in
+        Unmanaged<Start>.fromOpaque(argument!).takeRetainedValue().body()
+        return nil
+      }, argument)
+    precondition(failure == 0, "no thread for the console's input")
+    pthread_detach(thread)
+  }
+}

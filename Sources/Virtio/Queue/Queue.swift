@@ -1,1 +1,0 @@
-// Queue: see ARCHITECTURE.md.
