@@ -1,0 +1,192 @@
+// DescriptorTable: the numbers by which a process knows its open files.
+//
+// A mutex guards the table; it is held for a few loads and stores, never over what a file does. `file(_:)` returns a
+// reference of its own, so a close on another thread takes nothing from under a call that is running.
+import Base
+import Locks
+
+/// The descriptors of a process.
+public final class DescriptorTable {
+  private let lock = Mutex()
+  private var files: [OpenFile?] = []
+  /// Bit maps over `files`: taken numbers, and those that close when a program is executed.
+  private var taken: [UInt64] = []
+  private var closing: [UInt64] = []
+  private var limitValue: Int
+
+  /// An empty table; numbers stay below `limit` (RLIMIT_NOFILE).
+  public init(limit: Int = 1024) { limitValue = limit }
+
+  /// Numbers stay below this (RLIMIT_NOFILE's soft limit); lowering it closes nothing.
+  public var limit: Int {
+    get { lock.withLock { limitValue } }
+    set { lock.withLock { limitValue = newValue } }
+  }
+
+  // MARK: Looking
+
+  /// The open file of a descriptor.
+  /// - Throws: EBADF.
+  public func file(_ descriptor: Int) throws(Errno) -> OpenFile {
+    lock.lock()
+    defer { lock.unlock() }
+    guard descriptor >= 0, descriptor < files.count, let file = files[descriptor] else { throw .EBADF }
+    return file
+  }
+
+  /// The first descriptor in use at or behind a number, for listings; nil if there is none.
+  public func next(from descriptor: Int) -> Int? {
+    lock.lock()
+    defer { lock.unlock() }
+    var number = max(descriptor, 0)
+    while number < files.count {
+      if files[number] != nil { return number }
+      number &+= 1
+    }
+    return nil
+  }
+
+  /// Whether the descriptor closes when a program is executed.
+  /// - Throws: EBADF.
+  public func closesOnExec(_ descriptor: Int) throws(Errno) -> Bool {
+    lock.lock()
+    defer { lock.unlock() }
+    try check(descriptor)
+    return closing[descriptor &>> 6] & bit(descriptor) != 0
+  }
+
+  /// Sets whether the descriptor closes when a program is executed.
+  /// - Throws: EBADF.
+  public func setClosesOnExec(_ descriptor: Int, _ closes: Bool) throws(Errno) {
+    lock.lock()
+    defer { lock.unlock() }
+    try check(descriptor)
+    mark(descriptor, closes: closes)
+  }
+
+  // MARK: Changing
+
+  /// Gives an open file the lowest free number that is not below `minimum`.
+  /// - Throws: EMFILE; EINVAL if `minimum` is not below the limit.
+  public func install(_ file: OpenFile, closeOnExec: Bool = false, atLeast minimum: Int = 0) throws(Errno) -> Int {
+    lock.lock()
+    defer { lock.unlock() }
+    guard minimum >= 0, minimum < limitValue || minimum == 0 else { throw .EINVAL }
+    let number = lowestFree(from: minimum)
+    guard number < limitValue else { throw .EMFILE }
+    place(file, at: number, closeOnExec)
+    return number
+  }
+
+  /// Gives the file of a descriptor one more, the lowest free number not below `minimum` (dup, F_DUPFD).
+  /// - Throws: EBADF, EMFILE, EINVAL.
+  public func duplicate(_ descriptor: Int, atLeast minimum: Int = 0, closeOnExec: Bool = false) throws(Errno) -> Int {
+    try install(try file(descriptor), closeOnExec: closeOnExec, atLeast: minimum)
+  }
+
+  /// Makes `target` refer to the file of `descriptor`, closing what it referred to (dup2, dup3). Both the same: nothing happens.
+  /// - Throws: EBADF, also for a `target` that is out of range.
+  public func duplicate(_ descriptor: Int, onto target: Int, closeOnExec: Bool = false) throws(Errno) {
+    let file = try file(descriptor)
+    guard descriptor != target else { return }
+    lock.lock()
+    guard target >= 0, target < limitValue else {
+      lock.unlock()
+      throw .EBADF
+    }
+    let old = target < files.count ? files[target] : nil
+    place(file, at: target, closeOnExec)
+    lock.unlock()
+    if let old { try? old.descriptorRemoved() }
+  }
+
+  /// Closes a descriptor.
+  /// - Throws: EBADF, or what the file says about it; it is closed then too.
+  public func close(_ descriptor: Int) throws(Errno) {
+    lock.lock()
+    guard descriptor >= 0, descriptor < files.count, let file = files[descriptor] else {
+      lock.unlock()
+      throw .EBADF
+    }
+    clear(descriptor)
+    lock.unlock()
+    try file.descriptorRemoved()
+  }
+
+  /// Closes all descriptors from `first` to `last` (close_range), or marks them to be closed when a program is executed.
+  public func closeRange(_ first: Int, _ last: Int, onExecOnly: Bool = false) {
+    var number = first
+    while let found = next(from: number), found <= last {
+      if onExecOnly { try? setClosesOnExec(found, true) } else { try? close(found) }
+      number = found &+ 1
+    }
+  }
+
+  /// Closes what is to be closed when a program is executed.
+  public func closeOnExec() {
+    var number = 0
+    while let found = next(from: number) {
+      if (try? closesOnExec(found)) == true { try? close(found) }
+      number = found &+ 1
+    }
+  }
+
+  /// A table with the same descriptors (fork).
+  public func copy() -> DescriptorTable {
+    let result = DescriptorTable()
+    lock.lock()
+    defer { lock.unlock() }
+    result.limitValue = limitValue
+    result.files = files
+    result.taken = taken
+    result.closing = closing
+    for file in files { file?.descriptorAdded() }
+    return result
+  }
+
+  // MARK: With the lock
+
+  @inline(__always) private func bit(_ number: Int) -> UInt64 { 1 &<< (number & 63).u64 }
+
+  private func check(_ descriptor: Int) throws(Errno) {
+    guard descriptor >= 0, descriptor < files.count, files[descriptor] != nil else { throw .EBADF }
+  }
+
+  private func lowestFree(from minimum: Int) -> Int {
+    var word = minimum &>> 6
+    var masked: UInt64 = (1 &<< (minimum & 63).u64) &- 1
+    while word < taken.count {
+      let free = ~(taken[word] | masked)
+      if free != 0 { return word &<< 6 | free.trailingZeroBitCount }
+      masked = 0
+      word &+= 1
+    }
+    return max(minimum, files.count)
+  }
+
+  private func place(_ file: OpenFile, at number: Int, _ closeOnExec: Bool) {
+    if number >= files.count {
+      let words = max((number &>> 6) &+ 1, taken.count)
+      files.reserveCapacity(words &<< 6)
+      while files.count < words &<< 6 { files.append(nil) }
+      while taken.count < words {
+        taken.append(0)
+        closing.append(0)
+      }
+    }
+    file.descriptorAdded()
+    files[number] = file
+    taken[number &>> 6] |= bit(number)
+    mark(number, closes: closeOnExec)
+  }
+
+  private func clear(_ number: Int) {
+    files[number] = nil
+    taken[number &>> 6] &= ~bit(number)
+    closing[number &>> 6] &= ~bit(number)
+  }
+
+  private func mark(_ number: Int, closes: Bool) {
+    if closes { closing[number &>> 6] |= bit(number) } else { closing[number &>> 6] &= ~bit(number) }
+  }
+}

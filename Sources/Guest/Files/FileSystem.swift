@@ -1,0 +1,58 @@
+// FileSystem: a tree of vnodes that can be mounted.
+import Base
+import Locks
+
+/// A file system in use. Mounted any number of times; the object ends with its last mount and its last open file.
+open class FileSystem {
+  /// Its kind, as /proc/mounts names it.
+  public let kind: StaticString
+  /// statfs' magic number.
+  public let magic: UInt64
+  /// Its device number (`st_dev`), different for each.
+  public let device: UInt64
+  /// Keeps renames between different directories apart: they change the shape of the tree. First of its locks.
+  let renameLock = Mutex()
+  /// The names that are known.
+  let names = DentryCache()
+  private var rootEntry: Dentry?
+
+  private static let lastMinor = Atomic<UInt32>(0)
+
+  /// A file system without a root yet.
+  public init(kind: StaticString, magic: UInt64) {
+    self.kind = kind
+    self.magic = magic
+    device = DeviceNumber.make(0, FileSystem.lastMinor.wrappingAdd(1, ordering: .relaxed).newValue)
+  }
+
+  /// Gives it its root directory; once, before it is mounted.
+  public final func setRoot(_ vnode: Vnode) { rootEntry = Dentry(root: vnode) }
+
+  /// The root of its tree. There must be one.
+  public final var root: Dentry { rootEntry.unsafelyUnwrapped }
+
+  /// How full it is (VFS_STATFS).
+  open func statistics() throws(Errno) -> FileSystemStatistics { FileSystemStatistics() }
+  /// Stores everything (VFS_SYNC).
+  open func synchronise() throws(Errno) {}
+}
+
+/// statfs.
+public struct FileSystemStatistics {
+  /// Bytes of a block.
+  public var blockByteCount: UInt64 = 4096
+  /// Blocks there are.
+  public var blockCount: UInt64 = 0
+  /// Blocks free.
+  public var freeBlockCount: UInt64 = 0
+  /// Blocks free for users.
+  public var availableBlockCount: UInt64 = 0
+  /// Files there can be.
+  public var fileCount: UInt64 = 0
+  /// Files there still can be.
+  public var freeFileCount: UInt64 = 0
+  /// The longest name.
+  public var maximumNameByteCount: UInt64 = 255
+  /// Zero everywhere.
+  public init() {}
+}

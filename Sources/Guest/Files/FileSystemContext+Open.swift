@@ -1,0 +1,105 @@
+// Opening files by path.
+import Base
+import Locks
+
+extension FileSystemContext {
+  /// Opens a file (openat).
+  /// - Parameters:
+  ///   - path: its path.
+  ///   - base: where the path starts if it is relative.
+  ///   - flags: how.
+  ///   - mode: permission bits if it is created; the umask is taken from them.
+  ///   - credentials: for whom.
+  /// - Throws: EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ENXIO, EPERM, EROFS…
+  public func open(
+    _ path: PathBytes, from base: Location, _ flags: OpenFlags, mode: UInt32 = 0, _ credentials: Credentials
+  ) throws(Errno) -> OpenFile {
+    if flags.contains(.pathOnly) { return try openPath(path, from: base, flags, credentials) }
+    if flags.contains(.temporary) { throw .EOPNOTSUPP }
+    var walk = try walk(path, from: base, credentials)
+    guard flags.contains(.create) else {
+      let place = try walk.finish(followsLink: !flags.contains(.noFollow))
+      return try open(place, flags, credentials)
+    }
+    if flags.contains(.directory) { throw .EINVAL }
+    while true {
+      guard walk.last == .name, !walk.hasTrailingSlash else { throw .EISDIR }
+      let (entry, isNew) = try findOrCreate(walk, flags, mode & ~umask & FileMode.permissionMask, credentials)
+      let place = mounts.top(of: Location(mount: walk.location.mount, dentry: entry))
+      if isNew {
+        return try opened(place, flags.subtracting(.truncate))
+      }
+      if flags.contains(.exclusive) { throw .EEXIST }
+      if place.vnode.type == .symbolicLink, !flags.contains(.noFollow) {
+        guard let target = try walk.followLast(entry) else { continue }
+        return try openExisting(target, flags, credentials)
+      }
+      return try openExisting(place, flags, credentials)
+    }
+  }
+
+  private func openExisting(_ place: Location, _ flags: OpenFlags, _ credentials: Credentials) throws(Errno)
+    -> OpenFile
+  {
+    if place.vnode.isDirectory { throw .EISDIR }
+    return try open(place, flags, credentials)
+  }
+
+  /// The entry of the walk's last name, made if there is none; with the file that is created.
+  private func findOrCreate(_ walk: PathWalk, _ flags: OpenFlags, _ mode: UInt32, _ credentials: Credentials)
+    throws(Errno) -> (Dentry, isNew: Bool)
+  {
+    let known = try walk.child(walk.name)
+    if known.vnode != nil { return (known, false) }
+    let directory = walk.location.vnode
+    guard let directoryLock = directory.directoryLock else { throw .ENOTDIR }
+    directoryLock.lock.writeLock()
+    defer { directoryLock.lock.writeUnlock() }
+    let entry = try walk.childLocked(walk.name)
+    if entry.vnode != nil { return (entry, false) }
+    try checkNewName(walk)
+    let file = newFile(.regular, mode: mode, in: try directory.getAttributes(), credentials)
+    let result = try directory.create(walk.name, file)
+    return (walk.location.mount.fileSystem.names.enter(walk.location.dentry, walk.name, result), true)
+  }
+
+  /// Opens the file at a place, as if it had been found by path: what reopening through procfs does.
+  public func open(_ place: Location, _ flags: OpenFlags, _ credentials: Credentials) throws(Errno) -> OpenFile {
+    let vnode = place.vnode
+    let writes = flags.allowsWriting || flags.contains(.truncate)
+    if flags.contains(.directory), !vnode.isDirectory { throw .ENOTDIR }
+    switch vnode.type {
+    case .symbolicLink: throw .ELOOP
+    case .directory: if writes { throw .EISDIR }
+    case .characterDevice, .blockDevice: if place.mount.flags.contains(.noDevices) { throw .EACCES }
+    case .regular: if writes, place.mount.flags.contains(.readOnly) { throw .EROFS }
+    default: break
+    }
+    var rights: AccessRights = []
+    if flags.allowsReading { rights.insert(.read) }
+    if writes { rights.insert(.write) }
+    try vnode.checkAccess(rights, credentials)
+    if flags.contains(.noAccessTime), !credentials.isPrivileged {
+      guard try vnode.getAttributes().userID == credentials.effectiveUserID else { throw .EPERM }
+    }
+    let file = try opened(place, flags)
+    if flags.contains(.truncate), vnode.type == .regular {
+      var change = AttributeChange()
+      change.byteCount = 0
+      try vnode.setAttributes(change)
+    }
+    return file
+  }
+
+  private func opened(_ place: Location, _ flags: OpenFlags) throws(Errno) -> OpenFile {
+    try place.vnode.open(flags, at: place)
+  }
+
+  private func openPath(_ path: PathBytes, from base: Location, _ flags: OpenFlags, _ credentials: Credentials)
+    throws(Errno) -> OpenFile
+  {
+    let place = try find(path, from: base, flags: flags.contains(.noFollow) ? .noFollow : [], credentials)
+    if flags.contains(.directory), !place.vnode.isDirectory { throw .ENOTDIR }
+    return OpenFile(vnode: place.vnode, location: place, flags: .pathOnly)
+  }
+}

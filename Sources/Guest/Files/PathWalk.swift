@@ -1,0 +1,224 @@
+// PathWalk: from a path to a place in the tree.
+//
+// A walk goes from part to part, through mounts and symbolic links, as the credentials it was given allow. It holds no
+// lock between two parts. Links are followed without recursion (kernel stacks are small): the link's text is put before
+// the rest of the path, 40 times at most.
+import Base
+import Locks
+
+/// The bytes of a path that a walk is made of, when they are not the caller's any more.
+private final class PathBuffer {
+  let bytes: UnsafeMutableRawBufferPointer
+
+  init(_ first: [UInt8], _ second: PathBytes) {
+    // SAFETY: freed with the object; walks that borrow from it keep it.
+    bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: first.count &+ second.count, alignment: 1)
+    for index in 0..<first.count { bytes[index] = first[index] }
+    for index in 0..<second.count { bytes[first.count &+ index] = second[index] }
+  }
+
+  deinit { bytes.deallocate() }
+}
+
+/// What the last part of a path is.
+enum LastPart {
+  /// A name.
+  case name
+  /// ".", or nothing at all but a base (AT_EMPTY_PATH).
+  case dot
+  /// "..".
+  case dotDot
+  /// The path was "/".
+  case root
+}
+
+/// A walk along a path. It stops before the last part; `finish` and the operations on names take that step.
+struct PathWalk {
+  static let maximumLinks = 40
+
+  let root: Location
+  let mounts: MountTable
+  let credentials: Credentials
+
+  /// Where the walk is: the directory of the last part.
+  private(set) var location: Location
+  /// The last part: its bytes (a name), and what it is.
+  private(set) var name = PathBytes("")
+  private(set) var last = LastPart.dot
+  /// Whether slashes follow the last part.
+  private(set) var hasTrailingSlash = false
+
+  private var path: PathBytes
+  private var position = 0
+  private var buffer: PathBuffer?
+  private var linkCount = 0
+
+  /// Walks `path`, from `base` if it is relative, up to its last part. `path` must stay while the walk is used.
+  /// - Throws: ENOENT, ENOTDIR, EACCES, ELOOP, ENAMETOOLONG…
+  init(
+    _ path: PathBytes, from base: Location, root: Location, mounts: MountTable, credentials: Credentials
+  ) throws(Errno) {
+    guard !path.isEmpty else { throw .ENOENT }
+    guard path.count <= PathBytes.maximumPathByteCount else { throw .ENAMETOOLONG }
+    self.root = root
+    self.mounts = mounts
+    self.credentials = credentials
+    self.path = path
+    location = path.isAbsolute ? root : base
+    try walkToLast()
+  }
+
+  // MARK: Steps
+
+  /// Goes on along `path` from `position` until only the last part is left.
+  private mutating func walkToLast() throws(Errno) {
+    skipSlashes()
+    guard position < path.count else {
+      last = .root
+      return
+    }
+    while true {
+      let start = position
+      while position < path.count, path[position] != slash { position &+= 1 }
+      let part = path.slice(start, position)
+      let end = position
+      skipSlashes()
+      if part.count > PathBytes.maximumNameByteCount { throw .ENAMETOOLONG }
+      if position == path.count {
+        name = part
+        last = part.isDot ? .dot : part.isDotDot ? .dotDot : .name
+        hasTrailingSlash = end < path.count
+        try checkSearch()
+        return
+      }
+      try checkSearch()
+      if part.isDot { continue }
+      if part.isDotDot {
+        goUp()
+        continue
+      }
+      let entry = try child(part)
+      guard let vnode = entry.vnode else { throw .ENOENT }
+      if vnode.type == .symbolicLink {
+        if try follow(entry, rest: path.slice(end, path.count)) { continue }
+        // The link was a path: the loop goes on at its start.
+        skipSlashes()
+        if position == path.count {
+          last = .root
+          return
+        }
+        continue
+      }
+      location = mounts.top(of: Location(mount: location.mount, dentry: entry))
+    }
+  }
+
+  private mutating func skipSlashes() {
+    while position < path.count, path[position] == slash { position &+= 1 }
+  }
+
+  /// The right to look for names here.
+  private func checkSearch() throws(Errno) {
+    guard location.vnode.isDirectory else { throw .ENOTDIR }
+    try location.vnode.checkAccess(.execute, credentials)
+  }
+
+  /// Goes to the directory above: never above the root of the walk, and out of mounts.
+  private mutating func goUp() {
+    var place = location
+    while !(place == root) {
+      if !place.isMountRoot {
+        guard let parent = place.mount.fileSystem.names.parent(of: place.dentry) else { break }
+        place = Location(mount: place.mount, dentry: parent)
+        break
+      }
+      guard let point = place.mount.point else { break }
+      place = point
+    }
+    location = mounts.top(of: place)
+  }
+
+  /// The entry of a name in the directory where the walk is, from the cache or the file system.
+  func child(_ name: PathBytes) throws(Errno) -> Dentry {
+    let parent = location.dentry
+    let cache = location.mount.fileSystem.names
+    if let entry = cache.find(parent, name) { return entry }
+    guard let directoryLock = location.vnode.directoryLock else { throw .ENOTDIR }
+    return try directoryLock.lock.withReadLock { () throws(Errno) in
+      try lookUpLocked(name, in: parent, cache)
+    }
+  }
+
+  /// The same for callers that have the directory's lock.
+  func childLocked(_ name: PathBytes) throws(Errno) -> Dentry {
+    let parent = location.dentry
+    let cache = location.mount.fileSystem.names
+    if let entry = cache.find(parent, name) { return entry }
+    return try lookUpLocked(name, in: parent, cache)
+  }
+
+  private func lookUpLocked(_ name: PathBytes, in parent: Dentry, _ cache: DentryCache) throws(Errno) -> Dentry {
+    guard !parent.isUnlinked.load(ordering: .acquiring) else { throw .ENOENT }
+    return cache.enter(parent, name, try location.vnode.lookup(name))
+  }
+
+  /// Follows a symbolic link that stands in the directory where the walk is.
+  /// - Returns: true if the walk is now at the place the link leads to, with `rest` still ahead; false if the path from
+  ///   `position` on is now the link's text and `rest`.
+  private mutating func follow(_ entry: Dentry, rest: PathBytes) throws(Errno) -> Bool {
+    linkCount &+= 1
+    guard linkCount <= Self.maximumLinks, let vnode = entry.vnode else { throw .ELOOP }
+    if let place = try vnode.linkedLocation() {
+      location = mounts.top(of: place)
+      return true
+    }
+    let target = try vnode.readLink()
+    guard !target.isEmpty else { throw .ENOENT }
+    guard target.count &+ rest.count <= PathBytes.maximumPathByteCount else { throw .ENAMETOOLONG }
+    let next = PathBuffer(target, rest)
+    // `rest` may lie in the old buffer, which lives until here.
+    path = PathBytes(UnsafeRawBufferPointer(next.bytes))
+    buffer = next
+    position = 0
+    hasTrailingSlash = false
+    if path.isAbsolute { location = root }
+    return false
+  }
+
+  // MARK: The last step
+
+  /// Follows the link `entry`, found as the last part. Returns the place if the link leads straight to one; otherwise the
+  /// walk stands before another last part.
+  mutating func followLast(_ entry: Dentry) throws(Errno) -> Location? {
+    let slashes = hasTrailingSlash
+    let rest = slashes ? PathBytes("/") : PathBytes("")
+    if try follow(entry, rest: rest) { return location }
+    try walkToLast()
+    return nil
+  }
+
+  /// The place of the whole path, which must be there.
+  /// - Parameter followsLink: whether a symbolic link at the end is followed; one before slashes always is.
+  mutating func finish(followsLink: Bool) throws(Errno) -> Location {
+    while true {
+      switch last {
+      case .root, .dot: return location
+      case .dotDot:
+        goUp()
+        return location
+      case .name: break
+      }
+      let entry = try child(name)
+      guard let vnode = entry.vnode else { throw .ENOENT }
+      if vnode.type == .symbolicLink, followsLink || hasTrailingSlash {
+        let slashes = hasTrailingSlash
+        guard let place = try followLast(entry) else { continue }
+        if slashes, !place.vnode.isDirectory { throw .ENOTDIR }
+        return place
+      }
+      let place = mounts.top(of: Location(mount: location.mount, dentry: entry))
+      if hasTrailingSlash, !place.vnode.isDirectory { throw .ENOTDIR }
+      return place
+    }
+  }
+}
