@@ -39,3 +39,11 @@ public enum FaultResult: Equatable {
   /// Memory is out: the program is to be killed.
   case outOfMemory
 }
+
+extension FaultAccess {
+  /// What the CPU's page-fault error code says.
+  @inline(__always)
+  public init(errorCode: UInt64) {
+    self = errorCode & 0x10 != 0 ? .execute : errorCode & 2 != 0 ? .write : .read
+  }
+}
