@@ -49,7 +49,8 @@
         space.activate()
         Interrupts.restore(interrupts)
         let free = Frames.statistics.free
-        try anonymous(space, report)
+        try anonymous(space, isFresh: true, report)
+        try anonymous(space, isFresh: false, report)
         try rights(space, report)
         try code(space, report)
         try largePages(space, report)
@@ -80,8 +81,9 @@
       return nil
     }
 
+    /// Fresh memory has to be backed by the host first, at the first store to each page.
     private static func anonymous(
-      _ space: AddressSpace, _ report: (StaticString, StaticString?, UInt64, UInt64) -> Void
+      _ space: AddressSpace, isFresh: Bool, _ report: (StaticString, StaticString?, UInt64, UInt64) -> Void
     ) throws(Errno) {
       let count: UInt64 = 1 << 20
       let start = try space.map(MapRequest(byteCount: count, protection: [.read, .write]))
@@ -100,8 +102,10 @@
         if address.unsafePointer.load(as: UInt64.self) != address.rawValue { failure = "contents are lost" }
         address += PageSize.small
       }
-      report("anonymous memory, a page", failure, time, count >> 12)
-      report("anonymous memory, a fault", faults == 0 ? "no fault came" : nil, time, faults)
+      report(isFresh ? "fresh memory, a page" : "memory used before, a page", failure, time, count >> 12)
+      report(
+        isFresh ? "fresh memory, a fault" : "memory used before, a fault", faults == 0 ? "no fault came" : nil, time,
+        faults)
       let unmapping = Clock.now()
       try space.unmap(VirtualRange(start: start, count: count))
       report("unmapping, a page", nil, Clock.now() &- unmapping, count >> 12)

@@ -181,7 +181,14 @@ struct FrameAllocator: ~Copyable {
         let start = (frontier &+ mask) & ~mask
         let end = ranges[index].end
         if start < end && end &- start >= 1 << wanted.u32 {
-          linkAll(from: frontier, to: start)
+          if start > frontier {
+            // What lies below the next border may do: then its descriptors are the only ones touched.
+            linkAll(from: frontier, to: start)
+            ranges[index].frontier = start
+            var found = order
+            while found < wanted && heads[found] == 0 { found &+= 1 }
+            if found < wanted { return found }
+          }
           link(start, order: wanted, isZero: true)
           ranges[index].frontier = start &+ (1 << wanted.u32)
           return wanted
