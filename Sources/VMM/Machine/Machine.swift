@@ -106,6 +106,9 @@ public final class Machine: @unchecked Sendable {
     do throws(KVMError) { vm = try System().createVirtualMachine() } catch { throw Failure(error) }
     self.timeline.mark("VM created")
     do throws(KVMError) { try vm.enableSplitInterruptController(routes: 64) } catch { throw Failure(error) }
+    guard vm.check(capability: KVM_CAP_TSC_DEADLINE_TIMER) > 0 else {
+      throw Failure(.oldKVM, "this KVM lacks the TSC-deadline timer, which the guest's kernel needs: use a newer Linux kernel")
+    }
     memory = try GuestMemory(byteCount: configuration.memoryByteCount)
     firstSlot = min(memory.ram[0].byteCount, Self.firstSlotByteCount)
     files = try FilesWindow(configuration.files)
@@ -130,6 +133,9 @@ public final class Machine: @unchecked Sendable {
       filesByteCount: files.byteCount, random: (random[4], random[5]))
     self.timeline.mark("kernel and page tables laid down")
     cpuid = CPUIDTable(cpuCount: configuration.cpuCount)
+    guard cpuid.hasFSGSBase else {
+      throw Failure(.oldKVM, "this processor, or its KVM, lacks FSGSBASE, which the guest's kernel needs")
+    }
     self.timeline.mark("CPUID read")
     board = DeviceBoard(memory: memory)
 

@@ -201,9 +201,10 @@ public struct BootMount {
 ///
 /// Offsets are within the device's memory BAR at `barPhysical`: the common configuration, the notification area, the
 /// interrupt status and the device configuration (virtio 1.2, 4.1.4). MSI-X is enabled and its table programmed:
-/// queue i interrupts with vector `firstVector + i` on CPU `i % cpuCount`, MSI-X entry i; the kernel must
-/// not program `queue_msix_vector` nor `config_msix_vector` (they are preset: queue i has entry i; configuration changes have the
-/// entry after the last queue's and the vector `firstVector + queueCount`).
+/// queue i interrupts with vector `firstVector + i`, MSI-X entry i, on CPU 0 (which is there from the first instruction on; the
+/// others come later, and an interrupt for an absent CPU would be lost); the kernel must not program `queue_msix_vector` nor
+/// `config_msix_vector` (they are preset: queue i has entry i; configuration changes have the entry after the last queue's and
+/// the vector `firstVector + queueCount`).
 ///
 /// A driver need not write the common configuration register by register, each an exit of 25 us on kvm_pvm: it fills the
 /// device's `BootDeviceSetup` and writes DRIVER_OK to `device_status` without having written anything there before. The monitor
