@@ -10,8 +10,11 @@ private final class Recorder: BoardDevice {
   var status: UInt64 = 0
   var acceptsFeatures = true
 
-  var bootDescription: BootDevice {
+  static func description(at place: (address: UInt64, firstVector: UInt32), setup: UInt64) -> BootDevice {
     var device = BootDevice()
+    device.barPhysical = place.address
+    device.firstVector = place.firstVector
+    device.setupPhysical = setup
     device.queueCount = 2
     device.barByteCount = 0x4000
     device.commonOffset = 0x1000
@@ -44,8 +47,8 @@ private final class Recorder: BoardDevice {
   init() throws {
     memory = try GuestMemory(byteCount: 2 << 20)
     board = DeviceBoard(memory: memory)
-    try board.add(first, setup: 0x1000)
-    try board.add(second, setup: 0x2000)
+    board.add(first, Recorder.description(at: try board.reserve(queueCount: 2), setup: 0x1000))
+    board.add(second, Recorder.description(at: try board.reserve(queueCount: 2), setup: 0x2000))
   }
 
   @Test func devicesHaveTheirOwnPlacesAndVectors() {

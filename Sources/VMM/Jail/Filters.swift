@@ -98,7 +98,7 @@ extension FilterRule {
     switch kind {
     case .process: [ioctls(requests)] + everywhere + files + machine
     case .device: [ioctls(requests)] + everywhere + files
-    case .input: everywhere
+    case .input: [ioctls(requests), FilterRule(19)] + everywhere  // readv
     }
   }
 }

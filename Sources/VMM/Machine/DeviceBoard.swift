@@ -9,8 +9,6 @@ import VirtioABI
 
 /// What the board needs of a device: a memory BAR with registers, and queues that can be notified.
 protocol BoardDevice: AnyObject {
-  /// Its description for the boot information; the board fills in placement, vectors and set-up record.
-  var bootDescription: BootDevice { get }
   /// Reads a register; 1, 2, 4 or 8 bytes.
   func readRegister(_ offset: UInt64, byteCount: Int) -> UInt64
   /// Writes a register; 1, 2, 4 or 8 bytes.
@@ -30,8 +28,8 @@ final class DeviceBoard: @unchecked Sendable {
     let device: any BoardDevice
     /// As the guest is told.
     let description: BootDevice
-    /// Held while registers are read or written; a notification takes it only to look at the description.
-    let registers = Mutex(())
+    /// Held while a write to the common configuration may start the device: reading the status and acting on it are one step.
+    let starting = Mutex(())
 
     init(device: any BoardDevice, description: BootDevice) {
       self.device = device
@@ -49,20 +47,18 @@ final class DeviceBoard: @unchecked Sendable {
   /// Descriptions for the boot information.
   var descriptions: [BootDevice] { slots.map(\.description) }
 
-  /// The vector of a device's interrupt `entry` (queues first, then configuration changes).
-  func vector(slot: Int, entry: Int) -> UInt32 { slots[slot].description.firstVector + UInt32(entry) }
-
-  /// Puts a device into the next place and gives it vectors and a set-up record.
-  func add(_ device: any BoardDevice, setup: UInt64) throws(Failure) {
-    var description = device.bootDescription
-    let vectors = description.queueCount + 1
+  /// The place and the first interrupt vector of the next device: one vector for each queue and one more.
+  func reserve(queueCount: Int) throws(Failure) -> (address: UInt64, firstVector: UInt32) {
+    let vectors = UInt32(queueCount) + 1
     guard slots.count < 32, nextVector + vectors <= BootVectors.lastDevice + 1 else {
       throw Failure(.unsupported, "the machine has more devices than its interrupt vectors allow: attach fewer volumes")
     }
-    description.barPhysical = Self.start + UInt64(slots.count) * Self.stride
-    description.firstVector = nextVector
-    description.setupPhysical = setup
-    nextVector += vectors
+    defer { nextVector += vectors }
+    return (Self.start + UInt64(slots.count) * Self.stride, nextVector)
+  }
+
+  /// Puts a device into the place reserved last.
+  func add(_ device: any BoardDevice, _ description: BootDevice) {
     slots.append(Slot(device: device, description: description))
   }
 
@@ -79,7 +75,7 @@ final class DeviceBoard: @unchecked Sendable {
   /// A guest's read of a device register; all ones where there is none.
   func read(_ address: UInt64, byteCount: Int) -> UInt64 {
     guard let (slot, offset) = find(address) else { return .max }
-    return slot.registers.withLock { _ in slot.device.readRegister(offset, byteCount: byteCount) }
+    return slot.device.readRegister(offset, byteCount: byteCount)
   }
 
   /// A guest's write to a device; true if it was a notification.
@@ -93,16 +89,18 @@ final class DeviceBoard: @unchecked Sendable {
       if value & 0xffff < queues { slot.device.notify(queue: Int(value & 0xffff)) }
       return true
     }
-    slot.registers.withLock { _ in
-      let common = UInt64(description.commonOffset)
-      if offset >= common {
-        let status = { slot.device.readRegister(common + DirectStart.deviceStatus, byteCount: 1) }
-        if DirectStart.isAsked(offset: offset - common, value: value, status: status()) {
-          start(slot, status: value)
-          return
-        }
-      }
+    let common = UInt64(description.commonOffset)
+    guard offset == common + DirectStart.deviceStatus else {
       slot.device.writeRegister(offset, value, byteCount: byteCount)
+      return false
+    }
+    slot.starting.withLock { _ in
+      let status = slot.device.readRegister(offset, byteCount: 1)
+      if DirectStart.isAsked(value: value, status: status) {
+        start(slot, status: value)
+      } else {
+        slot.device.writeRegister(offset, value, byteCount: byteCount)
+      }
     }
     return false
   }

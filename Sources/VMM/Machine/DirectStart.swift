@@ -20,10 +20,8 @@ enum DirectStart {
   static let driverOK: UInt64 = 4
   static let featuresOK: UInt64 = 8
 
-  /// Whether a write to the common configuration asks for it: DRIVER_OK set in a status that was zero.
-  static func isAsked(offset: UInt64, value: UInt64, status: UInt64) -> Bool {
-    offset == deviceStatus && value & driverOK != 0 && status == 0
-  }
+  /// Whether a write of the device status asks for it: DRIVER_OK where the status was zero.
+  static func isAsked(value: UInt64, status: UInt64) -> Bool { value & driverOK != 0 && status & 0xff == 0 }
 
   /// Writes what `setup` says, up to and with FEATURES_OK and the queues; the caller writes DRIVER_OK itself. False
   /// if the device refused the features or the record names more queues than there are.

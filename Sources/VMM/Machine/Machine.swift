@@ -82,7 +82,7 @@ public final class Machine: @unchecked Sendable {
   let cpuid: CPUIDTable
   let boot: VCPU
   let files: FilesWindow
-  let board: DeviceBoard
+  let devices: MachineDevices
   let firstSlot: UInt64
   private let bootInformation: UInt64
   /// Held for ever by the thread that ends the process.
@@ -107,7 +107,8 @@ public final class Machine: @unchecked Sendable {
     self.timeline.mark("VM created")
     do throws(KVMError) { try vm.enableSplitInterruptController(routes: 64) } catch { throw Failure(error) }
     guard vm.check(capability: KVM_CAP_TSC_DEADLINE_TIMER) > 0 else {
-      throw Failure(.oldKVM, "this KVM lacks the TSC-deadline timer, which the guest's kernel needs: use a newer Linux kernel")
+      throw Failure(
+        .oldKVM, "this KVM lacks the TSC-deadline timer, which the guest's kernel needs: use a newer Linux kernel")
     }
     memory = try GuestMemory(byteCount: configuration.memoryByteCount)
     firstSlot = min(memory.ram[0].byteCount, Self.firstSlotByteCount)
@@ -137,7 +138,9 @@ public final class Machine: @unchecked Sendable {
       throw Failure(.oldKVM, "this processor, or its KVM, lacks FSGSBASE, which the guest's kernel needs")
     }
     self.timeline.mark("CPUID read")
-    board = DeviceBoard(memory: memory)
+    devices = try MachineDevices(
+      configuration: configuration, vm: vm, memory: memory, files: files, allocator: allocator)
+    self.timeline.mark("devices made")
 
     var clock = ClockPage(vcpu: boot, platform: platform)
     clock.memoryByteCount = firstSlot
@@ -169,7 +172,8 @@ public final class Machine: @unchecked Sendable {
     head.umask = StandardStreams.fileCreationMask
     var content = configuration.content
     content.files = files.files
-    content.devices = board.descriptions
+    content.devices = devices.board.descriptions
+    content.mounts = devices.mounts
     bootInformation = try Self.lay(content, head: head, allocator: allocator)
     self.timeline.mark("boot information laid down")
     do throws(KVMError) { try prepare(boot, entry: kernel.file.entry) } catch { throw Failure(error) }

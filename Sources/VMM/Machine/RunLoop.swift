@@ -71,8 +71,8 @@ extension Machine {
     case .portWrite(let port, let value, _): servePort(port, value, of: vcpu)
     case .portRead: vcpu.complete(read: .max)
     case .mmioWrite(let address, let value, let byteCount):
-      if board.write(address, value, byteCount: byteCount) { exits[vcpu.index].noteKick() }
-    case .mmioRead(let address, let byteCount): vcpu.complete(read: board.read(address, byteCount: byteCount))
+      if devices.board.write(address, value, byteCount: byteCount) { exits[vcpu.index].noteKick() }
+    case .mmioRead(let address, let byteCount): vcpu.complete(read: devices.board.read(address, byteCount: byteCount))
     case .interrupted:
       if Signals.isAutopsyAsked {
         fail(Failure(.stopped, "the machine was told to quit twice; it was here"), vcpu: vcpu)

@@ -46,6 +46,9 @@ enum StandardStreams {
     }
   }
 
+  /// The usual text of an error number.
+  static func message(_ code: CInt) -> String { String(cString: strerror(code)) }
+
   /// Writes text to standard error.
   static func report(_ text: String) {
     var text = text

@@ -1,6 +1,7 @@
 // Small things without a home of their own: threads and hexadecimal numbers.
 
 import CKVM
+import Jail
 import KVM
 
 #if canImport(Glibc)
@@ -39,6 +40,16 @@ enum Thread {
       _exit(125)
     }
     pthread_detach(thread)
+  }
+}
+
+extension Thread {
+  /// Restricts the calling thread to what its kind needs; ends the process if that fails.
+  static func restrict(_ kind: ThreadKind, requests: [UInt32]) {
+    do throws(JailError) { try Jail.restrict(kind, requests: requests) } catch {
+      StandardStreams.report("osv-run: error E17: \(error.step) failed: \(StandardStreams.message(error.code))\n")
+      _exit(125)
+    }
   }
 }
 
