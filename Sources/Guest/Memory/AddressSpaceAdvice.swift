@@ -90,15 +90,19 @@ extension AddressSpace {
     var address = range.start.rawValue
     while address < range.end.rawValue {
       var found: MemoryObject?
+      var owner: (any MappingOwner)?
       var offset: UInt64 = 0
       let start = address
       try withReadLock { () throws(Errno) in
         guard let region = regions.find(address) else { throw .ENOMEM }
-        if region.pointee.flags.contains(.shared) { found = region.pointee.object }
+        if region.pointee.flags.contains(.shared) { (found, owner) = (region.pointee.object, region.pointee.owner) }
         offset = region.pointee.objectOffset(address)
         address = min(region.pointee.end, range.end.rawValue)
       }
-      if let found { try body(found, offset, address &- start) }
+      if let found {
+        // The owner keeps the object's pager alive, even if the mapping goes meanwhile.
+        try withExtendedLifetime(owner) { () throws(Errno) in try body(found, offset, address &- start) }
+      }
     }
   }
 

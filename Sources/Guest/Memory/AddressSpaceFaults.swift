@@ -12,8 +12,9 @@ import Synchronization
 /// How one attempt at a fault ended.
 enum FaultStep {
   case done(FaultResult)
-  /// A page of the object has to be fetched first, for writing or reading, without the address space's lock.
-  case needsPage(MemoryObject, UInt64, forWriting: Bool)
+  /// A page of the object has to be fetched first, for writing or reading, without the address space's lock. The owner
+  /// keeps the object's pager alive meanwhile, even if the mapping goes.
+  case needsPage(MemoryObject, UInt64, forWriting: Bool, owner: (any MappingOwner)?)
   /// Memory has to be reclaimed first.
   case needsMemory
 }
@@ -35,9 +36,9 @@ extension AddressSpace {
       switch faultOnce(at: address, access) {
       case .done(let result):
         return result
-      case .needsPage(let object, let page, let forWriting):
+      case .needsPage(let object, let page, let forWriting, let owner):
         do {
-          try object.fetch(page: page, forWriting: forWriting)
+          try withExtendedLifetime(owner) { () throws(Errno) in try object.fetch(page: page, forWriting: forWriting) }
         } catch {
           return error == .ENOMEM ? .outOfMemory : .busError
         }

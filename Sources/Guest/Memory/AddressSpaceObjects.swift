@@ -21,10 +21,10 @@ extension AddressSpace {
     let word = object.word(index)
     if access == .write {
       // Shared: the page must be the object's own, and is dirty from now on.
-      guard word.isPresent else { return .needsPage(object, index, forWriting: true) }
+      guard word.isPresent else { return .needsPage(object, index, forWriting: true, owner: region.pointee.owner) }
       object.markDirty(index)
     } else if !word.isPresent && object.directFrame(index) == nil {
-      return .needsPage(object, index, forWriting: false)
+      return .needsPage(object, index, forWriting: false, owner: region.pointee.owner)
     }
     guard table.slotMakingTables(page) != nil else { return .needsMemory }
     mapAround(region, object, page, index)
@@ -98,7 +98,7 @@ extension AddressSpace {
     _ region: RegionPointer, _ object: MemoryObject, _ page: VirtualAddress, _ index: UInt64
   ) -> FaultStep {
     guard object.word(index).isPresent || object.directFrame(index) != nil else {
-      return .needsPage(object, index, forWriting: false)
+      return .needsPage(object, index, forWriting: false, owner: region.pointee.owner)
     }
     guard copyPage(region, object, page, index) else { return .needsMemory }
     let span = Self.filePages &* PageSize.small

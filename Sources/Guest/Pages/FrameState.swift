@@ -34,6 +34,8 @@ struct FrameState: ~Copyable {
   var allocator = FrameAllocator()
   /// Slabs with free objects, by size class: frame number of the first one.
   var partialSlabs: InlineArray<18, UInt32> = InlineArray(repeating: 0)
+  /// Bytes of RAM that the allocator has been told of.
+  let knownByteCount = Atomic<UInt64>(0)
   /// Frames that only the kernel may use.
   var reserve = 0
   /// The areas of the CPUs.

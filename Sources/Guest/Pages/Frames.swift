@@ -36,14 +36,32 @@ public enum Frames {
     #endif
   }
 
-  /// Brings the allocator up on the first piece of RAM.
+  /// Brings the allocator up.
   ///
   /// - Parameters:
   ///   - start: first free byte; rounded up to a frame. Memory from here on is unused and zero.
-  ///   - end: one behind the last byte of the piece (3 GiB at most, later pieces come by `addMemory`).
+  ///   - byteCount: bytes of RAM that are there, counted from address 0 without the hole below 4 GiB.
   ///   - cpuCount: CPUs that will use the allocator.
-  public static func initialise(start: PhysicalAddress, end: PhysicalAddress, cpuCount: Int) {
-    installed = FrameState.make(start: start, end: end, cpuCount: cpuCount)
+  public static func initialise(start: PhysicalAddress, byteCount: UInt64, cpuCount: Int) {
+    let low = min(byteCount, AddressMap.lowMemoryEnd.rawValue)
+    installed = FrameState.make(start: start, end: PhysicalAddress(low), cpuCount: cpuCount)
+    installed.unsafelyUnwrapped.pointee.knownByteCount.store(byteCount, ordering: .relaxed)
+    memoryGrew(from: low, to: byteCount)
+  }
+
+  /// Takes over RAM that osv-run has added since the last look.
+  public static func adoptNewMemory() {
+    #if GUEST
+      guard let state else { return }
+      let present = Boot.presentMemoryByteCount
+      let known = state.pointee.knownByteCount.load(ordering: .relaxed)
+      guard present > known,
+        state.pointee.knownByteCount.compareExchange(
+          expected: known, desired: present, ordering: .acquiringAndReleasing
+        ).exchanged
+      else { return }
+      memoryGrew(from: known, to: present)
+    #endif
   }
 
   /// Takes over RAM that has appeared: unused and zero, in the linear map already.
@@ -82,7 +100,10 @@ public enum Frames {
   /// - Returns: the address of its first frame, nil if memory is out.
   public static func allocate(order: Int = 0, zeroed: Bool = false, use: FrameUse = .kernel) -> PhysicalAddress? {
     guard let state else { return nil }
-    if use == .program && state.pointee.allocator.freeFrames &- (1 << order) < state.pointee.reserve { return nil }
+    if use == .program && state.pointee.allocator.freeFrames &- (1 << order) < state.pointee.reserve {
+      adoptNewMemory()
+      if state.pointee.allocator.freeFrames &- (1 << order) < state.pointee.reserve { return nil }
+    }
     var entry: UInt32
     if order == 0 {
       entry = state.popFrame()
@@ -155,6 +176,7 @@ public enum Frames {
 
   /// How much memory there is.
   public static var statistics: FrameStatistics {
+    adoptNewMemory()
     guard let state else { return FrameStatistics(total: 0, free: 0) }
     return FrameStatistics(total: state.pointee.allocator.totalFrames, free: state.freeCount)
   }

@@ -18,6 +18,9 @@ public enum Boot {
     LinearMap.pointer(PhysicalAddress(information.pointee.clockPhysical)).assumingMemoryBound(to: ClockPage.self)
   }
 
+  /// Bytes of RAM that are there now: grows while osv-run adds memory slots beside the running kernel.
+  public static var presentMemoryByteCount: UInt64 { clockPage.pointee.memoryByteCount }
+
   /// The NUL-terminated string at `offset` of the boot information, or nil for offset 0.
   public static func string(at offset: UInt32) -> UnsafePointer<UInt8>? {
     guard offset != 0 else { return nil }
