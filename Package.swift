@@ -81,6 +81,7 @@ let package = Package(
     // ---- Tests mirror Sources. ----
     tests("BaseTests", of: ["Base"]),
     tests("VirtioABITests", of: ["VirtioABI"]),
+    tests("PlatformTests", of: ["Platform", "Base", "VirtioABI"]),
     tests("VirtioFileSystemTests", of: ["VirtioFileSystem", "CSystemCalls"]),
     tests("VirtioFSTests", of: ["VirtioFS", "VirtioFileSystem"]),
     tests("PagesTests", of: ["Pages"]),

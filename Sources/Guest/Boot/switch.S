@@ -29,6 +29,7 @@ context_switch:
     .type context_start, @function
     .balign 16
 context_start:
+    andq $-16, %rsp
     movq %r13, %rdi
     xorl %ebp, %ebp
     call *%r12

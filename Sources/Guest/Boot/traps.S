@@ -121,6 +121,7 @@ trap_window:
 1:  subq $FRAME_RIP, %rax
     movq %rsp, %rbx
     andq $-0x4000, %rbx
+    incq PER_CPU_ADOPTED(%rbx)
     jmp trap_registers
 
 // An exception while a CPU's stack was in use. The frame is built right here, below, for the report.

@@ -32,7 +32,7 @@ public enum ContextSwitch {
   public static func prepare(
     stackTop: VirtualAddress, entry: @escaping Entry, argument: UnsafeMutableRawPointer?
   ) -> SavedStack {
-    // SAFETY: the caller owns the stack; this writes 64 bytes below its end. The first 8 keep RSP aligned at the call.
+    // SAFETY: the caller owns the stack; this writes 64 bytes below its end.
     let words = (stackTop - 64).unsafePointer.assumingMemoryBound(to: UInt64.self)
     words[0] = 0  // r15
     words[1] = 0  // r14

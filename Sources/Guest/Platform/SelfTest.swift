@@ -69,6 +69,7 @@
       case 13: "interrupts between CPUs"
       case 14: "TLB flush on other CPUs"
       case 15: "wake-up by another CPU"
+      case 16: "memory functions"
       default: nil
       }
     }
@@ -90,7 +91,8 @@
       case 12: secondCPU(bench, &report)
       case 13: interProcessor(bench, &report)
       case 14: remoteFlush(bench, &report)
-      default: remoteWakeUp(bench, &report)
+      case 15: remoteWakeUp(bench, &report)
+      default: memoryFunctions(bench, &report)
       }
     }
   }

@@ -85,17 +85,23 @@
 
     /// The clock runs, never back, and agrees with the counter.
     static func clock(_ report: inout SelfTestReport) {
-      let start = instruction_rdtsc()
-      let first = Clock.now()
-      var last = first
-      for _ in 0..<20_000 {
-        let now = Clock.now()
-        report.require(now >= last, "went back")
-        last = now
+      // The host may interrupt between two readings: the best of some pairs counts.
+      var best = UInt64.max
+      var difference = UInt64.max
+      var last = Clock.now()
+      for _ in 0..<20 {
+        let start = instruction_rdtsc()
+        let first = Clock.now()
+        for _ in 0..<1_000 {
+          let now = Clock.now()
+          report.require(now >= last, "went back")
+          last = now
+        }
+        let cycles = instruction_rdtsc() &- start
+        let span = nanoseconds(cycles)
+        best = min(best, cycles / 1_001)
+        difference = min(difference, span > last &- first ? span &- (last &- first) : last &- first &- span)
       }
-      let end = instruction_rdtsc()
-      let span = nanoseconds(end &- start)
-      let difference = span > last &- first ? span &- (last &- first) : last &- first &- span
       report.require(difference < 2_000, "differs from the counter by ns", difference)
       var target: UInt64 = 3_000
       while target < 100_000_000_000 {
@@ -109,7 +115,7 @@
         report.require(error < 10, "deadlines are off by ns", error)
       }
       report.require(Clock.realtime() > 1_700_000_000_000_000_000, "the date is in the past")
-      report.figure("a reading", nanoseconds((end &- start) / 20_001), " ns")
+      report.figure("a reading", nanoseconds(best), " ns")
     }
 
     /// The timer comes, never early, and once.

@@ -23,12 +23,14 @@
 
       report.begin("interrupt storm")
       let start = Clock.now()
+      let adopted = per_cpu_adopted()
       blow(bench, interrupts: interrupts, damage: .none, &report)
       let duration = Clock.now() &- start
       let sum = sum(bench)
       report.require(failedCheck == 0, "the program found wrong: check", failedCheck)
       report.figure("interrupts", sum.interrupts)
       report.figure("nested", sum.nested)
+      report.figure("on the way back", per_cpu_adopted() &- adopted)
       report.figure("switches", sum.switches)
       report.figure("migrations", sum.migrations)
       report.figure("faults", sum.faults)

@@ -20,6 +20,7 @@
 #define PER_CPU_RELEASE 0x838           // u64, a waiting secondary CPU starts on the stack that is stored here
 #define PER_CPU_RELEASE_ENTRY 0x840     // u64, the function it calls
 #define PER_CPU_IN_INTERRUPT 0x848      // u32, not 0 = an interrupt handler runs
+#define PER_CPU_ADOPTED 0x850          // u64, interrupts that adopted the frame on its way back
 #define PER_CPU_SLOTS 0x880             // 16 pointers for the modules above
 #define PER_CPU_FLUSH 0x900              // two u64: flushes requested by other CPUs, and done
 #define PER_CPU_INTERRUPT_STACK_END 0x4000

@@ -29,6 +29,7 @@ PER_CPU_FIELD(uint32_t, index, PER_CPU_INDEX)
 PER_CPU_FIELD(uint32_t, preemption_count, PER_CPU_PREEMPTION_COUNT)
 PER_CPU_FIELD(uint32_t, reschedule, PER_CPU_RESCHEDULE)
 PER_CPU_FIELD(void *, current_thread, PER_CPU_CURRENT_THREAD)
+PER_CPU_FIELD(uint64_t, adopted, PER_CPU_ADOPTED)
 PER_CPU_FIELD(uint32_t, in_interrupt, PER_CPU_IN_INTERRUPT)
 
 #ifdef GUEST
