@@ -20,6 +20,7 @@
       InterruptTable.register(TestVector.own, handler: { _ in Storm.interrupt(armTimer: false) })
       InterruptTable.register(TestVector.other, handler: { _ in Storm.interrupt(armTimer: false) })
       testFaultMode = .map
+      calibrate()
 
       report.begin("interrupt storm")
       let start = Clock.now()
@@ -27,6 +28,7 @@
       blow(bench, interrupts: interrupts, damage: .none, &report)
       let duration = Clock.now() &- start
       let sum = sum(bench)
+      report.require(rounds(bench) > 0, "the program made no progress")
       report.require(failedCheck == 0, "the program found wrong: check", failedCheck)
       report.figure("interrupts", sum.interrupts)
       report.figure("nested", sum.nested)
@@ -84,6 +86,7 @@
       failedCheck = 0
       damage = kind
       limit = interrupts
+      timeLimit = Clock.now() &+ max(10_000_000_000, interrupts &* 20_000)
       isOver.store(false, ordering: .sequentiallyConsistent)
       if SelfTestCheck.otherCPUs > 0 {
         report.require(SelfTestCheck.command(TestCommand.storm), "another CPU does not answer")
@@ -124,8 +127,23 @@
 
     private static func arm(_ cpu: UnsafeMutablePointer<TestCPU>) {
       // Closer than LocalTimer would allow: many come while the last is still served, or on its way back.
-      let delay = cpu.pointee.next() % 40_000
+      let delay = cpu.pointee.next() % (interruptCycles &* 3)
       ModelSpecificRegister.write(.timerDeadline, instruction_rdtsc() &+ delay)
+    }
+
+    /// Measures what an interrupt costs here, 5 us or 500, so that the storm leaves the threads some of the time.
+    private static func calibrate() {
+      limit = UInt64.max
+      interruptCycles = UInt64.max
+      Interrupts.enable()
+      for _ in 0..<20 {
+        let start = instruction_rdtsc()
+        let before = testBench.unsafelyUnwrapped.cpus[0].interrupts
+        InterProcessor.send(TestVector.own, to: 0)
+        while testBench.unsafelyUnwrapped.cpus[0].interrupts == before { instruction_compiler_barrier() }
+        interruptCycles = min(interruptCycles, instruction_rdtsc() &- start)
+      }
+      _ = Interrupts.disable()
     }
 
     // MARK: What falls on the threads
@@ -133,6 +151,10 @@
     private static func interrupt(armTimer: Bool) {
       let bench = testBench.unsafelyUnwrapped
       let cpu = bench.cpus + CPU.current
+      if limit == UInt64.max {  // calibrating
+        cpu.pointee.interrupts &+= 1
+        return
+      }
       let depth = CPU.kernelStackTop.rawValue &- instruction_frame_pointer()
       if depth < CPU.kernelStackByteCount { cpu.pointee.deepestStack = max(cpu.pointee.deepestStack, depth) }
       cpu.pointee.interrupts &+= 1
@@ -159,7 +181,7 @@
       if random & 0x1800 == 0 { Preemption.isRequested = true }
       if damage != .none && random & 0x1e000 == 0 { inflict(cpu) }
       cpu.pointee.depth &-= 1
-      if cpu.pointee.interrupts >= limit || isOver.load(ordering: .relaxed) { end() }
+      if cpu.pointee.interrupts >= limit || Clock.now() > timeLimit || isOver.load(ordering: .relaxed) { end() }
     }
 
     /// A system call of the storm: touches pages that come and go, with interrupts enabled.
@@ -257,5 +279,7 @@
   private let isOver = Atomic<Bool>(false)
   nonisolated(unsafe) private var damage: Storm.Damage = .none
   nonisolated(unsafe) private var limit: UInt64 = 0
+  nonisolated(unsafe) private var timeLimit: UInt64 = 0
+  nonisolated(unsafe) private var interruptCycles: UInt64 = 0
   nonisolated(unsafe) private var failedCheck: UInt64 = 0
 #endif
