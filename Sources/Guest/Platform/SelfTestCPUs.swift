@@ -30,7 +30,7 @@
       testCommand.store(command, ordering: .sequentiallyConsistent)
       for cpu in 1...max(1, otherCPUs) where cpu <= otherCPUs { InterProcessor.send(TestVector.command, to: cpu) }
       let wanted = command == TestCommand.rest ? 0 : otherCPUs.u64
-      let end = instruction_rdtsc() &+ cycles(microseconds: 1_000_000)
+      let end = instruction_rdtsc() &+ cycles(microseconds: 10_000_000)
       while testBusyCPUs.load(ordering: .acquiring) != wanted {
         if instruction_rdtsc() > end { return false }
         instruction_pause()

@@ -19,6 +19,7 @@
       InterruptTable.register(BootVectors.timer, handler: { _ in Storm.interrupt(armTimer: true) })
       InterruptTable.register(TestVector.own, handler: { _ in Storm.interrupt(armTimer: false) })
       InterruptTable.register(TestVector.other, handler: { _ in Storm.interrupt(armTimer: false) })
+      InterruptTable.register(TestVector.command, handler: { _ in Storm.interrupt(armTimer: false) })
       testFaultMode = .map
       calibrate()
 
