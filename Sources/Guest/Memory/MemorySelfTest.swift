@@ -35,6 +35,14 @@
         reporting(line)
       }
 
+      let statistics = Frames.statistics
+      var line = TextLine()
+      line.append("memory: ")
+      line.append(decimal: statistics.total.u64 >> 8)
+      line.append(" MiB, used ")
+      line.append(decimal: (statistics.total &- statistics.free).u64)
+      line.append(" pages")
+      reporting(line)
       report("kernel heap", heap())
       Upcalls.pageFault = { frame, address in
         MemorySelfTest.faults &+= 1
