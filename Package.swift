@@ -31,7 +31,7 @@ let package = Package(
   products: [
     .executable(name: "osv-run", targets: ["osv-run"]),
     // What the package under Fuzz drives (Kernel and GuestAPI so that the plugin can see them from there).
-    .library(name: "Fuzzed", targets: ["Kernel", "GuestAPI", "Machine", "VirtioFileSystem", "Command"]),
+    .library(name: "Fuzzed", targets: ["Kernel", "GuestAPI", "Machine", "VirtioFileSystem", "VirtioQueue", "Command"]),
   ],
   targets: [
     // Wire formats shared by both worlds.

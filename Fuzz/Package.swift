@@ -17,5 +17,6 @@ let package = Package(
     fuzz("ELFFile", "Machine"),
     fuzz("FUSE", "VirtioFileSystem"),
     fuzz("Options", "Command"),
+    fuzz("Queue", "VirtioQueue"),
   ]
 )

@@ -12,6 +12,7 @@ private struct Bytes: ByteSource {
   }
 }
 
+/// One input of the fuzzer.
 @c(LLVMFuzzerTestOneInput) public func fuzz(_ data: UnsafePointer<UInt8>, _ count: Int) -> CInt {
   guard let image = try? ELFImage(Bytes(bytes: UnsafeRawBufferPointer(start: data, count: count))) else { return 0 }
   for index in 0..<16 {

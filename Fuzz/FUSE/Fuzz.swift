@@ -4,6 +4,7 @@ import VirtioFileSystem
 // One server for all inputs: state left by one is part of the next one's world.
 private let server = try! FUSEServer(path: "/usr/include/linux")
 
+/// One input of the fuzzer.
 @c(LLVMFuzzerTestOneInput) public func fuzz(_ data: UnsafePointer<UInt8>, _ count: Int) -> CInt {
   var rest = UnsafeRawBufferPointer(start: data, count: count)
   while rest.count >= 2 {
