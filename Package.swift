@@ -82,7 +82,7 @@ let package = Package(
     tests("BaseTests", of: ["Base"]),
     tests("VirtioABITests", of: ["VirtioABI"]),
     tests("PlatformTests", of: ["Platform", "Base", "VirtioABI"]),
-    tests("VirtioFileSystemTests", of: ["VirtioFileSystem", "CSystemCalls"]),
+    tests("VirtioFileSystemTests", of: ["VirtioFileSystem", "VirtioQueue", "CSystemCalls"]),
     tests("VirtioFSTests", of: ["VirtioFS", "VirtioFileSystem"]),
     tests("PagesTests", of: ["Pages"]),
     tests("KVMTests", of: ["KVM"]),

@@ -166,14 +166,9 @@ public final class FUSEClient {
     while next < frames.count {
       let message = try take()
       defer { give(message) }
-      message.begin(FUSEOpcode.read, node: node, unique: nextUnique())
       let first = next
       let most = min(frames.count, first &+ maximumRead &>> 12)
-      // The size stands before the pieces are known: reserve its place, fill it in when they are.
-      var arguments = FUSEReadIn()
-      arguments.offset = offset &+ done.u64
-      message.append(arguments)
-      message.end(replyBody: 0)
+      prepareRead(message, node, offset: offset &+ done.u64)
       while next < most, message.addReply(LinearMap.pointer(frames[next]), 4096, limit: transport.maximumSegments) {
         next &+= 1
       }
@@ -185,6 +180,63 @@ public final class FUSEClient {
       if message.bodyCount < wanted { break }
     }
     return done
+  }
+
+  /// READ of the first pages of a file into frames, and with the same notification of other files, whole, into buffers.
+  ///
+  /// Costs one exit however many files there are. What goes wrong with the others is theirs: their `count` is then -1.
+  /// - Returns: Bytes read of the first file.
+  func read(_ node: UInt64, frames: UnsafeBufferPointer<PhysicalAddress>, ahead: inout [FUSEReadAhead])
+    throws(Errno) -> Int
+  {
+    let most = min(ahead.count &+ 1, transport.maximumCalls)
+    var messages: [FUSEMessage] = []
+    messages.reserveCapacity(most)
+    defer { for message in messages { give(message) } }
+    let first = try take()
+    messages.append(first)
+    prepareRead(first, node, offset: 0)
+    for frame in frames {
+      guard first.addReply(LinearMap.pointer(frame), 4096, limit: transport.maximumSegments) else { throw .EIO }
+    }
+    first.setReadSize((frames.count &* 4096).u32)
+    while messages.count < most, let message = try? take() {
+      let place = messages.count &- 1
+      messages.append(message)
+      prepareRead(message, ahead[place].node, offset: 0)
+      _ = message.addReply(ahead[place].buffer, ahead[place].capacity, limit: transport.maximumSegments)
+      message.setReadSize(ahead[place].capacity.u32)
+    }
+    var calls: [FUSECall] = []
+    calls.reserveCapacity(messages.count)
+    for message in messages { calls.append(message.call) }
+    count(messages: messages.count)
+    try calls.withUnsafeMutableBufferPointer { (calls) throws(Errno) in try transport.perform(calls) }
+    for place in 1..<max(messages.count, 1) {
+      do throws(Errno) {
+        try messages[place].check(replyCount: calls[place].replyCount)
+        ahead[place &- 1].count = messages[place].bodyCount
+      } catch { continue }
+    }
+    try first.check(replyCount: calls[0].replyCount)
+    return first.bodyCount
+  }
+
+  /// Whether a READ of so many frames fits one request.
+  func fits(_ frames: Int) -> Bool {
+    frames &+ 2 <= transport.maximumSegments && frames &* 4096 <= maximumRead
+      && frames &+ 2 <= FUSEMessage.segmentCapacity
+  }
+
+  /// Requests that may go with one notification.
+  var maximumCalls: Int { transport.maximumCalls }
+
+  private func prepareRead(_ message: FUSEMessage, _ node: UInt64, offset: UInt64) {
+    message.begin(FUSEOpcode.read, node: node, unique: nextUnique())
+    var arguments = FUSEReadIn()
+    arguments.offset = offset
+    message.append(arguments)
+    message.end(replyBody: 0)
   }
 
   // MARK: Calls
@@ -271,4 +323,15 @@ public final class FUSEClient {
       pooled &+= 1
     }
   }
+}
+
+/// A file to read beside another one.
+struct FUSEReadAhead {
+  /// The file.
+  let node: UInt64
+  /// Where to; at least `capacity` bytes.
+  let buffer: UnsafeMutableRawPointer
+  let capacity: Int
+  /// Bytes read, -1 if none were.
+  var count = -1
 }
