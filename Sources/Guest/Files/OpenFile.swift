@@ -120,7 +120,7 @@ open class OpenFile: MappingOwner {
     return try writeData(at: offset, from: &transfer)
   }
 
-  private func append(from transfer: inout Transfer) throws(Errno) -> (position: UInt64, count: Int) {
+  private final func append(from transfer: inout Transfer) throws(Errno) -> (position: UInt64, count: Int) {
     vnode.appendLock.lock()
     defer { vnode.appendLock.unlock() }
     let end = try vnode.getAttributes().byteCount
@@ -132,7 +132,7 @@ open class OpenFile: MappingOwner {
   /// The largest offset of a byte.
   private static var maximumOffset: UInt64 { 0x7fff_ffff_ffff_ffff }
 
-  private func checkExtent(_ offset: UInt64, _ transfer: inout Transfer) throws(Errno) {
+  private final func checkExtent(_ offset: UInt64, _ transfer: inout Transfer) throws(Errno) {
     guard offset < Self.maximumOffset else { throw .EFBIG }
     if transfer.remaining.u64 > Self.maximumOffset &- offset {
       transfer.limit(to: (Self.maximumOffset &- offset).int)

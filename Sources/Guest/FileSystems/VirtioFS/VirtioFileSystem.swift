@@ -1,0 +1,286 @@
+// virtio-fs in the guest: a mounted directory of the host.
+//
+// The file system owns the table of nodes: one `VirtioNode` for each node of the server that the guest knows, with the number of
+// lookups it owes. A node that nobody else refers to may leave the table when there are too many; the server then gets its lookups
+// back, many nodes to a message. `lock` guards the table, the lookup counts and the cached attributes; nothing sleeps under it.
+import Base
+import Files
+import Locks
+import Platform
+import VirtioABI
+
+/// A mounted directory of the host.
+public final class VirtioFileSystem: FileSystem {
+  /// Its requests.
+  public let client: FUSEClient
+  /// Time, ns; passed in by tests.
+  let clock: () -> UInt64
+  let lock = Mutex()
+  private var buckets: [VirtioNode?]
+  private var hand = 0
+  /// Nodes in the table.
+  public private(set) var nodeCount = 0
+  /// More nodes than this are not kept without need.
+  public let nodeLimit: Int
+  private var owed: [FUSEForgetOne] = []
+  /// Nodes whose contents wait: at most this many, a ring.
+  private var waitingNodes = [UInt64](repeating: 0, count: 64)
+  private var waitingNext = 0
+  private var spareBuffer: UnsafeMutableRawPointer?
+  /// How long the server lets us believe attributes, ns; for what has no time of its own.
+  private(set) var validity: UInt64 = 0
+
+  /// Bytes of the buffer for directories, links and extended attributes.
+  static let bufferByteCount = 65_536
+
+  /// Negotiates with the server and looks at its root.
+  /// - Throws: EPROTO for a server we cannot use, EIO, ENOMEM.
+  public init(
+    transport: any FUSETransport, nodeLimit: Int = 16_384, clock: @escaping () -> UInt64 = { Clock.now() }
+  ) throws(Errno) {
+    client = FUSEClient(transport: transport)
+    self.clock = clock
+    self.nodeLimit = nodeLimit
+    buckets = [VirtioNode?](repeating: nil, count: 1024)
+    super.init(kind: "virtiofs", magic: 0x6573_5546)
+    owed.reserveCapacity(FUSEClient.forgetLimit)
+    try client.initialise()
+    let now = clock()
+    let root = try client.getattr(FUSE.rootNodeID)
+    var entry = FUSEEntryOut()
+    entry.nodeID = FUSE.rootNodeID
+    entry.attributes = root.attributes
+    entry.attributesValid = root.valid
+    entry.attributesValidNanoseconds = root.validNanoseconds
+    let node = try enter(entry, asked: now)
+    guard node.isDirectory else { throw .EIO }
+    validity = VirtioFileSystem.expiry(0, root.valid, root.validNanoseconds)
+    setRoot(node)
+  }
+
+  deinit {
+    if let spareBuffer { MessageMemory.free(spareBuffer) }
+  }
+
+  public override func statistics() throws(Errno) -> FileSystemStatistics {
+    let answer = try client.statfs(FUSE.rootNodeID)
+    var result = FileSystemStatistics()
+    result.blockByteCount = max(answer.fragmentSize, 1).u64
+    result.blockCount = answer.blocks
+    result.freeBlockCount = answer.blocksFree
+    result.availableBlockCount = answer.blocksAvailable
+    result.fileCount = answer.files
+    result.freeFileCount = answer.filesFree
+    result.maximumNameByteCount = min(answer.nameMax, FUSE.nameMax.u32).u64
+    return result
+  }
+
+  // MARK: The table of nodes
+
+  private func bucket(_ node: UInt64) -> Int {
+    ((node &* 0x9e37_79b9_7f4a_7c15) &>> 32).int & (buckets.count &- 1)
+  }
+
+  /// The node of a number, if it is in the table.
+  func find(_ node: UInt64) -> VirtioNode? {
+    lock.withLock { findLocked(node) }
+  }
+
+  private func findLocked(_ node: UInt64) -> VirtioNode? {
+    var found = buckets[bucket(node)]
+    while let candidate = found {
+      if candidate.node == node {
+        candidate.isUsed = true
+        return candidate
+      }
+      found = candidate.hashNext
+    }
+    return nil
+  }
+
+  /// Takes note of an entry that the server has looked up for us: its lookup is counted, its attributes are cached.
+  /// - Parameter asked: when the request was sent.
+  /// - Throws: EIO for an entry that cannot be.
+  func enter(_ entry: FUSEEntryOut, asked: UInt64) throws(Errno) -> VirtioNode {
+    try VirtioFileSystem.check(entry.attributes)
+    let type = FileType(mode: entry.attributes.mode)
+    let expires = VirtioFileSystem.expiry(asked, entry.attributesValid, entry.attributesValidNanoseconds)
+    let known = lock.withLock { () -> VirtioNode? in
+      if let known = findLocked(entry.nodeID) {
+        if known.type == type { known.lookups &+= 1 }
+        return known
+      }
+      return nil
+    }
+    if let known {
+      guard known.type == type else { throw .EIO }
+      known.update(entry.attributes, expires: expires)
+      return known
+    }
+    let fresh = VirtioNode(self, entry.nodeID, entry.attributes, expires: expires)
+    makeRoom()
+    return lock.withLock {
+      // Another thread may have been told of the same node meanwhile.
+      if let known = findLocked(entry.nodeID) {
+        known.lookups &+= 1
+        return known
+      }
+      let place = bucket(entry.nodeID)
+      fresh.hashNext = buckets[place]
+      buckets[place] = fresh
+      nodeCount &+= 1
+      if nodeCount > buckets.count { grow() }
+      return fresh
+    }
+  }
+
+  /// What no honest server says about a file.
+  static func check(_ attributes: FUSEAttributes) throws(Errno) {
+    guard FileType(mode: attributes.mode) != .unknown, attributes.size <= Int64.max.u64 else { throw .EIO }
+  }
+
+  /// A time of validity as a time of expiry.
+  static func expiry(_ asked: UInt64, _ seconds: UInt64, _ nanoseconds: UInt32) -> UInt64 {
+    // 30 years are for ever; the rest cannot overflow.
+    let span = min(seconds, 1_000_000_000) &* 1_000_000_000 &+ min(nanoseconds, 999_999_999).u64
+    return asked &+ span
+  }
+
+  private func grow() {
+    let old = buckets
+    buckets = [VirtioNode?](repeating: nil, count: old.count &* 2)
+    for head in old {
+      var next = head
+      while let node = next {
+        next = node.hashNext
+        let place = bucket(node.node)
+        node.hashNext = buckets[place]
+        buckets[place] = node
+      }
+    }
+  }
+
+  // MARK: Giving nodes back
+
+  /// Lets some nodes go that nobody uses, if there are too many: second chance, a few buckets at a time.
+  private func makeRoom() {
+    guard nodeCount >= nodeLimit else { return }
+    var batch: [FUSEForgetOne] = []
+    lock.lock()
+    var looked = 0
+    while looked < 256, nodeCount >= nodeLimit {
+      looked &+= 1
+      hand = (hand &+ 1) & (buckets.count &- 1)
+      sweep(hand)
+    }
+    if owed.count >= FUSEClient.forgetLimit {
+      swap(&batch, &owed)
+      owed.reserveCapacity(FUSEClient.forgetLimit)
+    }
+    lock.unlock()
+    send(batch)
+  }
+
+  /// Takes the unused nodes out of one bucket. Under the lock.
+  private func sweep(_ place: Int) {
+    var kept: VirtioNode?
+    var rest = buckets[place]
+    buckets[place] = nil
+    while rest != nil {
+      let next = rest.unsafelyUnwrapped.hashNext
+      rest.unsafelyUnwrapped.hashNext = nil
+      // The only reference is ours: nobody can get another one but from the table, which is locked.
+      if isKnownUniquelyReferenced(&rest), let node = rest, !node.isUsed, node.node != FUSE.rootNodeID {
+        var one = FUSEForgetOne()
+        one.nodeID = node.node
+        one.lookupCount = node.lookups
+        owed.append(one)
+        nodeCount &-= 1
+      } else if let node = rest {
+        node.isUsed = false
+        node.hashNext = kept
+        kept = node
+      }
+      rest = next
+    }
+    buckets[place] = kept
+  }
+
+  /// Gives a lookup back that nobody will use.
+  func forget(_ node: UInt64) {
+    lock.withLock {
+      var one = FUSEForgetOne()
+      one.nodeID = node
+      one.lookupCount = 1
+      owed.append(one)
+    }
+  }
+
+  private func send(_ batch: [FUSEForgetOne]) {
+    batch.withUnsafeBufferPointer { all in
+      var start = 0
+      while start < all.count {
+        let end = min(start &+ FUSEClient.forgetLimit, all.count)
+        client.forget(UnsafeBufferPointer(rebasing: all[start..<end]))
+        start = end
+      }
+    }
+  }
+
+  /// Sends what is owed. Nothing of ours is ever dirty.
+  public override func synchronise() throws(Errno) {
+    var batch: [FUSEForgetOne] = []
+    lock.withLock { swap(&batch, &owed) }
+    send(batch)
+  }
+
+  // MARK: Files read ahead
+
+  /// The directory that a node was listed in, if it is still known.
+  func parent(of node: VirtioNode) -> (node: VirtioNode, place: Int)? {
+    lock.withLock {
+      let (directory, place) = node.listedIn
+      guard directory != 0, let parent = findLocked(directory) else { return nil }
+      return (parent, place)
+    }
+  }
+
+  /// Notes where a node was listed.
+  func note(_ node: VirtioNode, in directory: VirtioNode, place: Int) {
+    lock.withLock { node.listedIn = (directory.node, place) }
+  }
+
+  /// Lets contents wait for their file; the file that has waited longest gives its place.
+  func keep(_ contents: WaitingContents, for number: UInt64) {
+    let oldest = lock.withLock { () -> UInt64 in
+      let oldest = waitingNodes[waitingNext]
+      waitingNodes[waitingNext] = number
+      waitingNext = (waitingNext &+ 1) & (waitingNodes.count &- 1)
+      return oldest
+    }
+    if oldest != 0, oldest != number, let old = find(oldest)?.takeWaiting() { MessageMemory.free(old.buffer) }
+    let node = find(number)
+    if let surplus = node == nil ? contents : node?.setWaiting(contents) { MessageMemory.free(surplus.buffer) }
+  }
+
+  // MARK: The buffer: one is kept, more are made when several threads need one.
+
+  /// Runs a body with a buffer of `bufferByteCount` bytes.
+  /// - Throws: ENOMEM, what the body throws.
+  func withBuffer<R>(_ body: (UnsafeMutableRawBufferPointer) throws(Errno) -> R) throws(Errno) -> R {
+    let spare = lock.withLock { () -> UnsafeMutableRawPointer? in
+      defer { spareBuffer = nil }
+      return spareBuffer
+    }
+    guard let block = spare ?? MessageMemory.allocate(VirtioFileSystem.bufferByteCount) else { throw .ENOMEM }
+    defer {
+      let surplus = lock.withLock { () -> UnsafeMutableRawPointer? in
+        if spareBuffer != nil { return block }
+        spareBuffer = block
+        return nil
+      }
+      if let surplus { MessageMemory.free(surplus) }
+    }
+    return try body(UnsafeMutableRawBufferPointer(start: block, count: VirtioFileSystem.bufferByteCount))
+  }
+}
