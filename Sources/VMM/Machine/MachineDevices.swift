@@ -1,13 +1,18 @@
 // The devices of a machine: made here, put on the board, joined to KVM's interrupts.
 //
-// Console and entropy always.
+// Console and entropy always; one file system for each shared directory.
 
 import KVM
 import VirtioABI
 import VirtioConsole
 import VirtioEntropy
+import VirtioFileSystem
 import VirtioPCI
 import VirtioQueue
+
+#if canImport(Glibc)
+  import Glibc
+#endif
 
 extension PCIFunction: BoardDevice {
   func readRegister(_ offset: UInt64, byteCount: Int) -> UInt64 { readBAR(at: offset, count: byteCount) }
@@ -22,10 +27,13 @@ struct MachineDevices {
   let board: DeviceBoard
   let console: VirtioConsole
   /// For the boot information: which device serves which mount point.
-  let mounts: [BootContent.Mount] = []
+  private(set) var mounts: [BootContent.Mount] = []
   private let map = GuestMemoryMap()
   private let vm: VirtualMachine
   private let allocator: BootAllocator
+
+  /// The ioctl requests of a running machine: KVM's, and the terminal's size.
+  static let requests = VirtualMachine.requestsWhileRunning + [UInt32(TIOCGWINSZ)]
 
   /// Makes the devices and gives each its place; their set-up records come from `allocator`.
   init(
@@ -45,7 +53,7 @@ struct MachineDevices {
     var streams = VirtioConsole.Configuration()
     let size = StandardStreams.terminalSize
     if size.0 > 0 { streams.size = (columns: size.0, rows: size.1) }
-    let requests = VirtualMachine.requestsWhileRunning
+    let requests = Self.requests
     let isJailed = configuration.isJailed
     streams.startThread = { body in
       Thread.start("input") {
@@ -56,8 +64,21 @@ struct MachineDevices {
     console = VirtioConsole(streams)
     try add(console)
     try add(VirtioEntropy())
-    guard configuration.shares.isEmpty else {
-      throw Failure(.unsupported, "this osv-run cannot attach directories yet")
+    for (index, share) in configuration.shares.enumerated() {
+      let server: FUSEServer
+      do throws(FUSEServer.OpenFailure) {
+        server = try FUSEServer(path: "/proc/self/fd/\(share.descriptor)")
+      } catch {
+        throw Failure(
+          .directory,
+          error.processDirectory
+            ? "directories are shared through /proc/self/fd, which is not there: mount /proc"
+            : "a directory cannot be shared (\(StandardStreams.message(error.code)))")
+      }
+      mounts.append(
+        BootContent.Mount(path: share.guest, deviceIndex: UInt32(board.slots.count), readOnly: share.readOnly))
+      try add(
+        VirtioFileSystemDevice(server: server, tag: "osv\(index)", requestQueues: min(configuration.cpuCount, 8)))
     }
   }
 

@@ -26,7 +26,7 @@ extension Machine {
     if configuration.isJailed {
       do throws(JailError) {
         try Jail.enter(
-          directories: configuration.shares.map(\.descriptor), requests: VirtualMachine.requestsWhileRunning)
+          directories: configuration.shares.map(\.descriptor), requests: MachineDevices.requests)
       } catch {
         fail(Failure(.jail, "\(error.step) failed: \(String(cString: strerror(error.code)))"), vcpu: nil)
       }
@@ -74,6 +74,10 @@ extension Machine {
       if devices.board.write(address, value, byteCount: byteCount) { exits[vcpu.index].noteKick() }
     case .mmioRead(let address, let byteCount): vcpu.complete(read: devices.board.read(address, byteCount: byteCount))
     case .interrupted:
+      if vcpu.index == 0, Signals.takeResize() {
+        let size = StandardStreams.terminalSize
+        devices.console.resize(columns: size.0, rows: size.1)
+      }
       if Signals.isAutopsyAsked {
         fail(Failure(.stopped, "the machine was told to quit twice; it was here"), vcpu: vcpu)
       }

@@ -23,6 +23,15 @@ enum Signals {
   nonisolated(unsafe) private static var ending: UInt64 = 0
   nonisolated(unsafe) private static var quits: UInt64 = 0
 
+  nonisolated(unsafe) private static var resized: UInt64 = 0
+
+  /// Whether the terminal has changed its size since the last call.
+  static func takeResize() -> Bool {
+    guard ckvm_load_acquire(&resized) != 0 else { return false }
+    ckvm_store_release(&resized, 0)
+    return true
+  }
+
   /// Whether SIGQUIT came twice.
   static var isAutopsyAsked: Bool { ckvm_load_acquire(&quits) >= 3 }
 
@@ -64,7 +73,9 @@ enum Signals {
     case SIGTERM: bit = 1
     case SIGHUP: bit = 2
     case SIGQUIT: bit = 3
-    default: bit = 4
+    default:
+      bit = 4
+      ckvm_store_release(&resized, 1)
     }
     if bit < 2, ckvm_fetch_or(&ending, 1) != 0 { _exit(128 + number) }
     if number == SIGQUIT, ckvm_fetch_or(&quits, 1) != 0 { _ = ckvm_fetch_or(&quits, 2) }
