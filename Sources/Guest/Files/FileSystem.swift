@@ -31,6 +31,11 @@ open class FileSystem {
   /// The root of its tree. There must be one.
   public final var root: Dentry { rootEntry.unsafelyUnwrapped }
 
+  /// The entry of a name in the root directory, which is known to be that of `vnode`: for file systems that invent their files.
+  public final func rootEntry(_ name: PathBytes, _ vnode: Vnode) -> Dentry {
+    names.enter(root, name, LookupResult(vnode))
+  }
+
   /// How full it is (VFS_STATFS).
   open func statistics() throws(Errno) -> FileSystemStatistics { FileSystemStatistics() }
   /// Stores everything (VFS_SYNC).

@@ -47,6 +47,12 @@ public final class Mount {
     self.source = source
   }
 
+  /// The path of its mount point from `root`.
+  public func path(from root: Location) -> [UInt8] {
+    if root == rootLocation { return [slash] }
+    return point?.path(from: root) ?? [slash]
+  }
+
   /// The place where it begins.
   public var rootLocation: Location { Location(mount: self, dentry: root) }
 }

@@ -91,7 +91,7 @@ open class OpenFile: MappingOwner {
       position = end.position
       return end.count
     }
-    try checkExtent(position, &transfer)
+    try transfer.limit(toFitAt: position, below: Self.maximumOffset)
     let count = try writeData(at: position, from: &transfer)
     position &+= count.u64
     return count
@@ -116,7 +116,7 @@ open class OpenFile: MappingOwner {
     guard vnode.isSeekable else { throw .ESPIPE }
     guard isWritable else { throw .EBADF }
     if flags.contains(.append) { return try append(from: &transfer).count }
-    try checkExtent(offset, &transfer)
+    try transfer.limit(toFitAt: offset, below: Self.maximumOffset)
     return try writeData(at: offset, from: &transfer)
   }
 
@@ -124,20 +124,13 @@ open class OpenFile: MappingOwner {
     vnode.appendLock.lock()
     defer { vnode.appendLock.unlock() }
     let end = try vnode.getAttributes().byteCount
-    try checkExtent(end, &transfer)
+    try transfer.limit(toFitAt: end, below: Self.maximumOffset)
     let count = try writeData(at: end, from: &transfer)
     return (end &+ count.u64, count)
   }
 
   /// The largest offset of a byte.
   private static var maximumOffset: UInt64 { 0x7fff_ffff_ffff_ffff }
-
-  private final func checkExtent(_ offset: UInt64, _ transfer: inout Transfer) throws(Errno) {
-    guard offset < Self.maximumOffset else { throw .EFBIG }
-    if transfer.remaining.u64 > Self.maximumOffset &- offset {
-      transfer.limit(to: (Self.maximumOffset &- offset).int)
-    }
-  }
 
   /// Moves bytes out of the file; rights and offset have been checked. Files without positions ignore `offset`.
   open func readData(at offset: UInt64, into transfer: inout Transfer) throws(Errno) -> Int {
@@ -274,5 +267,14 @@ open class OpenFile: MappingOwner {
   /// Calls `body` with the file's path.
   public final func withMappingPath(_ body: (UnsafeRawBufferPointer) -> Void) {
     location.path(from: nil).withUnsafeBytes { body($0) }
+  }
+}
+
+extension Transfer {
+  /// Lets no more bytes be copied than lie between `offset` and `maximum`.
+  /// - Throws: EFBIG if that is none.
+  mutating func limit(toFitAt offset: UInt64, below maximum: UInt64) throws(Errno) {
+    guard offset < maximum else { throw .EFBIG }
+    if remaining.u64 > maximum &- offset { limit(to: (maximum &- offset).int) }
   }
 }

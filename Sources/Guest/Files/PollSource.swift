@@ -50,8 +50,8 @@ public struct ReadyMask: OptionSet, Equatable, Sendable {
 
 /// Somebody who wants to be told. Lives with its owner, who keeps it in place from `add` until `remove` returns.
 public struct PollWaiter: ~Copyable {
-  /// What is called: in any context, with preemption off; may not sleep, nor add to or remove from the same source.
-  public typealias Function = @convention(thin) (_ context: UnsafeMutableRawPointer, _ events: ReadyMask) -> Void
+  /// What is called, with its context and a `ReadyMask`'s bits: in any context, with preemption off; may not sleep, nor add to or remove from the same source.
+  public typealias Function = @convention(c) (_ context: UnsafeMutableRawPointer, _ events: UInt32) -> Void
 
   let function: Function
   let context: UnsafeMutableRawPointer
@@ -167,7 +167,7 @@ public final class PollSource {
     var next = first
     while let waiter = next {
       next = waiter.pointee.next
-      waiter.pointee.function(waiter.pointee.context, happened)
+      waiter.pointee.function(waiter.pointee.context, happened.rawValue)
     }
   }
 }

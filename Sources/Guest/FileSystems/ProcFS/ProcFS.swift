@@ -1,1 +1,0 @@
-// ProcFS: see ARCHITECTURE.md.

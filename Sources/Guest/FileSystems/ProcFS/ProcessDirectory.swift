@@ -1,0 +1,170 @@
+// The directory of a process: /proc/N, and of a thread: /proc/N/task/M, which looks the same here.
+import Base
+import Files
+
+/// A directory whose files belong to the process.
+class OwnedDirectory: PseudoNode {
+  let process: any ProcessView
+
+  init(_ fileSystem: ProcessFileSystem, _ process: any ProcessView, kind: Int, mode: UInt32 = 0o555) {
+    self.process = process
+    super.init(
+      fileSystem, inode: ProcessFileSystem.inode(process: process.processIdentifier, kind: kind), type: .directory,
+      mode: mode)
+  }
+
+  override var owner: (userID: UInt32, groupID: UInt32) { process.fileOwner }
+  final var tree: ProcessFileSystem { unsafeDowncast(fileSystem, to: ProcessFileSystem.self) }
+  final func inode(_ kind: Int, _ number: Int = 0) -> UInt64 {
+    ProcessFileSystem.inode(process: process.processIdentifier, kind: kind, number: number)
+  }
+}
+
+/// /proc/N.
+final class ProcessDirectory: OwnedDirectory {
+  private enum Kind {
+    static let descriptors = 1
+    static let executable = 2
+    static let workingDirectory = 3
+    static let root = 4
+    static let tasks = 5
+    static let descriptor = 6
+    static let task = 7
+    static let firstFile = 16
+  }
+
+  private static let names: [(name: StaticString, kind: Int, type: FileType)] = [
+    ("fd", Kind.descriptors, .directory), ("exe", Kind.executable, .symbolicLink),
+    ("cwd", Kind.workingDirectory, .symbolicLink), ("root", Kind.root, .symbolicLink),
+    ("task", Kind.tasks, .directory),
+  ]
+  private let isTask: Bool
+
+  init(_ fileSystem: ProcessFileSystem, _ process: any ProcessView, isTask: Bool = false) {
+    self.isTask = isTask
+    super.init(fileSystem, process, kind: isTask ? Kind.task : 0)
+  }
+
+  override func lookup(_ name: PathBytes) throws(Errno) -> LookupResult {
+    for entry in Self.names where PathBytes(entry.name) == name && !(isTask && entry.kind == Kind.tasks) {
+      return LookupResult(node(entry.kind), validity: 0)
+    }
+    let files = tree.processFiles
+    for index in 0..<files.count where files[index].name.withPath({ $0 == name }) {
+      let (process, produce) = (process, files[index].produce)
+      let node = TextNode(
+        tree, inode: inode(Kind.firstFile &+ index), mode: files[index].mode, owner: process.fileOwner
+      ) { (text) throws(Errno) in try produce(process, &text) }
+      return LookupResult(node, validity: 0)
+    }
+    return LookupResult(nil, validity: 0)
+  }
+
+  private func node(_ kind: Int) -> Vnode {
+    switch kind {
+    case Kind.descriptors: DescriptorDirectory(tree, process, kind: kind, mode: 0o500)
+    case Kind.tasks: TaskDirectory(tree, process, kind: kind)
+    case Kind.executable: PlaceLink(tree, process, inode: inode(kind)) { $0.executableLocation }
+    case Kind.workingDirectory: PlaceLink(tree, process, inode: inode(kind)) { $0.fileSystemContext.workingDirectory }
+    default: PlaceLink(tree, process, inode: inode(kind)) { $0.fileSystemContext.root }
+    }
+  }
+
+  override func readDirectory(from cookie: UInt64, parent: UInt64, into sink: inout DirectoryEntrySink) throws(Errno) {
+    guard sink.addDots(from: cookie, own: inode, parent: parent) else { return }
+    let files = tree.processFiles
+    var index = max(cookie, 2).int &- 2
+    while index < Self.names.count &+ files.count {
+      let next = (index &+ 3).u64
+      if index < Self.names.count {
+        let entry = Self.names[index]
+        if !(isTask && entry.kind == Kind.tasks) {
+          guard sink.add(PathBytes(entry.name), inode: inode(entry.kind), type: entry.type, nextCookie: next) else {
+            return
+          }
+        }
+      } else {
+        let number = index &- Self.names.count
+        let inode = inode(Kind.firstFile &+ number)
+        let fits = files[number].name.withPath { sink.add($0, inode: inode, type: .regular, nextCookie: next) }
+        guard fits else { return }
+      }
+      index &+= 1
+    }
+  }
+}
+
+/// /proc/N/fd.
+final class DescriptorDirectory: OwnedDirectory {
+  override func lookup(_ name: PathBytes) throws(Errno) -> LookupResult {
+    guard let number = name.decimal, (try? process.descriptorTable.file(number)) != nil else {
+      return LookupResult(nil, validity: 0)
+    }
+    let link = PlaceLink(tree, process, inode: inode(6, number), mode: 0o700) {
+      (try? $0.descriptorTable.file(number))?.location
+    }
+    return LookupResult(link, validity: 0)
+  }
+
+  override func readDirectory(from cookie: UInt64, parent: UInt64, into sink: inout DirectoryEntrySink) throws(Errno) {
+    guard sink.addDots(from: cookie, own: inode, parent: parent) else { return }
+    var number = max(cookie, 2).int &- 2
+    while let found = process.descriptorTable.next(from: number) {
+      var name: [UInt8] = []
+      name.append(decimal: found.u64)
+      let inode = inode(6, found)
+      guard name.withPath({ sink.add($0, inode: inode, type: .symbolicLink, nextCookie: (found &+ 3).u64) }) else {
+        return
+      }
+      number = found &+ 1
+    }
+  }
+}
+
+/// /proc/N/task.
+final class TaskDirectory: OwnedDirectory {
+  override func lookup(_ name: PathBytes) throws(Errno) -> LookupResult {
+    guard let number = name.decimal else { return LookupResult(nil, validity: 0) }
+    for thread in process.threadIdentifiers where thread.int == number {
+      return LookupResult(ProcessDirectory(tree, process, isTask: true), validity: 0)
+    }
+    return LookupResult(nil, validity: 0)
+  }
+
+  override func readDirectory(from cookie: UInt64, parent: UInt64, into sink: inout DirectoryEntrySink) throws(Errno) {
+    guard sink.addDots(from: cookie, own: inode, parent: parent) else { return }
+    for thread in process.threadIdentifiers where thread.u64 &+ 2 > cookie {
+      var name: [UInt8] = []
+      name.append(decimal: thread.u64)
+      let inode = inode(7, thread.int)
+      guard name.withPath({ sink.add($0, inode: inode, type: .directory, nextCookie: thread.u64 &+ 2) }) else { return }
+    }
+  }
+}
+
+/// A link that leads to a place, whatever its text says.
+final class PlaceLink: PseudoNode {
+  private let process: any ProcessView
+  private let place: (any ProcessView) -> Location?
+
+  init(
+    _ fileSystem: FileSystem, _ process: any ProcessView, inode: UInt64, mode: UInt32 = 0o777,
+    _ place: @escaping (any ProcessView) -> Location?
+  ) {
+    self.process = process
+    self.place = place
+    super.init(fileSystem, inode: inode, type: .symbolicLink, mode: mode)
+  }
+
+  override var owner: (userID: UInt32, groupID: UInt32) { process.fileOwner }
+
+  override func readLink() throws(Errno) -> [UInt8] {
+    guard let location = place(process) else { throw .ENOENT }
+    return location.path(from: process.fileSystemContext.root)
+  }
+
+  override func linkedLocation() throws(Errno) -> Location? {
+    guard let location = place(process) else { throw .ENOENT }
+    return location
+  }
+}

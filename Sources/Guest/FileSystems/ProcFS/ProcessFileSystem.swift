@@ -1,0 +1,170 @@
+// ProcessFileSystem: /proc. What it shows is registered: a name and a function that writes the text.
+//
+// Fixed files hang in a tree of `PseudoDirectory`s; the directories of processes are made when they are looked up, and
+// believed for no longer than that. A text is written as a whole when it is first read after opening, so that a reader in pieces
+// gets one consistent text.
+import Base
+import Files
+
+/// A process, as /proc needs it.
+public protocol ProcessView: AnyObject {
+  /// Its number.
+  var processIdentifier: Int32 { get }
+  /// The calling thread's number: of this process, for /proc/thread-self.
+  var threadIdentifiers: [Int32] { get }
+  /// Owner and group of its files.
+  var fileOwner: (userID: UInt32, groupID: UInt32) { get }
+  /// Its open files.
+  var descriptorTable: DescriptorTable { get }
+  /// Its view of the tree.
+  var fileSystemContext: FileSystemContext { get }
+  /// The file it was started from; nil: none.
+  var executableLocation: Location? { get }
+}
+
+/// All processes, as /proc needs them.
+public protocol ProcessList: AnyObject {
+  /// The process that asks.
+  var current: (any ProcessView)? { get }
+  /// The number of the thread that asks.
+  var currentThread: Int32 { get }
+  /// The process with a number.
+  func process(_ identifier: Int32) -> (any ProcessView)?
+  /// The lowest number of a process at or above one.
+  func next(from identifier: Int32) -> Int32?
+}
+
+/// The tree of /proc.
+public final class ProcessFileSystem: FileSystem {
+  /// Writes a file's text.
+  public typealias Produce = (inout TextBuffer) throws(Errno) -> Void
+  /// Writes the text of a file of a process.
+  public typealias ProduceOfProcess = (any ProcessView, inout TextBuffer) throws(Errno) -> Void
+
+  let processes: any ProcessList
+  /// Files of every process' directory; added at boot.
+  private(set) var processFiles: [(name: [UInt8], mode: UInt32, produce: ProduceOfProcess)] = []
+  private var lastInode: UInt64 = 1
+
+  /// /proc with self, thread-self, and the files of each process that need nothing but a `ProcessView`.
+  public init(processes: any ProcessList) {
+    self.processes = processes
+    super.init(kind: "proc", magic: 0x9fa0)
+    setRoot(ProcessRoot(self))
+    addLink("mounts", to: "self/mounts")
+    add(processFile: "mounts") { (process, text) throws(Errno) in writeMounts(process.fileSystemContext, &text) }
+    add(processFile: "mountinfo") { (process, text) throws(Errno) in
+      writeMountInformation(process.fileSystemContext, &text)
+    }
+  }
+
+  // MARK: Registration, at boot
+
+  /// Adds a file; directories on the way are made.
+  /// - Parameters:
+  ///   - path: its path in this tree, without a slash before it.
+  ///   - mode: its permissions.
+  ///   - produce: writes its text, each time it is opened and read.
+  public func add(_ path: StaticString, mode: UInt32 = 0o444, _ produce: @escaping Produce) {
+    let (directory, name) = place(PathBytes(path))
+    directory.add(name, TextNode(self, inode: newInode(), mode: mode, produce: produce))
+  }
+
+  /// Adds a file to the directory of every process and thread.
+  public func add(processFile name: StaticString, mode: UInt32 = 0o444, _ produce: @escaping ProduceOfProcess) {
+    processFiles.append((PathBytes(name).copy, mode, produce))
+  }
+
+  /// Adds a symbolic link.
+  public func addLink(_ path: StaticString, to target: StaticString) {
+    let (directory, name) = place(PathBytes(path))
+    directory.add(name, PseudoLink(self, inode: newInode(), target: PathBytes(target)))
+  }
+
+  private func newInode() -> UInt64 {
+    lastInode &+= 1
+    return lastInode
+  }
+
+  private func place(_ path: PathBytes) -> (PseudoDirectory, PathBytes) {
+    // SAFETY: `init` gave `setRoot` a ProcessRoot, and only PseudoDirectories are put where directories are.
+    var directory = unsafeDowncast(root.vnode.unsafelyUnwrapped, to: PseudoDirectory.self)
+    var start = 0
+    for index in 0..<path.count where path[index] == 0x2f {
+      let name = path.slice(start, index)
+      start = index &+ 1
+      if let node = directory.node(name), node.isDirectory {
+        directory = unsafeDowncast(node, to: PseudoDirectory.self)
+      } else {
+        let made = PseudoDirectory(self, inode: newInode())
+        directory.add(name, made)
+        directory = made
+      }
+    }
+    return (directory, path.slice(start, path.count))
+  }
+
+  /// Numbers for files of processes: high enough never to meet the fixed ones.
+  static func inode(process: Int32, kind: Int, number: Int = 0) -> UInt64 {
+    (process.u64 & 0x7fff_ffff) &<< 32 | (kind.u64 & 0xff) &<< 24 | number.u64 & 0xff_ffff | 1 &<< 63
+  }
+}
+
+/// /proc itself: the fixed names, then self, thread-self and the processes.
+final class ProcessRoot: PseudoDirectory {
+  init(_ fileSystem: ProcessFileSystem) { super.init(fileSystem, inode: 1) }
+
+  private var tree: ProcessFileSystem { unsafeDowncast(fileSystem, to: ProcessFileSystem.self) }
+  private static var processCookies: UInt64 { 1 << 32 }
+
+  override func lookup(_ name: PathBytes) throws(Errno) -> LookupResult {
+    if name == PathBytes("self") { return LookupResult(SelfLink(tree, ofThread: false), validity: 0) }
+    if name == PathBytes("thread-self") { return LookupResult(SelfLink(tree, ofThread: true), validity: 0) }
+    if let number = name.decimal, let process = tree.processes.process(number.i32) {
+      return LookupResult(ProcessDirectory(tree, process), validity: 0)
+    }
+    return try super.lookup(name)
+  }
+
+  override func readDirectory(from cookie: UInt64, parent: UInt64, into sink: inout DirectoryEntrySink) throws(Errno) {
+    var cookie = cookie
+    if cookie < Self.processCookies {
+      try super.readDirectory(from: cookie, parent: parent, into: &sink)
+      if sink.isFull { return }
+      cookie = Self.processCookies
+      guard sink.add(PathBytes("self"), inode: SelfLink.inode, type: .symbolicLink, nextCookie: cookie) else { return }
+    }
+    var number = (cookie &- Self.processCookies).i32
+    while let found = tree.processes.next(from: number) {
+      var name: [UInt8] = []
+      name.append(decimal: found.u64)
+      let inode = ProcessFileSystem.inode(process: found, kind: 0)
+      let next = Self.processCookies &+ found.u64 &+ 1
+      guard name.withPath({ sink.add($0, inode: inode, type: .directory, nextCookie: next) }) else { return }
+      number = found &+ 1
+    }
+  }
+}
+
+/// /proc/self and /proc/thread-self: another place for each who looks.
+final class SelfLink: PseudoNode {
+  static let inode: UInt64 = 1 << 62
+  private let isThread: Bool
+
+  init(_ fileSystem: ProcessFileSystem, ofThread: Bool) {
+    isThread = ofThread
+    super.init(fileSystem, inode: Self.inode &+ (ofThread ? 1 : 0), type: .symbolicLink, mode: 0o777)
+  }
+
+  override func readLink() throws(Errno) -> [UInt8] {
+    let processes = unsafeDowncast(fileSystem, to: ProcessFileSystem.self).processes
+    guard let process = processes.current else { throw .ENOENT }
+    var result: [UInt8] = []
+    result.append(decimal: process.processIdentifier.u64)
+    if isThread {
+      result.append(contentsOf: PathBytes("/task/").copy)
+      result.append(decimal: processes.currentThread.u64)
+    }
+    return result
+  }
+}

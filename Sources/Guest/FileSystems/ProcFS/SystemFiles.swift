@@ -1,0 +1,92 @@
+// The texts of files about the whole machine, as far as lower layers know them.
+import Base
+import Files
+import Pages
+import Platform
+
+/// /proc/N/mounts.
+func writeMounts(_ context: FileSystemContext, _ text: inout TextBuffer) {
+  var lines = text
+  context.mounts.forEach { mount in
+    lines.append(escaping: mount.source)
+    lines.append(byte: 0x20)
+    lines.append(escaping: mount.path(from: context.root))
+    lines.append(byte: 0x20)
+    lines.append(mount.fileSystem.kind)
+    lines.append(" ")
+    writeFlags(mount.flags, &lines)
+    lines.append(" 0 0\n")
+  }
+  text = lines
+}
+
+/// /proc/N/mountinfo.
+func writeMountInformation(_ context: FileSystemContext, _ text: inout TextBuffer) {
+  var lines = text
+  context.mounts.forEach { mount in
+    lines.append(mount.identifier.u64)
+    lines.append(" ")
+    lines.append((mount.point?.mount.identifier ?? 0).u64)
+    lines.append(" ")
+    lines.append(DeviceNumber.major(mount.fileSystem.device).u64)
+    lines.append(":")
+    lines.append(DeviceNumber.minor(mount.fileSystem.device).u64)
+    lines.append(" / ")
+    lines.append(escaping: mount.path(from: context.root))
+    lines.append(" ")
+    writeFlags(mount.flags, &lines)
+    lines.append(" - ")
+    lines.append(mount.fileSystem.kind)
+    lines.append(" ")
+    lines.append(escaping: mount.source)
+    lines.append(mount.flags.contains(.readOnly) ? " ro\n" : " rw\n")
+  }
+  text = lines
+}
+
+private func writeFlags(_ flags: MountFlags, _ text: inout TextBuffer) {
+  text.append(flags.contains(.readOnly) ? "ro" : "rw")
+  if flags.contains(.noSetUser) { text.append(",nosuid") }
+  if flags.contains(.noDevices) { text.append(",nodev") }
+  if flags.contains(.noExecute) { text.append(",noexec") }
+}
+
+extension ProcessFileSystem {
+  /// Adds what lower layers can tell: meminfo, uptime, loadavg, filesystems, sys/kernel and sys/vm as far as programs read them.
+  public func addSystemFiles() {
+    add("meminfo") { (text) throws(Errno) in
+      let frames = Frames.statistics
+      let (total, free) = (frames.total.u64 &* 4, frames.free.u64 &* 4)
+      let lines: [(StaticString, UInt64)] = [
+        ("MemTotal:       ", total), ("MemFree:        ", free), ("MemAvailable:   ", free), ("Buffers:        ", 0),
+        ("Cached:         ", 0), ("SwapCached:     ", 0), ("Active:         ", total &- free), ("Inactive:       ", 0),
+        ("SwapTotal:      ", 0), ("SwapFree:       ", 0), ("Dirty:          ", 0), ("Shmem:          ", 0),
+        ("Slab:           ", 0),
+      ]
+      for line in lines {
+        text.append(line.0)
+        text.append(line.1, width: 8)
+        text.append(" kB\n")
+      }
+      text.append("HugePages_Total:       0\nHugePages_Free:        0\nHugepagesize:       2048 kB\n")
+    }
+    add("uptime") { (text) throws(Errno) in
+      let hundredths = Clock.now() / 10_000_000
+      text.append(hundredths: hundredths)
+      text.append(" ")
+      text.append(hundredths: 0)
+      text.append("\n")
+    }
+    add("loadavg") { (text) throws(Errno) in text.append("0.00 0.00 0.00 1/1 1\n") }
+    add("filesystems") { (text) throws(Errno) in
+      text.append("nodev\tramfs\nnodev\ttmpfs\nnodev\tdevtmpfs\nnodev\tproc\nnodev\tvirtiofs\n")
+    }
+    add("sys/kernel/pid_max") { (text) throws(Errno) in text.append("32768\n") }
+    add("sys/kernel/ostype") { (text) throws(Errno) in text.append("Linux\n") }
+    add("sys/kernel/randomize_va_space") { (text) throws(Errno) in text.append("2\n") }
+    add("sys/vm/overcommit_memory") { (text) throws(Errno) in text.append("0\n") }
+    add("sys/vm/max_map_count") { (text) throws(Errno) in text.append("65530\n") }
+    add("sys/fs/file-max") { (text) throws(Errno) in text.append("1048576\n") }
+    add("sys/fs/pipe-max-size") { (text) throws(Errno) in text.append("65536\n") }
+  }
+}

@@ -1,1 +1,0 @@
-// RamFS: see ARCHITECTURE.md.

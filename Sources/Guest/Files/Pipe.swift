@@ -1,0 +1,300 @@
+// Pipe: a ring of 64 KiB between two ends.
+//
+// `lock` guards the ring's indices and the number of open ends, never a copy from or to program memory: bytes go through
+// the ring's pages in pieces; a reader that is copying owns what it copies (`isReading`), a writer what it fills
+// (`isWriting`), and others of the same side wait. A write of PIPE_BUF bytes or fewer starts only when all of it fits, so
+// it is never mixed with another; larger ones may be.
+import Base
+import Locks
+import Memory
+import Pages
+
+/// The ring, and who has it open.
+public final class Pipe {
+  /// Bytes that fit.
+  public static let capacity = 65_536
+  /// Writes up to this many bytes are never split (PIPE_BUF).
+  public static let atomicByteCount = 4096
+
+  private let lock = Mutex()
+  let source = PollSource()
+  // Guarded by `lock`.
+  private var ring: UnsafeMutableRawPointer?
+  /// Bytes ever read and ever written; their difference is what the ring holds.
+  private var readTotal: UInt64 = 0
+  private var writtenTotal: UInt64 = 0
+  private var isReading = false
+  private var isWriting = false
+  private var readers = 0
+  private var writers = 0
+  /// Ends ever opened: what a blocking open of a FIFO waits for.
+  private var readersEver: UInt64 = 0
+  private var writersEver: UInt64 = 0
+
+  /// A pipe that nobody has open.
+  public init() {}
+
+  deinit { if let ring { KernelHeap.free(ring) } }
+
+  /// Bytes that can be read now.
+  public var readableByteCount: Int { lock.withLock { (writtenTotal &- readTotal).int } }
+
+  // MARK: Ends
+
+  /// Opens an end, as a FIFO is opened: for reading it waits for a writer, for writing for a reader, unless it is not to.
+  /// - Throws: ENXIO (for writing, not to block, and nobody reads), EINTR, ENOMEM.
+  public func open(_ flags: OpenFlags, vnode: Vnode, at location: Location) throws(Errno) -> OpenFile {
+    let (reads, writes) = (flags.allowsReading, flags.allowsWriting)
+    let waits = !flags.contains(.nonBlocking) && reads != writes
+    try makeRing()
+    lock.lock()
+    if writes, !reads, !waits, readers == 0 {
+      lock.unlock()
+      throw .ENXIO
+    }
+    let (readersBefore, writersBefore) = (readersEver, writersEver)
+    let hasPartner = reads ? writers > 0 : readers > 0
+    countEnds(reads, writes, 1)
+    lock.unlock()
+    let end = PipeEnd(self, vnode: vnode, location: location, flags: flags)
+    source.notify([.readable, .writable])
+    guard waits, !hasPartner else { return end }
+    let result = source.wait(interruptible: true) {
+      lock.withLock { reads ? writersEver == writersBefore : readersEver == readersBefore }
+    }
+    guard result == .woken else { throw .EINTR }
+    return end
+  }
+
+  /// Two new ends of a new pipe.
+  /// - Parameter flags: `nonBlocking` counts.
+  /// - Throws: ENOMEM.
+  public static func make(flags: OpenFlags = []) throws(Errno) -> (reader: OpenFile, writer: OpenFile) {
+    let pipe = Pipe()
+    try pipe.makeRing()
+    let vnode = PipeVnode(pipe)
+    let location = AnonymousFileSystem.location(of: vnode, prefix: "pipe:[")
+    let kept = flags.intersection([.nonBlocking, .direct])
+    pipe.lock.withLock { pipe.countEnds(true, true, 1) }
+    return (
+      PipeEnd(pipe, vnode: vnode, location: location, flags: kept),
+      PipeEnd(pipe, vnode: vnode, location: location, flags: kept.union(.writeOnly))
+    )
+  }
+
+  private func makeRing() throws(Errno) {
+    lock.lock()
+    defer { lock.unlock() }
+    if ring != nil { return }
+    guard let memory = KernelHeap.allocate(byteCount: Pipe.capacity) else { throw .ENOMEM }
+    ring = memory
+  }
+
+  private func countEnds(_ reads: Bool, _ writes: Bool, _ number: Int) {
+    if reads {
+      readers &+= number
+      if number > 0 { readersEver &+= 1 }
+    }
+    if writes {
+      writers &+= number
+      if number > 0 { writersEver &+= 1 }
+    }
+  }
+
+  func closeEnd(reads: Bool, writes: Bool) {
+    lock.withLock { countEnds(reads, writes, -1) }
+    source.notify([.readable, .writable, .hangUp, .error])
+  }
+
+  // MARK: Reading
+
+  func read(into transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int {
+    guard transfer.remaining > 0 else { return 0 }
+    while true {
+      lock.lock()
+      let present = (writtenTotal &- readTotal).int
+      let isFree = !isReading
+      if present > 0, isFree { isReading = true }
+      let isEnd = present == 0 && writers == 0
+      lock.unlock()
+      if present > 0, isFree { return try drain(present, &transfer) }
+      if isEnd { return 0 }
+      if nonBlocking { throw .EAGAIN }
+      let result = source.wait(interruptible: true) {
+        lock.withLock { isReading || (writtenTotal == readTotal && writers > 0) }
+      }
+      if result != .woken { throw .EINTR }
+    }
+  }
+
+  /// Copies what is present out; the caller has `isReading`.
+  private func drain(_ present: Int, _ transfer: inout Transfer) throws(Errno) -> Int {
+    var done = 0
+    var failure: Errno?
+    let wanted = min(present, transfer.remaining)
+    while done < wanted {
+      let start = ((readTotal &+ done.u64) % Pipe.capacity.u64).int
+      let piece = min(wanted &- done, Pipe.capacity &- start)
+      // SAFETY: these bytes have been written, and no writer touches them before `readTotal` moves.
+      let bytes = UnsafeRawBufferPointer(start: ring.unsafelyUnwrapped + start, count: piece)
+      let before = transfer.copied
+      do throws(Errno) { _ = try transfer.copyOut(from: bytes) } catch { failure = error }
+      let moved = transfer.copied &- before
+      done &+= moved
+      if failure != nil || moved < piece { break }
+    }
+    lock.withLock {
+      readTotal &+= done.u64
+      isReading = false
+    }
+    source.notify([.readable, .writable])
+    if done == 0, let failure { throw failure }
+    return done
+  }
+
+  // MARK: Writing
+
+  func write(from transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int {
+    guard transfer.remaining > 0 else { return 0 }
+    let needed = transfer.remaining <= Pipe.atomicByteCount ? transfer.remaining : 1
+    var written = 0
+    while transfer.remaining > 0 {
+      lock.lock()
+      let isBroken = readers == 0
+      let space = Pipe.capacity &- (writtenTotal &- readTotal).int
+      let isFree = !isWriting && space >= min(needed, transfer.remaining)
+      if isFree, !isBroken { isWriting = true }
+      lock.unlock()
+      if isBroken {
+        if written > 0 { return written }
+        throw .EPIPE
+      }
+      if isFree {
+        do throws(Errno) {
+          let count = try fill(space, &transfer)
+          written &+= count
+          if count == 0 { return written }
+        } catch {
+          if written > 0 { return written }
+          throw error
+        }
+        continue
+      }
+      if nonBlocking {
+        if written > 0 { return written }
+        throw .EAGAIN
+      }
+      let wanted = min(needed, transfer.remaining)
+      let result = source.wait(interruptible: true) {
+        lock.withLock {
+          readers > 0 && (isWriting || Pipe.capacity &- (writtenTotal &- readTotal).int < wanted)
+        }
+      }
+      if result != .woken {
+        if written > 0 { return written }
+        throw .EINTR
+      }
+    }
+    return written
+  }
+
+  /// Copies into the free space; the caller has `isWriting`.
+  private func fill(_ space: Int, _ transfer: inout Transfer) throws(Errno) -> Int {
+    var done = 0
+    var failure: Errno?
+    let wanted = min(space, transfer.remaining)
+    while done < wanted {
+      let start = ((writtenTotal &+ done.u64) % Pipe.capacity.u64).int
+      let piece = min(wanted &- done, Pipe.capacity &- start)
+      // SAFETY: free space, which no reader touches before `writtenTotal` moves.
+      let bytes = UnsafeMutableRawBufferPointer(start: ring.unsafelyUnwrapped + start, count: piece)
+      let before = transfer.copied
+      do throws(Errno) { _ = try transfer.copyIn(into: bytes) } catch { failure = error }
+      let moved = transfer.copied &- before
+      done &+= moved
+      if failure != nil || moved < piece { break }
+    }
+    lock.withLock {
+      writtenTotal &+= done.u64
+      isWriting = false
+    }
+    source.notify([.readable, .writable])
+    if done == 0, let failure { throw failure }
+    return done
+  }
+
+  // MARK: Readiness
+
+  func readyMask(reads: Bool, writes: Bool) -> ReadyMask {
+    lock.lock()
+    defer { lock.unlock() }
+    var result: ReadyMask = []
+    let present = (writtenTotal &- readTotal).int
+    if reads {
+      if present > 0 { result.insert(.readable) }
+      if writers == 0, writersEver > 0 { result.insert(.hangUp) }
+    }
+    if writes {
+      if Pipe.capacity &- present >= Pipe.atomicByteCount { result.insert(.writable) }
+      if readers == 0 { result.insert(.error) }
+    }
+    return result
+  }
+}
+
+/// One open end of a pipe, or with both rights of a FIFO, both.
+final class PipeEnd: OpenFile {
+  private let pipe: Pipe
+  private let isClosed = Atomic<Bool>(false)
+
+  init(_ pipe: Pipe, vnode: Vnode, location: Location, flags: OpenFlags) {
+    self.pipe = pipe
+    super.init(vnode: vnode, location: location, flags: flags)
+  }
+
+  deinit { close() }
+
+  override func closed() { close() }
+
+  private func close() {
+    guard !isClosed.exchange(true, ordering: .acquiringAndReleasing) else { return }
+    pipe.closeEnd(reads: isReadable, writes: isWritable)
+  }
+
+  override func readData(at offset: UInt64, into transfer: inout Transfer) throws(Errno) -> Int {
+    try pipe.read(into: &transfer, nonBlocking: isNonBlocking)
+  }
+
+  override func writeData(at offset: UInt64, from transfer: inout Transfer) throws(Errno) -> Int {
+    try pipe.write(from: &transfer, nonBlocking: isNonBlocking)
+  }
+
+  override var readyMask: ReadyMask { pipe.readyMask(reads: isReadable, writes: isWritable) }
+  override var pollSource: PollSource? { pipe.source }
+
+  override func control(_ request: UInt32, _ argument: UInt64) throws(Errno) -> Int {
+    guard request == ControlRequest.readableByteCount else { throw .ENOTTY }
+    try UserSpan.write(pipe.readableByteCount.i32, at: VirtualAddress(argument))
+    return 0
+  }
+}
+
+/// The file behind a pipe without a name; opening it again (through /proc/self/fd) gives another end.
+final class PipeVnode: AnonymousVnode {
+  private let pipe: Pipe
+
+  init(_ pipe: Pipe) {
+    self.pipe = pipe
+    super.init(type: .fifo, mode: 0o600)
+  }
+
+  override func open(_ flags: OpenFlags, at location: Location) throws(Errno) -> OpenFile {
+    try pipe.open(flags, vnode: self, at: location)
+  }
+}
+
+/// Numbers of ioctl that files of several kinds know.
+public enum ControlRequest {
+  /// FIONREAD: bytes that a read would get.
+  public static let readableByteCount: UInt32 = 0x541b
+}
