@@ -90,7 +90,7 @@ let package = Package(
     tests("MachineTests", of: ["Machine"]),
     tests("CommandTests", of: ["Command"]),
     tests("MemoryTests", of: ["Memory"]),
-    tests("LinuxTests", of: ["Linux"]),
+    tests("LinuxTests", of: ["Linux", "Locks", "Base"]),
     tests("GuestAPITests", of: ["GuestAPI"]),
     tests("VMTests", of: []),
   ]

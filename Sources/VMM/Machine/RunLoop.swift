@@ -105,7 +105,9 @@ extension Machine {
       let text = memory.text(at: UInt64(value) << 4, limit: 1 << 16) ?? []
       text.withUnsafeBytes { StandardStreams.write($0, to: 2) }
     case BootPort.panic: reportPanic(at: UInt64(value) << 4, vcpu: vcpu)
-    case BootPort.phase: timeline.mark("guest phase \(value)", exits: exits[vcpu.index].total)
+    case BootPort.phase:
+      let name = BootPhase(rawValue: value).map { "kernel: \($0.name)" } ?? "guest phase \(value)"
+      timeline.mark(name, exits: exits[vcpu.index].total)
     default: break
     }
   }

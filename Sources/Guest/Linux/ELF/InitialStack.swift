@@ -46,14 +46,14 @@ enum AuxiliaryTag {
 }
 
 /// Strings that lie one behind the other, each with its NUL, as in the boot information.
-struct StringBlock {
+public struct StringBlock {
   /// All their bytes, the NULs included.
-  var bytes: UnsafeRawBufferPointer
+  public var bytes: UnsafeRawBufferPointer
   /// How many strings.
-  var count: Int
+  public var count: Int
 
   /// The first `count` NUL-terminated strings of `source`; nil if it ends before the last one's NUL.
-  init?(_ source: UnsafeRawBufferPointer, count: Int) {
+  public init?(_ source: UnsafeRawBufferPointer, count: Int) {
     var at = 0
     var found = 0
     while found < count {

@@ -41,8 +41,12 @@ struct SignalContext {
 struct SignalFrame {
   /// `uc_flags`: an XSAVE image is there, SS is saved, and is to be restored.
   static let contextFlags: UInt64 = 1 | 2 | 4
-  /// Bits of RFLAGS that a handler may change for the program: CF PF AF ZF SF TF DF OF RF AC.
-  static let changeableFlags: UInt64 = 0x0005_0dd5
+  /// Offset of the ucontext_t.
+  static let contextOffset: UInt64 = 8
+  /// Offset of the siginfo_t.
+  static let informationOffset: UInt64 = 312
+  /// Bits of RFLAGS that a handler starts without: DF, TF, RF.
+  static let clearedFlags: UInt64 = 0x1_0500
   /// Bytes below the stack pointer that belong to the interrupted function.
   static let redZone: UInt64 = 128
 
@@ -90,6 +94,13 @@ struct SignalFrame {
   }
 }
 
+extension SignalFrame {
+  /// Bytes that delivery needs at most on a stack (AT_MINSIGSTKSZ).
+  static func stackByteCount(extendedByteCount: Int) -> UInt64 {
+    UInt64(truncatingIfNeeded: MemoryLayout<SignalFrame>.size &+ extendedByteCount &+ 4 &+ 64 &+ 16 &+ 8) &+ redZone
+  }
+}
+
 /// The software words in the legacy part of a frame's XSAVE image, and the checks before a program's image is loaded.
 enum SignalExtendedState {
   static let magic1: UInt32 = 0x4650_5853
@@ -100,6 +111,7 @@ enum SignalExtendedState {
 
   /// Marks an image of `byteCount` bytes (the buffer holds 4 more, for the closing word) that holds the components of `mask`.
   static func seal(_ image: UnsafeMutableRawBufferPointer, byteCount: Int, mask: UInt64) {
+    guard byteCount > headerOffset else { return }  // FXSAVE has no software words.
     image.storeBytes(of: magic1, toByteOffset: softwareOffset, as: UInt32.self)
     image.storeBytes(of: UInt32(truncatingIfNeeded: byteCount &+ 4), toByteOffset: softwareOffset + 4, as: UInt32.self)
     image.storeBytes(of: mask, toByteOffset: softwareOffset + 8, as: UInt64.self)

@@ -1,0 +1,117 @@
+// A process: what its threads share. Nothing a program can change is global; it hangs here.
+//
+// Locks: `lock` guards the list of tasks, signal actions and queues, credentials and limits; nothing sleeps or touches
+// program memory under it. The descriptor table and the address space have locks of their own.
+import Base
+import Files
+import Locks
+import Memory
+import Platform
+import Threads
+
+/// A running program.
+public final class Process {
+  /// The first process: its end is the machine's.
+  nonisolated(unsafe) static var first: Process? = nil
+
+  /// Its number (pid), that of its first thread.
+  public let identifier: Int32
+  /// Its memory.
+  public let addressSpace: AddressSpace
+  /// Its open files.
+  public let descriptors: DescriptorTable
+  /// From where it sees the tree of names.
+  public let context: FileSystemContext
+
+  let lock = Mutex()
+
+  // MARK: Guarded by `lock`
+
+  /// Its threads, the first one first.
+  private(set) var tasks: [Task] = []
+  var actions: [64 of SignalAction] = .init(repeating: SignalAction())
+  /// Signals for the process as a whole.
+  var pending = PendingSignals()
+  var credentials = Credentials()
+  var limits = ResourceLimits()
+  /// The wait status with which the process ends, once that has been decided.
+  private(set) var exitStatus: UInt32?
+
+  // MARK: Changed by its own threads only, whole words
+
+  /// The program is part of the kernel's image: its code lies outside the programs' half.
+  var isImage = false
+  /// Process group and session.
+  var group: Int32 = 1
+  var session: Int32 = 1
+  /// CPU time of threads that have ended, ns.
+  var endedCPUTime: UInt64 = 0
+  /// When it was started (`Clock.now`).
+  let startTime = Clock.now()
+
+  /// The program's file; nil for one that is part of the kernel's image.
+  var executable: Location?
+  /// Name as ps shows it: the last part of the program's path, at most 15 bytes and a NUL.
+  var name: [16 of UInt8] = .init(repeating: 0)
+  /// Where argv's and envp's strings lie in program memory, for /proc.
+  var argumentRange = VirtualRange(start: .zero, end: .zero)
+  var environmentRange = VirtualRange(start: .zero, end: .zero)
+
+  init(identifier: Int32, addressSpace: AddressSpace, descriptors: DescriptorTable, context: FileSystemContext) {
+    self.identifier = identifier
+    self.addressSpace = addressSpace
+    self.descriptors = descriptors
+    self.context = context
+  }
+
+  /// Whether its end has been decided. `lock` is held, or the answer is a hint.
+  var isEnding: Bool { exitStatus != nil }
+
+  /// The wait status of a normal end.
+  static func waitStatus(exit status: Int32) -> UInt32 { (status.u32 & 0xff) &<< 8 }
+  /// The wait status of death by a signal.
+  static func waitStatus(killedBy signal: Signal) -> UInt32 { signal.number.u32 }
+
+  // MARK: Threads
+
+  /// Adds a thread; false if the process is ending.
+  func add(_ task: Task) -> Bool {
+    lock.withLock {
+      guard exitStatus == nil else { return false }
+      tasks.append(task)
+      return true
+    }
+  }
+
+  /// Removes a thread that has ended. True if it was the last one.
+  func remove(_ task: Task, cpuTime: UInt64) -> Bool {
+    lock.withLock {
+      tasks.removeAll { $0 === task }
+      endedCPUTime &+= cpuTime
+      return tasks.isEmpty
+    }
+  }
+
+  /// The thread with this number.
+  func task(_ identifier: Int32) -> Task? {
+    lock.withLock {
+      for task in tasks where task.identifier == identifier { return task }
+      return nil
+    }
+  }
+
+  /// Decides how the process ends, unless that is decided already, and sends all its threads to their end.
+  func end(status: UInt32) {
+    lock.lock()
+    let isDecided = exitStatus != nil
+    if !isDecided { exitStatus = status }
+    let others = tasks
+    lock.unlock()
+    // The end of the first process is the end of the machine: whatever its threads are doing stops with it.
+    if !isDecided, self === Process.first { Process.machineEnds(status) }
+    for task in others { task.interrupt() }
+  }
+
+  /// Ends the machine with the first process' wait status. Set by Kernel, which flushes what is to be flushed.
+  nonisolated(unsafe) static var machineEnds: (UInt32) -> Void = { Monitor.exit($0) }
+}

@@ -1,0 +1,80 @@
+// A task: what Linux keeps for each thread of a process. It hangs on the scheduler's thread by slot 0.
+import Base
+import Locks
+import Memory
+import Pages
+import Platform
+import Threads
+
+/// A thread that runs a program.
+public final class Task {
+  /// Its number (tid).
+  let identifier: Int32
+  /// The process it belongs to.
+  unowned(unsafe) let process: Process
+  /// The scheduler's thread.
+  let thread: Thread
+
+  // MARK: Guarded by `process.lock`
+
+  /// Signals for this thread alone.
+  var pending = PendingSignals()
+  /// Signals not delivered now. Changed by the thread itself, under the lock.
+  var blocked = SignalSet()
+  /// Signals that the thread waits for by sigtimedwait: they wake it though they are blocked.
+  var waitedSignals = SignalSet()
+
+  // MARK: Touched by the thread itself only
+
+  /// The mask to go back to after sigsuspend and its kin have let a signal in.
+  var savedMask: SignalSet?
+  var signalStack = SignalStack()
+  /// Set by a call that ended with EINTR: it may be called again after a handler that wants that (SA_RESTART).
+  var interruptedCall: InterruptedCall?
+  /// Cleared, and its waiters woken, when the thread ends (set_tid_address, CLONE_CHILD_CLEARTID).
+  var clearChildAddress = VirtualAddress.zero
+  /// The list of robust mutexes it holds.
+  var robustList = VirtualAddress.zero
+  /// Two pages for paths, once it has needed them.
+  var pathMemory: UnsafeMutableRawPointer?
+  /// What the thread's last page fault came to.
+  var lastFault = FaultResult.resolved
+  /// Its name (PR_SET_NAME), cut off at 15 bytes.
+  var name: [16 of UInt8] = .init(repeating: 0)
+
+  init(identifier: Int32, process: Process, thread: Thread) {
+    self.identifier = identifier
+    self.process = process
+    self.thread = thread
+  }
+
+  deinit { if let pathMemory { KernelHeap.free(pathMemory) } }
+
+  /// A system call that was cut short.
+  struct InterruptedCall {
+    /// Its number.
+    var number: UInt64
+    /// Whether SA_RESTART may call it again.
+    var mayRestart: Bool
+  }
+
+  /// Wakes the thread out of interruptible waits and makes it look for signals before it goes on in its program.
+  func interrupt() { thread.interrupt() }
+
+  /// Signals that are pending for this thread and not blocked. `process.lock` is held.
+  var deliverable: SignalSet { pending.set.union(process.pending.set).subtracting(blocked) }
+
+  /// The task of the running thread. Only in system calls, faults and their like: a thread without a task has none.
+  @inline(__always) static var current: Task {
+    // SAFETY: slot 0 of a thread that runs a program holds its task, retained until the thread has ended.
+    Unmanaged<Task>.fromOpaque(Thread.currentSlot(.task).unsafelyUnwrapped)._withUnsafeGuaranteedRef { $0 }
+  }
+}
+
+/// Numbers for processes and threads.
+enum TaskNumbers {
+  private static let next = Atomic<Int32>(1)
+
+  /// A number that was not given out before. (The range of 32 bits is not exhausted: a thread takes 20 us to make.)
+  static func allocate() -> Int32 { next.wrappingAdd(1, ordering: .relaxed).oldValue }
+}

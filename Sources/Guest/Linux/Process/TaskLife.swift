@@ -1,0 +1,55 @@
+// The beginning and the end of a task.
+import Base
+import Locks
+import Memory
+import Pages
+import Platform
+import Threads
+
+extension Task {
+  /// Makes a thread that has not started (or the running one) this task's.
+  func attach(to thread: Thread) {
+    thread[.task] = Unmanaged.passRetained(self).toOpaque()
+    process.addressSpace.attach(to: thread)
+  }
+
+  /// Ends the running thread. The last one of its process takes the process with it.
+  /// - Parameter status: the wait status of the process if this was its last thread and nobody has decided otherwise.
+  func end(status: UInt32) -> Never {
+    let thread = Thread.current
+    RobustList.release(head: robustList, owner: identifier, in: process.addressSpace)
+    if clearChildAddress.rawValue != 0 {
+      // Whoever joins this thread waits for that; if the address is bad, nobody does.
+      try? UserSpan.write(UInt32(0), at: clearChildAddress)
+      if let key = try? FutexKey(clearChildAddress, in: process.addressSpace) { _ = FutexTable.wake(key, count: 1) }
+    }
+    let isLast = process.remove(self, cpuTime: thread.runTime)
+    if isLast { process.end(status: status) }
+    thread[.task] = nil
+    Unmanaged.passUnretained(self).release()
+    Thread.exit()
+  }
+
+  /// CPU time, ns.
+  var cpuTime: UInt64 { thread.runTime }
+}
+
+extension Process {
+  /// CPU time of all its threads, ns.
+  var cpuTime: UInt64 {
+    lock.withLock {
+      var sum = endedCPUTime
+      for task in tasks { sum &+= task.cpuTime }
+      return sum
+    }
+  }
+}
+
+/// Memory kept back, so that the kernel's own objects (whose allocation cannot fail gracefully) are never the ones to run out.
+enum Reserve {
+  /// Free frames below which a program gets no new kernel objects.
+  static let frameCount = 64
+
+  /// Whether a call may make kernel objects; else it fails with ENOMEM or EAGAIN.
+  static var allowsNewObjects: Bool { Frames.statistics.free > frameCount }
+}

@@ -1,0 +1,255 @@
+// Delivery: on the way back to the program, pending signals become handler calls or the end.
+//
+// Runs on the thread's own kernel stack with interrupts enabled; the frame holds the program's registers, vector
+// registers are live in the CPU.
+import Base
+import Locks
+import Memory
+import Pages
+import Platform
+import Threads
+import VirtioABI
+
+extension Task {
+  /// Delivers what is pending. Afterwards the frame may be that of a handler; a signal that kills does not return.
+  func deliverSignals(_ frame: UnsafeMutablePointer<TrapFrame>) {
+    while true {
+      // Taken back before the look: a signal sent after it interrupts again.
+      thread.clearInterrupt()
+      process.lock.lock()
+      if process.isEnding {
+        process.lock.unlock()
+        end(status: 0)
+      }
+      guard let signal = deliverable.first else {
+        if let saved = savedMask {
+          blocked = saved
+          savedMask = nil
+          process.lock.unlock()
+          continue
+        }
+        process.lock.unlock()
+        restartCall(frame, handler: nil)
+        return
+      }
+      let information = pending.set.contains(signal) ? pending.take(signal) : process.pending.take(signal)
+      let index = signal.number.int &- 1
+      let action = process.actions[index]
+      if action.handler > SignalAction.ignoreHandler, action.flags & SignalAction.Flags.resetHand != 0 {
+        process.actions[index] = SignalAction()
+      }
+      process.lock.unlock()
+
+      switch action.handler {
+      case SignalAction.ignoreHandler: continue
+      case SignalAction.defaultHandler:
+        switch signal.defaultAction {
+        // Nobody could resume a stopped process here, so stopping is left out.
+        case .ignore, .resume, .stop: continue
+        case .terminate: die(signal, information, frame)
+        }
+      default:
+        restartCall(frame, handler: action)
+        guard enterHandler(signal, action, information, frame) else {
+          die(.segmentation, information, frame)
+        }
+      }
+    }
+  }
+
+  /// Decides about a call that was cut short: again (with no handler, or one with SA_RESTART), or EINTR as it stands.
+  private func restartCall(_ frame: UnsafeMutablePointer<TrapFrame>, handler: SignalAction?) {
+    guard let call = interruptedCall else { return }
+    interruptedCall = nil
+    if let handler {
+      guard call.mayRestart, handler.flags & SignalAction.Flags.restart != 0 else { return }
+    } else {
+      guard call.mayRestart else { return }
+    }
+    // Only the instruction can be repeated; who came by a jump sees EINTR.
+    guard frame.pointee.vector == TrapFrame.systemCallVector else { return }
+    frame.pointee.rax = call.number
+    frame.pointee.rip &-= 2
+  }
+
+  private func die(_ signal: Signal, _ information: SignalInformation, _ frame: UnsafeMutablePointer<TrapFrame>)
+    -> Never
+  {
+    SystemLog.death(signal, information, frame)
+    process.end(status: Process.waitStatus(killedBy: signal))
+    end(status: 0)
+  }
+
+  /// Builds the handler's frame on the program's stack and aims the registers at the handler. False if the stack cannot take it.
+  private func enterHandler(
+    _ signal: Signal, _ action: SignalAction, _ information: SignalInformation, _ frame: UnsafeMutablePointer<TrapFrame>
+  ) -> Bool {
+    let old = frame.pointee
+    let usesAlternate =
+      action.flags & SignalAction.Flags.onStack != 0 && signalStack.flags & SignalStack.disabled == 0
+      && !signalStack.contains(old.rsp)
+    let extendedByteCount = ExtendedState.programByteCount
+    guard
+      let place = SignalFrame.place(
+        stackPointer: old.rsp, alternate: usesAlternate ? signalStack : nil, extendedByteCount: extendedByteCount)
+    else { return false }
+    if usesAlternate, place.frame < signalStack.base { return false }
+
+    var built = SignalFrame()
+    built.returnAddress = action.restorer
+    built.stack = signalStack
+    built.stack.flags =
+      signalStack.flags & SignalStack.disabled != 0
+      ? SignalStack.disabled : signalStack.contains(old.rsp) ? SignalStack.onStack : 0
+    built.context = SignalContext(old, extendedState: place.extendedState)
+    if information.code > 0, signal == .segmentation || signal == .bus {
+      built.context.faultAddress = information.first
+    }
+    built.mask = savedMask ?? blocked
+    built.information = information
+
+    do throws(Errno) {
+      try saveExtendedState(at: VirtualAddress(place.extendedState), byteCount: extendedByteCount)
+      try UserSpan.write(built, at: VirtualAddress(place.frame))
+    } catch { return false }
+
+    process.lock.lock()
+    savedMask = nil
+    blocked = blocked.union(action.mask)
+    if action.flags & SignalAction.Flags.noDefer == 0 { blocked.insert(signal) }
+    blocked = blocked.subtracting(.unblockable)
+    process.lock.unlock()
+
+    frame.pointee.rip = action.handler
+    frame.pointee.rsp = place.frame
+    frame.pointee.rax = 0
+    frame.pointee.rdi = signal.number.u64
+    frame.pointee.rsi = place.frame &+ SignalFrame.informationOffset
+    frame.pointee.rdx = place.frame &+ SignalFrame.contextOffset
+    frame.pointee.rflags = TrapFrame.sanitized(flags: old.rflags & ~SignalFrame.clearedFlags)
+    return true
+  }
+
+  /// Stores the vector registers to the program's stack, in the form that sigreturn expects.
+  private func saveExtendedState(at address: VirtualAddress, byteCount: Int) throws(Errno) {
+    guard let image = ExtendedStateImage() else { throw .ENOMEM }
+    ExtendedState.save(image.bytes.baseAddress!)
+    SignalExtendedState.seal(image.bytes, byteCount: byteCount, mask: ExtendedState.programMask)
+    let used = UnsafeRawBufferPointer(rebasing: image.bytes[..<(byteCount &+ 4)])
+    try UserSpan(address, count: used.count).write(from: used)
+  }
+
+  /// rt_sigreturn: takes the registers, the mask and the vector registers from the frame above the stack pointer. A frame that
+  /// makes no sense kills.
+  func returnFromHandler(_ frame: UnsafeMutablePointer<TrapFrame>) {
+    // The handler's return has popped the first word of the frame.
+    let address = VirtualAddress(frame.pointee.rsp &- 8)
+    do throws(Errno) {
+      let saved = try UserSpan.read(SignalFrame.self, at: address)
+      if saved.context.extendedState != 0 {
+        try restoreExtendedState(at: VirtualAddress(saved.context.extendedState))
+      }
+      guard saved.context.rip < AddressMap.programEnd.rawValue || process.isImage else { throw .EFAULT }
+      saved.context.restore(to: frame)
+      process.lock.withLock { blocked = saved.mask.subtracting(.unblockable) }
+      setSignalStack(saved.stack, stackPointer: saved.context.rsp)
+    } catch {
+      raise(SignalInformation(.segmentation, code: SignalInformation.Code.kernel, address: 0))
+    }
+    interruptedCall = nil
+  }
+
+  private func restoreExtendedState(at address: VirtualAddress) throws(Errno) {
+    guard let image = ExtendedStateImage() else { throw .ENOMEM }
+    let byteCount = ExtendedState.programByteCount
+    let used = UnsafeMutableRawBufferPointer(rebasing: image.bytes[..<byteCount])
+    try UserSpan(address, count: byteCount).read(into: used)
+    guard SignalExtendedState.sanitise(used, mask: ExtendedState.programMask) else { throw .EFAULT }
+    ExtendedState.restore(UnsafeRawPointer(image.bytes.baseAddress!))
+  }
+
+  /// Takes over the alternate stack of a frame, as Linux does, without complaint about a wrong one.
+  private func setSignalStack(_ stack: SignalStack, stackPointer: UInt64) {
+    if stack.flags & SignalStack.disabled != 0 {
+      signalStack = SignalStack()
+    } else if stack.byteCount >= SignalStack.minimumByteCount {
+      signalStack = stack
+      signalStack.flags = 0
+    }
+  }
+}
+
+extension SignalContext {
+  /// The registers of a frame.
+  init(_ frame: TrapFrame, extendedState: UInt64) {
+    r8 = frame.r8
+    r9 = frame.r9
+    r10 = frame.r10
+    r11 = frame.r11
+    r12 = frame.r12
+    r13 = frame.r13
+    r14 = frame.r14
+    r15 = frame.r15
+    rdi = frame.rdi
+    rsi = frame.rsi
+    rbp = frame.rbp
+    rbx = frame.rbx
+    rdx = frame.rdx
+    rax = frame.rax
+    rcx = frame.rcx
+    rsp = frame.rsp
+    rip = frame.rip
+    flags = frame.rflags
+    if frame.vector < 32 {
+      error = frame.error
+      trap = frame.vector
+    }
+    self.extendedState = extendedState
+  }
+
+  /// Puts the registers back; flags that are not the program's stay as they are.
+  func restore(to frame: UnsafeMutablePointer<TrapFrame>) {
+    frame.pointee.r8 = r8
+    frame.pointee.r9 = r9
+    frame.pointee.r10 = r10
+    frame.pointee.r11 = r11
+    frame.pointee.r12 = r12
+    frame.pointee.r13 = r13
+    frame.pointee.r14 = r14
+    frame.pointee.r15 = r15
+    frame.pointee.rdi = rdi
+    frame.pointee.rsi = rsi
+    frame.pointee.rbp = rbp
+    frame.pointee.rbx = rbx
+    frame.pointee.rdx = rdx
+    frame.pointee.rax = rax
+    frame.pointee.rcx = rcx
+    frame.pointee.rsp = rsp
+    frame.pointee.rip = rip
+    frame.pointee.rflags = TrapFrame.sanitized(flags: flags)
+  }
+}
+
+extension ExtendedState {
+  /// Bytes of an image as programs see it: the XSAVE area's, or those of FXSAVE.
+  static var programByteCount: Int {
+    let count = Boot.information.pointee.extendedStateByteCount
+    return count == 0 ? 512 : count.int
+  }
+  /// Components that an image may hold (XCR0).
+  static var programMask: UInt64 { Boot.information.pointee.extendedStateMask }
+}
+
+/// A kernel buffer for one XSAVE image and its closing word, aligned as the instruction wants it.
+struct ExtendedStateImage: ~Copyable {
+  let bytes: UnsafeMutableRawBufferPointer
+
+  /// A zeroed buffer; nil if memory is out.
+  init?() {
+    let count = ExtendedState.byteCount &+ 64
+    guard let memory = KernelHeap.allocateZeroed(byteCount: count, alignment: 64) else { return nil }
+    bytes = UnsafeMutableRawBufferPointer(start: memory, count: count)
+  }
+
+  deinit { KernelHeap.free(bytes.baseAddress!) }
+}

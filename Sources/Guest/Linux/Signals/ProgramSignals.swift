@@ -1,0 +1,21 @@
+// Signals to the first program from outside the machine.
+import Base
+
+/// What the monitor's user can send to the program.
+public enum ProgramSignals {
+  /// A signal that the monitor passes on.
+  public enum Kind { case interrupt, terminate, hangup, quit, windowChanged }
+
+  /// Sends the signal to the first process. Thread context.
+  public static func send(_ kind: Kind) {
+    let signal: Signal
+    switch kind {
+    case .interrupt: signal = .interrupt
+    case .terminate: signal = .terminate
+    case .hangup: signal = .hangup
+    case .quit: signal = .quit
+    case .windowChanged: signal = .windowChanged
+    }
+    Process.first?.send(fromKernel: signal)
+  }
+}

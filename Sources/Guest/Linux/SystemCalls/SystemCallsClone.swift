@@ -1,0 +1,120 @@
+// clone(2): new threads. New processes (fork, vfork) are refused with ENOSYS.
+import Base
+import Memory
+import Platform
+import Threads
+
+/// struct clone_args of clone3(2), as far as it was from the beginning.
+struct CloneArguments {
+  static let byteCount: UInt64 = 64
+  var flags: UInt64 = 0
+  var pidDescriptor: UInt64 = 0
+  var childAddress: UInt64 = 0
+  var parentAddress: UInt64 = 0
+  var exitSignal: UInt64 = 0
+  var stack: UInt64 = 0
+  var stackByteCount: UInt64 = 0
+  var threadPointer: UInt64 = 0
+}
+
+/// clone's flags.
+enum CloneFlags {
+  static let memory: UInt64 = 0x100
+  static let fileSystem: UInt64 = 0x200
+  static let files: UInt64 = 0x400
+  static let signalHandlers: UInt64 = 0x800
+  static let thread: UInt64 = 0x1_0000
+  static let semaphores: UInt64 = 0x4_0000
+  static let setThreadPointer: UInt64 = 0x8_0000
+  static let parentSetIdentifier: UInt64 = 0x10_0000
+  static let childClearIdentifier: UInt64 = 0x20_0000
+  static let detached: UInt64 = 0x40_0000
+  static let childSetIdentifier: UInt64 = 0x100_0000
+
+  /// What a thread must share with its creator.
+  static let ofThreads = memory | fileSystem | files | signalHandlers | thread
+  /// What a thread may ask for besides.
+  static let optional =
+    semaphores | setThreadPointer | parentSetIdentifier | childClearIdentifier | detached | childSetIdentifier
+}
+
+extension SystemCall {
+  func clone() throws(Errno) -> Int {
+    var arguments = CloneArguments()
+    arguments.flags = argument0 & ~0xff
+    arguments.exitSignal = argument0 & 0xff
+    arguments.stack = argument1
+    arguments.parentAddress = argument2
+    arguments.childAddress = argument3
+    arguments.threadPointer = argument4
+    return try makeThread(arguments)
+  }
+
+  func clone3() throws(Errno) -> Int {
+    guard argument1 >= CloneArguments.byteCount, argument1 <= PageSize.small else { throw .EINVAL }
+    var arguments = try UserSpan.read(CloneArguments.self, at: address0)
+    if arguments.stack != 0 {
+      guard arguments.stackByteCount != 0 else { throw .EINVAL }
+      arguments.stack &+= arguments.stackByteCount
+    }
+    return try makeThread(arguments)
+  }
+
+  private func makeThread(_ arguments: CloneArguments) throws(Errno) -> Int {
+    let flags = arguments.flags
+    guard flags & CloneFlags.ofThreads == CloneFlags.ofThreads,
+      flags & ~(CloneFlags.ofThreads | CloneFlags.optional) == 0
+    else { throw .ENOSYS }
+    if flags & CloneFlags.setThreadPointer != 0 {
+      guard arguments.threadPointer < AddressMap.programEnd.rawValue else { throw .EPERM }
+    }
+    guard Reserve.allowsNewObjects else { throw .EAGAIN }
+    #if HOSTED
+      throw .ENOSYS
+    #else
+      let thread = try Thread.createProgram(name: "program")
+      let child = Task(identifier: TaskNumbers.allocate(), process: process, thread: thread)
+      let childFrame = ContextSwitch.programFrame(stackTop: thread.kernelStackTop)
+      // SAFETY: the new thread does not run yet, so its stack is ours.
+      childFrame.pointee = frame.pointee
+      childFrame.pointee.rax = 0
+      if arguments.stack != 0 { childFrame.pointee.rsp = arguments.stack }
+      thread.threadPointer =
+        flags & CloneFlags.setThreadPointer != 0 ? arguments.threadPointer : ThreadPointer.current
+      copyVectorState(to: thread)
+      child.blocked = task.blocked
+      child.name = task.name
+      if flags & CloneFlags.childClearIdentifier != 0 {
+        child.clearChildAddress = VirtualAddress(arguments.childAddress)
+      }
+      if flags & CloneFlags.parentSetIdentifier != 0 {
+        try? UserSpan.write(child.identifier, at: VirtualAddress(arguments.parentAddress))
+      }
+      if flags & CloneFlags.childSetIdentifier != 0 {
+        try? UserSpan.write(child.identifier, at: VirtualAddress(arguments.childAddress))
+      }
+      child.attach(to: thread)
+      // An ending process takes no thread in; this one then ends on its way back to the program.
+      _ = process.add(child)
+      thread.detach()
+      thread.start()
+      return child.identifier.int
+    #endif
+  }
+
+  #if GUEST
+    /// A new thread starts with its creator's vector registers (the control words of x87 and SSE matter).
+    private func copyVectorState(to thread: Thread) {
+      guard let from = Thread.current.extendedState, let to = thread.extendedState else { return }
+      Thread.saveExtendedState()
+      to.copyMemory(from: from, byteCount: ExtendedState.byteCount)
+    }
+  #endif
+
+  /// membarrier(2): every return to a program is a barrier here, and TLB shoot-downs are not needed for it; the expedited forms
+  /// would have to interrupt other CPUs and are left out, so programs fall back.
+  func membarrier() throws(Errno) -> Int {
+    guard argument0.i32 == 0 else { throw .EINVAL }
+    return 0
+  }
+}

@@ -1,0 +1,132 @@
+// System calls about descriptors and open files that need no path.
+import Base
+import Files
+import Locks
+import Memory
+import Platform
+
+extension SystemCall {
+  func close() throws(Errno) -> Int {
+    try process.descriptors.close(descriptor)
+    return 0
+  }
+
+  func close_range() throws(Errno) -> Int {
+    let first = argument0.u32
+    let last = argument1.u32
+    let flags = argument2.u32
+    guard first <= last, flags & ~6 == 0 else { throw .EINVAL }
+    process.descriptors.closeRange(first.int, last.int, onExecOnly: flags & 4 != 0)
+    return 0
+  }
+
+  func dup() throws(Errno) -> Int { try process.descriptors.duplicate(descriptor) }
+
+  func dup2() throws(Errno) -> Int {
+    try process.descriptors.duplicate(descriptor, onto: argument1.i32.int)
+    return argument1.i32.int
+  }
+
+  func dup3() throws(Errno) -> Int {
+    let flags = OpenFlags(rawValue: argument2.u32)
+    guard argument0.i32 != argument1.i32, flags.subtracting(.closeOnExec).isEmpty else { throw .EINVAL }
+    try process.descriptors.duplicate(
+      descriptor, onto: argument1.i32.int, closeOnExec: flags.contains(.closeOnExec))
+    return argument1.i32.int
+  }
+
+  func fcntl() throws(Errno) -> Int {
+    let descriptors = process.descriptors
+    let file = try file()
+    switch argument1.i32 {
+    case 0: return try descriptors.duplicate(descriptor, atLeast: argument2.i32.int)
+    case 1030: return try descriptors.duplicate(descriptor, atLeast: argument2.i32.int, closeOnExec: true)
+    case 1: return try descriptors.closesOnExec(descriptor) ? 1 : 0
+    case 2: try descriptors.setClosesOnExec(descriptor, argument2 & 1 != 0)
+    // F_GETFL: O_LARGEFILE is always on for 64-bit programs' files and Linux shows it.
+    case 3: return file.flags.union(.largeFile).rawValue.int
+    case 4: file.setFlags(OpenFlags(rawValue: argument2.u32))
+    case 5: try getLock(at: address2)  // F_GETLK
+    case 6, 7: try checkLock(at: address2)  // F_SETLK, F_SETLKW: one process never conflicts with itself.
+    case 1031, 1032: return 65_536  // F_SETPIPE_SZ, F_GETPIPE_SZ
+    case 1034: return 0  // F_GET_SEALS
+    default: throw .EINVAL
+    }
+    return 0
+  }
+
+  /// struct flock.
+  struct RecordLock {
+    static let unlocked: Int16 = 2
+    var type: Int16 = 0
+    var origin: Int16 = 0
+    var padding: Int32 = 0
+    var start: Int64 = 0
+    var count: Int64 = 0
+    var owner: Int32 = 0
+    var padding2: Int32 = 0
+  }
+
+  private func checkLock(at address: VirtualAddress) throws(Errno) {
+    let lock = try UserSpan.read(RecordLock.self, at: address)
+    guard lock.type >= 0, lock.type <= RecordLock.unlocked, lock.origin >= 0, lock.origin <= 2 else { throw .EINVAL }
+  }
+
+  /// Nobody else holds locks.
+  private func getLock(at address: VirtualAddress) throws(Errno) {
+    try checkLock(at: address)
+    try UserSpan.write(RecordLock.unlocked, at: address)
+  }
+
+  /// Locks of whole files: with one process none conflicts.
+  func flock() throws(Errno) -> Int {
+    _ = try file()
+    switch argument1.u32 & ~4 {
+    case 1, 2, 8: return 0
+    default: throw .EINVAL
+    }
+  }
+
+  func ioctl() throws(Errno) -> Int {
+    let file = try file()
+    switch argument1.u32 {
+    case 0x5450: try process.descriptors.setClosesOnExec(descriptor, false)  // FIONCLEX
+    case 0x5451: try process.descriptors.setClosesOnExec(descriptor, true)  // FIOCLEX
+    case 0x5421:  // FIONBIO
+      let isOn = try UserSpan.read(Int32.self, at: address2) != 0
+      file.setFlags(isOn ? file.flags.union(.nonBlocking) : file.flags.subtracting(.nonBlocking))
+    default: return try file.control(argument1.u32, argument2)
+    }
+    return 0
+  }
+
+  func fsync() throws(Errno) -> Int {
+    try file().synchronise(dataOnly: frame.pointee.error == 75)
+    return 0
+  }
+
+  func ftruncate() throws(Errno) -> Int {
+    guard argument1.i64 >= 0 else { throw .EINVAL }
+    try file().truncate(to: argument1)
+    return 0
+  }
+
+  func fallocate() throws(Errno) -> Int {
+    let file = try file()
+    guard argument2.i64 >= 0, argument3.i64 > 0 else { throw .EINVAL }
+    guard file.isWritable else { throw .EBADF }
+    try file.vnode.allocate(mode: argument1.u32, offset: argument2, byteCount: argument3)
+    return 0
+  }
+
+  // MARK: Directories
+
+  func getdents64() throws(Errno) -> Int {
+    let file = try file()
+    guard let buffer = CopyBuffer(byteCount: Self.byteCount(argument2)) else { throw .ENOMEM }
+    let used = try file.readDirectory(into: buffer.bytes)
+    guard used > 0 else { return 0 }
+    try UserSpan(address1, count: used).write(from: UnsafeRawBufferPointer(rebasing: buffer.bytes[..<used]))
+    return used
+  }
+}

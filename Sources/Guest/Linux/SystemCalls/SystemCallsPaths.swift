@@ -1,0 +1,251 @@
+// System calls that name files by paths: names, attributes, directories.
+import Base
+import Files
+import Locks
+import Memory
+
+extension Process {
+  /// The place that a path names, from the working directory, with the process' rights.
+  func find(_ path: PathBytes) throws(Errno) -> Location {
+    try context.find(path, from: context.workingDirectory, lock.withLock { credentials })
+  }
+}
+
+extension SystemCall {
+  var context: FileSystemContext { process.context }
+
+  /// Where a relative path starts: at the place of directory descriptor `directory`, or at the working directory.
+  func base(_ directory: UInt64) throws(Errno) -> Location {
+    if directory.i32 == workingDirectoryDescriptor { return context.workingDirectory }
+    return try process.descriptors.file(directory.i32.int).location
+  }
+
+  /// Flags of an *at call; those that are not `allowed` are refused.
+  private func atFlags(_ argument: UInt64, allowed: AtFlags) throws(Errno) -> AtFlags {
+    let flags = AtFlags(rawValue: argument.u32)
+    guard flags.subtracting(allowed).isEmpty else { throw .EINVAL }
+    return flags
+  }
+
+  // MARK: Opening
+
+  func open() throws(Errno) -> Int {
+    try open(from: context.workingDirectory, address0, flags: argument1, mode: argument2)
+  }
+  func creat() throws(Errno) -> Int {
+    try open(from: context.workingDirectory, address0, flags: 0o1101, mode: argument1)
+  }
+  func openat() throws(Errno) -> Int {
+    try open(from: try base(argument0), address1, flags: argument2, mode: argument3)
+  }
+
+  private func open(from base: Location, _ path: VirtualAddress, flags: UInt64, mode: UInt64) throws(Errno) -> Int {
+    let flags = OpenFlags(rawValue: flags.u32)
+    guard Reserve.allowsNewObjects else { throw .ENOMEM }
+    let file = try withPath(path) { (path) throws(Errno) in
+      try context.open(path, from: base, flags, mode: mode.u32, credentials)
+    }
+    return try process.descriptors.install(file, closeOnExec: flags.contains(.closeOnExec))
+  }
+
+  // MARK: Attributes
+
+  private func write(_ information: StatInformation, at address: VirtualAddress) throws(Errno) -> Int {
+    try UserSpan.write(FileStatus(information), at: address)
+    return 0
+  }
+
+  func stat() throws(Errno) -> Int { try attributes(address0, to: address1, []) }
+  func lstat() throws(Errno) -> Int { try attributes(address0, to: address1, .noFollow) }
+  func fstat() throws(Errno) -> Int { try write(try file().getAttributes(), at: address1) }
+
+  private func attributes(_ path: VirtualAddress, to result: VirtualAddress, _ flags: AtFlags) throws(Errno) -> Int {
+    let information = try withPath(path) { (path) throws(Errno) in
+      try context.getAttributes(path, from: context.workingDirectory, flags: flags, credentials)
+    }
+    return try write(information, at: result)
+  }
+
+  func newfstatat() throws(Errno) -> Int {
+    let flags = try atFlags(argument3, allowed: [.noFollow, .noAutomount, .emptyPath])
+    return try write(try information(flags, argument0, address1), at: address2)
+  }
+
+  /// Attributes by directory and path; with an empty path, those of the open file itself.
+  private func information(_ flags: AtFlags, _ directory: UInt64, _ path: VirtualAddress) throws(Errno)
+    -> StatInformation
+  {
+    try withPath(path) { (path) throws(Errno) in
+      if path.isEmpty, flags.contains(.emptyPath), directory.i32 != workingDirectoryDescriptor {
+        return try process.descriptors.file(directory.i32.int).getAttributes()
+      }
+      return try context.getAttributes(path, from: try base(directory), flags: flags, credentials)
+    }
+  }
+
+  func statx() throws(Errno) -> Int {
+    // AT_STATX_SYNC_TYPE says how fresh the answer must be; here it always is.
+    let flags = try atFlags(argument2 & ~0x6000, allowed: [.noFollow, .noAutomount, .emptyPath])
+    try UserSpan.write(ExtendedFileStatus(try information(flags, argument0, address1)), at: address4)
+    return 0
+  }
+
+  func access() throws(Errno) -> Int { try checkAccess(workingDirectory, address0, argument1, []) }
+  func faccessat() throws(Errno) -> Int { try checkAccess(argument0, address1, argument2, []) }
+  func faccessat2() throws(Errno) -> Int {
+    let flags = try atFlags(argument3, allowed: [.noFollow, .effectiveAccess, .emptyPath])
+    return try checkAccess(argument0, address1, argument2, flags)
+  }
+
+  /// AT_FDCWD as an argument.
+  private var workingDirectory: UInt64 { workingDirectoryDescriptor.u64 }
+
+  private func checkAccess(
+    _ directory: UInt64, _ path: VirtualAddress, _ mode: UInt64, _ flags: AtFlags
+  ) throws(Errno) -> Int {
+    guard mode.u32 & ~7 == 0 else { throw .EINVAL }
+    try withPath(path) { (path) throws(Errno) in
+      try context.checkAccess(
+        path, from: try base(directory), AccessRights(rawValue: mode.u32), flags: flags, credentials)
+    }
+    return 0
+  }
+
+  func chmod() throws(Errno) -> Int { try changeMode(workingDirectory, address0, argument1) }
+  func fchmodat() throws(Errno) -> Int { try changeMode(argument0, address1, argument2) }
+  func fchmod() throws(Errno) -> Int {
+    try context.changeMode(try place(), argument1.u32, credentials)
+    return 0
+  }
+
+  private func changeMode(_ directory: UInt64, _ path: VirtualAddress, _ mode: UInt64) throws(Errno) -> Int {
+    try context.changeMode(try find(directory, path, []), mode.u32, credentials)
+    return 0
+  }
+
+  func chown() throws(Errno) -> Int { try changeOwner(try find(workingDirectory, address0, []), argument1, argument2) }
+  func lchown() throws(Errno) -> Int {
+    try changeOwner(try find(workingDirectory, address0, .noFollow), argument1, argument2)
+  }
+  func fchown() throws(Errno) -> Int { try changeOwner(try place(), argument1, argument2) }
+  func fchownat() throws(Errno) -> Int {
+    let flags = try atFlags(argument4, allowed: [.noFollow, .emptyPath])
+    return try changeOwner(try find(argument0, address1, flags), argument2, argument3)
+  }
+
+  private func changeOwner(_ place: Location, _ user: UInt64, _ group: UInt64) throws(Errno) -> Int {
+    try context.changeOwner(
+      place, userID: user.u32 == .max ? nil : user.u32, groupID: group.u32 == .max ? nil : group.u32, credentials)
+    return 0
+  }
+
+  /// The place that directory and path name.
+  func find(_ directory: UInt64, _ path: VirtualAddress, _ flags: AtFlags) throws(Errno) -> Location {
+    try withPath(path) { (path) throws(Errno) in
+      try context.find(path, from: try base(directory), flags: flags, credentials)
+    }
+  }
+
+  /// The place of the open file of the first argument.
+  private func place() throws(Errno) -> Location {
+    let file = try file()
+    guard !file.isPathOnly else { throw .EBADF }
+    return file.location
+  }
+
+  // MARK: Times
+
+  func utimensat() throws(Errno) -> Int {
+    let flags = try atFlags(argument3, allowed: [.noFollow, .emptyPath])
+    let place = address1.isNull ? try place() : try find(argument0, address1, flags)
+    guard !address2.isNull else { return try setTimes(place, .now, .now) }
+    let times = try UserSpan.read([2 of TimeSpecification].self, at: address2)
+    return try setTimes(place, try timeChange(times[0]), try timeChange(times[1]))
+  }
+
+  private func timeChange(_ time: TimeSpecification) throws(Errno) -> TimeChange? {
+    switch time.nanoseconds {
+    case 0x3fff_ffff: return .now
+    case 0x3fff_fffe: return nil
+    case 0..<1_000_000_000: return .to(FileTime(seconds: time.seconds, nanoseconds: time.nanoseconds.u32))
+    default: throw .EINVAL
+    }
+  }
+
+  private func setTimes(_ place: Location, _ access: TimeChange?, _ modification: TimeChange?) throws(Errno) -> Int {
+    try context.changeTimes(place, access: access, modification: modification, credentials)
+    return 0
+  }
+
+  func utime() throws(Errno) -> Int {
+    let place = try find(workingDirectory, address0, [])
+    guard !address1.isNull else { return try setTimes(place, .now, .now) }
+    let times = try UserSpan.read([2 of Int64].self, at: address1)
+    return try setTimes(place, .to(FileTime(seconds: times[0])), .to(FileTime(seconds: times[1])))
+  }
+
+  func utimes() throws(Errno) -> Int {
+    let place = try find(workingDirectory, address0, [])
+    guard !address1.isNull else { return try setTimes(place, .now, .now) }
+    let times = try UserSpan.read([2 of TimeValue].self, at: address1)
+    var changes: [2 of TimeChange?] = .init(repeating: nil)
+    for index in 0..<2 {
+      guard times[index].microseconds >= 0, times[index].microseconds < 1_000_000 else { throw .EINVAL }
+      changes[index] = .to(
+        FileTime(seconds: times[index].seconds, nanoseconds: (times[index].microseconds &* 1000).u32))
+    }
+    return try setTimes(place, changes[0], changes[1])
+  }
+
+  // MARK: Sizes and file systems
+
+  func truncate() throws(Errno) -> Int {
+    guard argument1.i64 >= 0 else { throw .EINVAL }
+    try withPath(address0) { (path) throws(Errno) in
+      try context.truncate(path, from: context.workingDirectory, to: argument1, credentials)
+    }
+    return 0
+  }
+
+  func statfs() throws(Errno) -> Int { try fileSystemStatus(of: try find(workingDirectory, address0, []).mount) }
+  func fstatfs() throws(Errno) -> Int { try fileSystemStatus(of: try file().location.mount) }
+
+  private func fileSystemStatus(of mount: Mount) throws(Errno) -> Int {
+    let status = FileSystemStatus(try mount.fileSystem.statistics(), of: mount.fileSystem, flags: mount.flags)
+    try UserSpan.write(status, at: address1)
+    return 0
+  }
+
+  func sync() -> Int {
+    context.mounts.forEach { try? $0.fileSystem.synchronise() }
+    return 0
+  }
+
+  // MARK: Directories
+
+  func chdir() throws(Errno) -> Int {
+    try context.changeDirectory(to: try find(workingDirectory, address0, []), credentials)
+    return 0
+  }
+
+  func fchdir() throws(Errno) -> Int {
+    try context.changeDirectory(to: try file().location, credentials)
+    return 0
+  }
+
+  func chroot() throws(Errno) -> Int {
+    try context.changeRoot(to: try find(workingDirectory, address0, []), credentials)
+    return 0
+  }
+
+  /// Returns the length with the NUL, unlike the C function.
+  func getcwd() throws(Errno) -> Int {
+    var path = try context.workingDirectoryPath()
+    path.append(0)
+    guard argument1 >= path.count.u64 else { throw .ERANGE }
+    try path.withPath { (path) throws(Errno) in
+      try UserSpan(address0, count: path.count).write(from: path.bytes)
+    }
+    return path.count
+  }
+}

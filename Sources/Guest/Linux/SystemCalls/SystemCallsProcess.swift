@@ -1,0 +1,293 @@
+// System calls about processes and threads: identity, limits, names, scheduling, their end.
+import Base
+import Files
+import Locks
+import Memory
+import Pages
+import Platform
+import Threads
+import VirtioABI
+
+/// struct utsname: six fields of 65 bytes.
+struct SystemName {
+  static let fieldByteCount = 65
+  private var bytes: [390 of UInt8] = .init(repeating: 0)
+
+  /// Everything but the host name is a constant: programs look at the release to decide what a kernel can do.
+  init(hostName: UnsafePointer<UInt8>?) {
+    set(0, "Linux")
+    set(2, "6.1.0-osv")
+    set(3, "#1 SMP OSv")
+    set(4, "x86_64")
+    set(5, "(none)")
+    guard let hostName else {
+      set(1, "osv")
+      return
+    }
+    var index = 0
+    while index < Self.fieldByteCount &- 1, hostName[index] != 0 {
+      bytes[Self.fieldByteCount &+ index] = hostName[index]
+      index &+= 1
+    }
+  }
+
+  private mutating func set(_ field: Int, _ text: StaticString) {
+    // SAFETY: a static string's bytes are always there.
+    for index in 0..<text.utf8CodeUnitCount { bytes[field &* Self.fieldByteCount &+ index] = text.utf8Start[index] }
+  }
+}
+
+/// struct sysinfo.
+struct SystemInformation {
+  var uptime: Int64 = 0
+  var loads: (UInt64, UInt64, UInt64) = (0, 0, 0)
+  var totalMemory: UInt64 = 0
+  var freeMemory: UInt64 = 0
+  var sharedMemory: UInt64 = 0
+  var bufferMemory: UInt64 = 0
+  var totalSwap: UInt64 = 0
+  var freeSwap: UInt64 = 0
+  var processes: UInt16 = 1
+  var padding0: UInt16 = 0
+  var padding1: UInt32 = 0
+  var totalHigh: UInt64 = 0
+  var freeHigh: UInt64 = 0
+  var unit: UInt32 = 1
+  var padding2: UInt32 = 0
+}
+
+extension SystemCall {
+  func getpid() -> Int { process.identifier.int }
+  func gettid() -> Int { task.identifier.int }
+  func getppid() -> Int { 0 }
+  func getpgrp() -> Int { process.group.int }
+
+  /// getpgid and getsid know only the caller.
+  func getpgid() throws(Errno) -> Int {
+    try checkSelf()
+    return process.group.int
+  }
+  func getsid() throws(Errno) -> Int {
+    try checkSelf()
+    return process.session.int
+  }
+  func setpgid() throws(Errno) -> Int {
+    try checkSelf()
+    guard argument1.i32 >= 0 else { throw .EINVAL }
+    // The first process leads its session and so may not leave its group.
+    guard argument1.i32 == 0 || argument1.i32 == process.identifier else { throw .EPERM }
+    return 0
+  }
+  func setsid() throws(Errno) -> Int { throw .EPERM }
+
+  private func checkSelf() throws(Errno) {
+    guard argument0.i32 == 0 || argument0.i32 == process.identifier else { throw .ESRCH }
+  }
+
+  func uname() throws(Errno) -> Int {
+    let host = Boot.string(at: Boot.information.pointee.hostNameOffset)
+    try UserSpan.write(SystemName(hostName: host), at: address0)
+    return 0
+  }
+
+  func sysinfo() throws(Errno) -> Int {
+    let memory = Frames.statistics
+    var information = SystemInformation()
+    information.uptime = (Clock.now() / 1_000_000_000).i64
+    information.totalMemory = memory.total.u64 &* PageSize.small
+    information.freeMemory = memory.free.u64 &* PageSize.small
+    try UserSpan.write(information, at: address0)
+    return 0
+  }
+
+  /// struct rusage: CPU time is counted as the program's, resident memory in KiB, the rest is 0.
+  func getrusage() throws(Errno) -> Int {
+    let time: UInt64
+    switch argument0.i32 {
+    case 0: time = process.cpuTime
+    case 1: time = task.cpuTime
+    case -1: time = 0
+    default: throw .EINVAL
+    }
+    var words: [18 of UInt64] = .init(repeating: 0)
+    words[0] = time / 1_000_000_000
+    words[1] = time % 1_000_000_000 / 1000
+    words[4] = process.addressSpace.residentByteCount &>> 10
+    try UserSpan.write(words, at: address1)
+    return 0
+  }
+
+  // MARK: Limits
+
+  func prlimit64() throws(Errno) -> Int {
+    guard argument0.i32 == 0 || argument0.i32 == process.identifier else { throw .ESRCH }
+    return try limit(argument1, new: address2, old: address3)
+  }
+  func getrlimit() throws(Errno) -> Int { try limit(argument0, new: .zero, old: address1) }
+  func setrlimit() throws(Errno) -> Int { try limit(argument0, new: address1, old: .zero) }
+
+  private func limit(_ resource: UInt64, new: VirtualAddress, old: VirtualAddress) throws(Errno) -> Int {
+    guard resource < ResourceLimits.count.u64 else { throw .EINVAL }
+    let wanted = new.isNull ? nil : try UserSpan.read(ResourceLimit.self, at: new)
+    if let wanted, wanted.current > wanted.maximum { throw .EINVAL }
+    process.lock.lock()
+    let before = process.limits[resource.int]
+    if let wanted { process.limits[resource.int] = wanted }
+    process.lock.unlock()
+    if let wanted, resource.int == ResourceLimits.openFiles { process.descriptors.limit = wanted.current.clampedInt }
+    if !old.isNull { try UserSpan.write(before, at: old) }
+    return 0
+  }
+
+  // MARK: Names and modes
+
+  func prctl() throws(Errno) -> Int {
+    switch argument0.i32 {
+    case 15:  // PR_SET_NAME: what does not fit is cut off.
+      var name: [16 of UInt8] = .init(repeating: 0)
+      for index in 0..<15 {
+        let byte = try UserSpan.read(UInt8.self, at: address1 + index)
+        if byte == 0 { break }
+        name[index] = byte
+      }
+      task.name = name
+    case 16: try UserSpan.write(task.name, at: address1)  // PR_GET_NAME
+    case 3: return 1  // PR_GET_DUMPABLE
+    case 1, 4, 8, 29, 36, 38: return 0  // PDEATHSIG, DUMPABLE, KEEPCAPS, TIMERSLACK, CHILD_SUBREAPER, NO_NEW_PRIVS
+    case 23: return 1  // PR_CAPBSET_READ
+    case 39: return 1  // PR_GET_NO_NEW_PRIVS
+    default: throw .EINVAL
+    }
+    return 0
+  }
+
+  func arch_prctl() throws(Errno) -> Int {
+    switch argument0.i32 {
+    case 0x1002:  // ARCH_SET_FS
+      guard argument1 < AddressMap.programEnd.rawValue else { throw .EPERM }
+      ThreadPointer.current = argument1
+    case 0x1003: try UserSpan.write(ThreadPointer.current, at: address1)  // ARCH_GET_FS
+    case 0x1001: throw .EPERM  // ARCH_SET_GS: GS base is the kernel's, always.
+    default: throw .EINVAL
+    }
+    return 0
+  }
+
+  func personality() -> Int { 0 }
+
+  // MARK: Scheduling
+
+  func sched_yield() -> Int {
+    Thread.yield()
+    return 0
+  }
+
+  func sched_getaffinity() throws(Errno) -> Int {
+    let count = CPU.count
+    // Linux's answer is as long as its own mask, here one word.
+    guard argument1 >= 8, argument1 & 7 == 0 else { throw .EINVAL }
+    guard try findTask(argument0.i32) != nil else { throw .ESRCH }
+    let mask: UInt64 = count >= 64 ? .max : (1 &<< count.u64) &- 1
+    try UserSpan.write(mask, at: address2)
+    return 8
+  }
+
+  func sched_setaffinity() throws(Errno) -> Int {
+    let count = CPU.count
+    guard argument1 >= 1 else { throw .EINVAL }
+    var mask: UInt64 = 0
+    for index in 0..<min(8, argument1.int) {
+      mask |= try UserSpan.read(UInt8.self, at: address2 + index).u64 &<< (index &* 8).u64
+    }
+    if count < 64 { mask &= (1 &<< count.u64) &- 1 }
+    guard mask != 0 else { throw .EINVAL }
+    guard let other = try findTask(argument0.i32) else { throw .ESRCH }
+    other.thread.affinity = mask
+    return 0
+  }
+
+  /// A thread of this process by its number; 0 is the caller.
+  func findTask(_ identifier: Int32) throws(Errno) -> Task? {
+    guard identifier >= 0 else { throw .EINVAL }
+    return identifier == 0 || identifier == task.identifier ? task : process.task(identifier)
+  }
+
+  func sched_getscheduler() throws(Errno) -> Int {
+    guard try findTask(argument0.i32) != nil else { throw .ESRCH }
+    return 0
+  }
+
+  func sched_getparam() throws(Errno) -> Int {
+    guard try findTask(argument0.i32) != nil else { throw .ESRCH }
+    try UserSpan.write(Int32(0), at: address1)
+    return 0
+  }
+
+  func sched_get_priority_max() throws(Errno) -> Int {
+    switch argument0.i32 {
+    case 0, 3, 5, 6: 0
+    case 1, 2: 99
+    default: throw .EINVAL
+    }
+  }
+  func sched_get_priority_min() throws(Errno) -> Int { try sched_get_priority_max() == 0 ? 0 : 1 }
+
+  func getcpu() throws(Errno) -> Int {
+    if !address0.isNull { try UserSpan.write(CPU.current.u32, at: address0) }
+    if !address1.isNull { try UserSpan.write(UInt32(0), at: address1) }
+    return 0
+  }
+
+  // MARK: Ends
+
+  func exit() -> Never { task.end(status: Process.waitStatus(exit: argument0.i32)) }
+
+  func exit_group() -> Never {
+    process.end(status: Process.waitStatus(exit: argument0.i32))
+    task.end(status: 0)
+  }
+
+  /// There are no children yet.
+  func wait4() throws(Errno) -> Int { throw .ECHILD }
+
+  func set_tid_address() -> Int {
+    task.clearChildAddress = address0
+    return task.identifier.int
+  }
+
+  func set_robust_list() throws(Errno) -> Int {
+    guard argument1 == RobustList.headByteCount else { throw .EINVAL }
+    task.robustList = address0
+    return 0
+  }
+
+  func get_robust_list() throws(Errno) -> Int {
+    guard let other = try findTask(argument0.i32) else { throw .ESRCH }
+    try UserSpan.write(other.robustList.rawValue, at: address1)
+    try UserSpan.write(RobustList.headByteCount, at: address2)
+    return 0
+  }
+
+  // MARK: Randomness
+
+  func getrandom() throws(Errno) -> Int {
+    guard argument2 & ~7 == 0, argument2 & 6 != 6 else { throw .EINVAL }
+    var transfer = Transfer(program: address0, count: min(argument1, 0x1ff_ffff).int)
+    var block: [32 of UInt64] = .init(repeating: 0)
+    while transfer.remaining > 0 {
+      for index in 0..<32 { block[index] = Random.next() }
+      do throws(Errno) {
+        try withUnsafeBytesThrowing(of: &block) { (bytes) throws(Errno) in _ = try transfer.copyOut(from: bytes) }
+      } catch {
+        guard transfer.copied > 0 else { throw error }
+        break
+      }
+    }
+    return transfer.copied
+  }
+}
+
+extension UInt64 {
+  /// As an Int; what does not fit becomes the largest.
+  var clampedInt: Int { self > Int.max.u64 ? .max : int }
+}

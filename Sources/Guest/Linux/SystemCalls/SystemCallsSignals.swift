@@ -1,0 +1,211 @@
+// System calls about signals.
+import Base
+import Files
+import Locks
+import Memory
+import Platform
+import Threads
+
+extension SystemCall {
+  /// All of these take the size of a signal set, which is 8.
+  private func checkSetSize(_ size: UInt64) throws(Errno) { guard size == 8 else { throw .EINVAL } }
+
+  func rt_sigaction() throws(Errno) -> Int {
+    try checkSetSize(argument3)
+    guard let signal = Signal(argument0.i32.int) else { throw .EINVAL }
+    var wanted: SignalAction?
+    if !address1.isNull {
+      guard !SignalSet.unblockable.contains(signal) else { throw .EINVAL }
+      var action = try UserSpan.read(SignalAction.self, at: address1)
+      action.mask = action.mask.subtracting(.unblockable)
+      wanted = action
+    }
+    let index = signal.number.int &- 1
+    process.lock.lock()
+    let before = process.actions[index]
+    if let wanted {
+      process.actions[index] = wanted
+      let isIgnored =
+        wanted.handler == SignalAction.ignoreHandler
+        || (wanted.handler == SignalAction.defaultHandler && signal.defaultAction == .ignore)
+      if isIgnored { process.discardPending(signal) }
+    }
+    process.lock.unlock()
+    if !address2.isNull { try UserSpan.write(before, at: address2) }
+    return 0
+  }
+
+  func rt_sigprocmask() throws(Errno) -> Int {
+    try checkSetSize(argument3)
+    let before = task.blocked
+    if !address1.isNull {
+      let set = try UserSpan.read(SignalSet.self, at: address1)
+      let after: SignalSet
+      switch argument0.i32 {
+      case 0: after = before.union(set)
+      case 1: after = before.subtracting(set)
+      case 2: after = set
+      default: throw .EINVAL
+      }
+      task.setBlocked(after)
+    }
+    if !address2.isNull { try UserSpan.write(before, at: address2) }
+    return 0
+  }
+
+  func rt_sigpending() throws(Errno) -> Int {
+    guard argument1 <= 8 else { throw .EINVAL }
+    let pending = process.lock.withLock {
+      task.pending.set.union(process.pending.set).intersection(task.blocked)
+    }
+    try UserSpan.write(pending, at: address0)
+    return 0
+  }
+
+  func rt_sigsuspend() throws(Errno) -> Int {
+    try checkSetSize(argument1)
+    let set = try UserSpan.read(SignalSet.self, at: address0)
+    task.suspendBlocked(set)
+    return try pause()
+  }
+
+  func pause() throws(Errno) -> Int {
+    while true {
+      if Parking.park(interruptible: true) == .interrupted {
+        if task.hasDeliverableSignal { throw .EINTR }
+        task.clearInterruption()
+      }
+    }
+  }
+
+  /// Waits for one of a set of (blocked) signals and takes it.
+  func rt_sigtimedwait() throws(Errno) -> Int {
+    try checkSetSize(argument3)
+    let set = try UserSpan.read(SignalSet.self, at: address0).subtracting(.unblockable)
+    let deadline = try TimeSpecification.deadline(timeoutAt: address2)
+    process.lock.withLock { task.waitedSignals = set }
+    defer { process.lock.withLock { task.waitedSignals = SignalSet() } }
+    while true {
+      let taken = process.lock.withLock { () -> SignalInformation? in
+        if let signal = task.pending.set.intersection(set).first { return task.pending.take(signal) }
+        if let signal = process.pending.set.intersection(set).first { return process.pending.take(signal) }
+        return nil
+      }
+      if let taken {
+        if !address1.isNull { try writeInformation(taken, at: address1) }
+        return taken.number.int
+      }
+      if task.hasDeliverableSignal { throw .EINTR }
+      switch Parking.park(until: deadline, interruptible: true) {
+      case .woken: continue
+      case .timedOut: throw .EAGAIN
+      case .interrupted: task.thread.clearInterrupt()
+      }
+    }
+  }
+
+  /// Writes a whole siginfo_t.
+  private func writeInformation(_ information: SignalInformation, at address: VirtualAddress) throws(Errno) {
+    try UserSpan.write(information, at: address)
+    var rest = Transfer(
+      program: address + MemoryLayout<SignalInformation>.size,
+      count: SignalInformation.byteCount &- MemoryLayout<SignalInformation>.size)
+    try rest.zeroOut(count: rest.remaining)
+  }
+
+  func rt_sigqueueinfo() throws(Errno) -> Int {
+    guard argument0.i32 == process.identifier else { throw .ESRCH }
+    guard let signal = Signal(argument1.i32.int) else { throw .EINVAL }
+    var information = try UserSpan.read(SignalInformation.self, at: address2)
+    guard information.code < 0, information.code != SignalInformation.Code.threadKill else { throw .EPERM }
+    information.number = signal.number.i32
+    try process.send(signal, information)
+    return 0
+  }
+
+  func sigaltstack() throws(Errno) -> Int {
+    let isOnIt = task.signalStack.contains(frame.pointee.rsp)
+    var before = task.signalStack
+    if before.flags & SignalStack.disabled == 0 { before.flags = isOnIt ? SignalStack.onStack : 0 }
+    if !address0.isNull {
+      let wanted = try UserSpan.read(SignalStack.self, at: address0)
+      guard !isOnIt else { throw .EPERM }
+      if wanted.flags & SignalStack.disabled != 0 {
+        task.signalStack = SignalStack()
+      } else {
+        guard wanted.flags & ~SignalStack.onStack == 0 else { throw .EINVAL }
+        guard wanted.byteCount >= SignalStack.minimumByteCount else { throw .ENOMEM }
+        task.signalStack = wanted
+        task.signalStack.flags = 0
+      }
+    }
+    if !address1.isNull { try UserSpan.write(before, at: address1) }
+    return 0
+  }
+
+  func rt_sigreturn() -> Int {
+    task.returnFromHandler(frame)
+    return frame.pointee.rax.int
+  }
+
+  // MARK: Sending
+
+  func kill() throws(Errno) -> Int {
+    let target = argument0.i32
+    let number = argument1.i32.int
+    guard number == 0 || Signal(number) != nil else { throw .EINVAL }
+    // There is one process: itself, its group, and everybody but itself.
+    guard target == process.identifier || target == 0 || target == 0 &- process.group else { throw .ESRCH }
+    if let signal = Signal(number) { try process.send(signal, sentByCaller(signal, SignalInformation.Code.user)) }
+    return 0
+  }
+
+  func tgkill() throws(Errno) -> Int {
+    guard argument0.i32 > 0, argument1.i32 > 0 else { throw .EINVAL }
+    guard argument0.i32 == process.identifier else { throw .ESRCH }
+    return try sendToThread(argument1.i32, argument2.i32.int)
+  }
+
+  func tkill() throws(Errno) -> Int {
+    guard argument0.i32 > 0 else { throw .EINVAL }
+    return try sendToThread(argument0.i32, argument1.i32.int)
+  }
+
+  private func sendToThread(_ identifier: Int32, _ number: Int) throws(Errno) -> Int {
+    guard number == 0 || Signal(number) != nil else { throw .EINVAL }
+    guard let target = process.task(identifier) else { throw .ESRCH }
+    if let signal = Signal(number) {
+      try process.send(signal, sentByCaller(signal, SignalInformation.Code.threadKill), to: target)
+    }
+    return 0
+  }
+
+  private func sentByCaller(_ signal: Signal, _ code: Int32) -> SignalInformation {
+    SignalInformation(signal, code: code, sender: process.identifier, user: process.credentials.userID)
+  }
+}
+
+extension Task {
+  /// Changes which signals are blocked; the thread itself calls this.
+  func setBlocked(_ set: SignalSet) {
+    process.lock.lock()
+    blocked = set.subtracting(.unblockable)
+    let mustLook = !deliverable.isEmpty
+    process.lock.unlock()
+    if mustLook { thread.interrupt() }
+  }
+
+  /// Blocks `set` until a signal has come in: the former mask comes back behind its handler.
+  func suspendBlocked(_ set: SignalSet) {
+    process.lock.withLock { if savedMask == nil { savedMask = blocked } }
+    setBlocked(set)
+  }
+}
+
+extension Process {
+  /// Forgets pending signals of this kind, of the process and of all threads. `lock` is held.
+  func discardPending(_ signal: Signal) {
+    pending.discard(signal)
+    for task in tasks { task.pending.discard(signal) }
+  }
+}
