@@ -29,3 +29,6 @@ public struct ConditionVariableCore<Word: LockWord & ~Copyable>: ~Copyable {
 
 /// The kernel's condition variable.
 public typealias ConditionVariable = ConditionVariableCore<LiveWord>
+
+// Locks are made to be shared.
+extension ConditionVariableCore: @unchecked Sendable where Word: ~Copyable {}

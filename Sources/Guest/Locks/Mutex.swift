@@ -123,3 +123,6 @@ public struct MutexCore<Word: LockWord & ~Copyable>: ~Copyable {
 
 /// The kernel's mutex.
 public typealias Mutex = MutexCore<LiveWord>
+
+// Locks are made to be shared.
+extension MutexCore: @unchecked Sendable where Word: ~Copyable {}

@@ -95,3 +95,6 @@ public struct ReaderWriterLockCore<Word: LockWord & ~Copyable>: ~Copyable {
 
 /// The kernel's reader-writer lock.
 public typealias ReaderWriterLock = ReaderWriterLockCore<LiveWord>
+
+// Locks are made to be shared.
+extension ReaderWriterLockCore: @unchecked Sendable where Word: ~Copyable {}

@@ -43,3 +43,6 @@ public struct SemaphoreCore<Word: LockWord & ~Copyable>: ~Copyable {
 
 /// The kernel's semaphore.
 public typealias Semaphore = SemaphoreCore<LiveWord>
+
+// Locks are made to be shared.
+extension SemaphoreCore: @unchecked Sendable where Word: ~Copyable {}

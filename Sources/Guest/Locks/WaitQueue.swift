@@ -226,3 +226,6 @@ public struct WaitQueueCore<Word: LockWord & ~Copyable>: ~Copyable {
 
 /// The kernel's wait queue.
 public typealias WaitQueue = WaitQueueCore<LiveWord>
+
+// Locks are made to be shared.
+extension WaitQueueCore: @unchecked Sendable where Word: ~Copyable {}

@@ -171,7 +171,7 @@ extension MemoryObject {
 
 /// All objects with a pager: what can be forgotten when memory is out.
 enum PageCache {
-  nonisolated(unsafe) private static let lock = Mutex()
+  private static let lock = Mutex()
   nonisolated(unsafe) private static var first: Unmanaged<MemoryObject>?
 
   static func add(_ object: MemoryObject) {
