@@ -12,6 +12,10 @@
     Platform.start(information.assumingMemoryBound(to: BootInformation.self))
     if Boot.has(flag: BootFlags.selfTest) {
       let start = PhysicalAddress(Boot.information.pointee.freeMemoryStart)
+      if ThreadCheck.isAskedFor {
+        startMemory(from: start)
+        ThreadCheck.run()
+      }
       var isPassed = SelfTest.run(memory: LinearMap.pointer(start)) { $0.show() }
       startMemory(from: start + SelfTest.memoryByteCount)
       Interrupts.enable()
@@ -23,7 +27,7 @@
   }
 
   /// Brings frames, heap and kernel mappings up; `start` is the first byte that nobody has touched.
-  private func startMemory(from start: PhysicalAddress) {
+  func startMemory(from start: PhysicalAddress) {
     let head = Boot.information.pointee
     Frames.initialise(start: start, byteCount: head.memoryByteCount, cpuCount: CPU.count)
     guard KernelMappings.initialise(root: PhysicalAddress(head.pageTableRoot), seed: head.seed1) else {

@@ -18,7 +18,13 @@ public struct Thread: Equatable, @unchecked Sendable {
   public typealias Entry = @convention(c) (UnsafeMutableRawPointer?) -> Void
 
   /// The name under which locks know this thread.
-  @inline(__always) public var parker: Parker { Parker(rawValue: UInt(bitPattern: control)) }
+  @inline(__always) public var parker: Parker {
+    #if HOSTED
+      control.pointee.hostedParker
+    #else
+      Parker(rawValue: UInt(bitPattern: control))
+    #endif
+  }
 
   /// Its number: 1 and up, never given out twice.
   public var number: UInt64 { control.pointee.number }

@@ -1,4 +1,4 @@
-// ThreadControl: what the scheduler keeps for each thread. Recycled, never freed.
+// ThreadControl: what the scheduler keeps for each thread. Recycled, never freed (see `Parker`).
 
 import Base
 import Locks
@@ -6,28 +6,93 @@ import Pages
 import Platform
 
 /// A thread's control block. Who may touch what:
-///   * `park`, `wakeLink`, `onCPU`, `affinity`, `cpu`, `life`: anybody, atomically, as their algorithms say;
-///   * `links` and `rank`: the CPU whose run queue the thread is in;
-///   * the rest: the thread itself, or the CPU that switches it, with interrupts off.
+///   * `park`, `wake`, `timer`, `cpu`, `onCPU`, `unsaved`, `affinity`, `life`: anybody, as their algorithms say;
+///   * `run`: the CPU in whose run queue the thread is, or the one that runs it, with interrupts off;
+///   * the rest: the thread itself or, while it does not run, whoever switches or creates it.
 struct ThreadControl: ~Copyable {
-  var number: UInt64 = 0
-  var name: StaticString = ""
-  var slots: InlineArray<4, UnsafeMutableRawPointer?> = InlineArray(repeating: nil)
-  let affinity = Atomic<UInt64>(.max)
-  /// The CPU it runs on or ran on last: its run queue, its vector registers.
+  let park = ParkWord<LiveWord>()
+  var wake: WakeNode<LiveWord>
+  var timer: TimerNode<LiveWord>
+  var run: RunNode
+
+  /// The CPU it runs on or ran on last.
   let cpu = Atomic<UInt32>(0)
+  /// 1 from the switch to it until the switch away from it is complete: its stack is in use.
+  let onCPU = Atomic<UInt32>(0)
+  /// 1 while its vector registers are in CPU `cpu` and not in its area: only that CPU may run it.
+  let unsaved = Atomic<UInt32>(0)
+  /// The CPUs it may run on.
+  let affinity = Atomic<UInt64>(.max)
   /// 0 joinable, 1 detached, 2 ended.
   let life = LiveWord(0)
-  let enders = WaitQueue()
+  let joiner = WaitQueue()
 
+  /// It must go to another CPU, or is at its end, once its stack is free.
+  var isLeaving = false
+  var isEnding = false
+  var saved = SavedStack()
+  var stackTop = VirtualAddress(0)
   var runTime: UInt64 = 0
   var voluntarySwitches: UInt64 = 0
   var involuntarySwitches: UInt64 = 0
+  /// Its program's FS base, while it is not in the CPU's register.
+  var threadPointer: UInt64 = 0
+  /// Where its vector registers are saved; nil if it runs no program.
+  var extendedState: UnsafeMutableRawPointer?
+  var slots: InlineArray<4, UnsafeMutableRawPointer?> = InlineArray(repeating: nil)
 
+  var number: UInt64 = 0
+  var name: StaticString = ""
   var entry: Thread.Entry?
   var argument: UnsafeMutableRawPointer?
-  var stackTop = VirtualAddress(0)
-  var threadPointer: UInt64 = 0
-  var extendedState: UnsafeMutableRawPointer?
+  /// Its stack, if it came from `KernelStack`.
+  var stack: KernelStack?
   var nextFree: UnsafeMutablePointer<ThreadControl>?
+  #if HOSTED
+    /// How locks know the host thread that plays this one.
+    var hostedParker = Parker(rawValue: 0)
+  #endif
+
+  private init(address: UInt) {
+    wake = WakeNode(owner: address)
+    timer = TimerNode(owner: address)
+    run = RunNode(owner: address)
+  }
+
+  /// A new control block, all in its initial state; nil if memory is out.
+  static func allocate() -> UnsafeMutablePointer<ThreadControl>? {
+    let layout = MemoryLayout<ThreadControl>.self
+    #if HOSTED
+      let memory: UnsafeMutableRawPointer? = .allocate(byteCount: layout.size, alignment: layout.alignment)
+    #else
+      let memory = KernelHeap.allocate(byteCount: layout.size, alignment: 64)
+    #endif
+    guard let memory else { return nil }
+    // SAFETY: fresh memory of that size and alignment, never freed.
+    let control = memory.bindMemory(to: ThreadControl.self, capacity: 1)
+    control.initialize(to: ThreadControl(address: UInt(bitPattern: memory)))
+    return control
+  }
+
+  /// The control block whose address a node or a parker holds.
+  @inline(__always) static func at(_ address: UInt) -> UnsafeMutablePointer<ThreadControl> {
+    // SAFETY: owners of nodes and parkers are addresses of control blocks, which live for ever.
+    UnsafeMutablePointer(bitPattern: address).unsafelyUnwrapped
+  }
+}
+
+extension UnsafeMutablePointer<ThreadControl> {
+  // SAFETY: nodes inside a block that is neither moved nor freed, so the addresses outlive the closures.
+  /// Its node for wake lists.
+  @inline(__always) var wakeNode: UnsafeMutablePointer<WakeNode<LiveWord>> {
+    withUnsafeMutablePointer(to: &pointee.wake) { $0 }
+  }
+  /// Its timer.
+  @inline(__always) var timerNode: UnsafeMutablePointer<TimerNode<LiveWord>> {
+    withUnsafeMutablePointer(to: &pointee.timer) { $0 }
+  }
+  /// Its node for run queues.
+  @inline(__always) var runNode: UnsafeMutablePointer<RunNode> {
+    withUnsafeMutablePointer(to: &pointee.run) { $0 }
+  }
 }

@@ -1,19 +1,24 @@
 // WorkQueue: things that interrupt handlers and others leave for a thread to do.
+//
+// Invariants: an item is in the list at most once: `isQueued` is raised by the one who links it, and lowered by the worker
+// after it has read all it needs of the link and before it calls the function. So a submission while the function runs
+// queues the item again. The worker sleeps on a semaphore that counts submissions.
 
 import Base
 import Locks
 
-/// Something to be done later by the work thread; owned by whoever embeds it, who keeps it alive and still until it ran.
+/// Something to be done later by the work thread; owned by whoever embeds it, who keeps it in place while it is queued.
 public struct WorkItem: ~Copyable {
-  let link = LiveWord(0)
-  let isQueued = LiveWord(0)
-  let function: @convention(c) (UnsafeMutableRawPointer?) -> Void
-  let context: UnsafeMutableRawPointer?
+  fileprivate var node: WakeNode<LiveWord>
+  fileprivate let isQueued = LiveWord(0)
+  fileprivate let function: @convention(c) (UnsafeMutableRawPointer?) -> Void
+  fileprivate let context: UnsafeMutableRawPointer?
 
   /// Work that will call the function with the context.
   public init(
     _ function: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Void, context: UnsafeMutableRawPointer?
   ) {
+    node = WakeNode(owner: 0)
     self.function = function
     self.context = context
   }
@@ -21,6 +26,39 @@ public struct WorkItem: ~Copyable {
 
 /// The kernel's one queue of work: first come first served, by one thread. What may take long gets a thread of its own.
 public enum WorkQueue {
-  /// Queues the work, unless it is queued already (it may be queued again from the moment it starts). From any context.
-  public static func submit(_ item: UnsafeMutablePointer<WorkItem>) { fatalError("not yet") }
+  private static let list = WakeList<LiveWord>()
+  private static let submissions = Semaphore()
+
+  /// Starts the work thread. Once, at boot.
+  /// - Throws: ENOMEM.
+  public static func begin() throws(Errno) {
+    let thread = try Thread.create(name: "work", entry: workMain)
+    thread.start()
+  }
+
+  /// Queues the work, unless it is queued already. From any context.
+  public static func submit(_ item: UnsafeMutablePointer<WorkItem>) {
+    guard item.pointee.isQueued.exchange(1) == 0 else { return }
+    item.pointee.node.owner = UInt(bitPattern: item)
+    // SAFETY: the item stays in place while it is queued.
+    _ = list.push(withUnsafeMutablePointer(to: &item.pointee.node) { $0 })
+    submissions.post()
+  }
+
+  fileprivate static func work() {
+    while true {
+      _ = submissions.wait()
+      list.takeAll { address in
+        // SAFETY: owners in this list are addresses of queued items.
+        let item = UnsafeMutablePointer<WorkItem>(bitPattern: address).unsafelyUnwrapped
+        let function = item.pointee.function
+        let context = item.pointee.context
+        item.pointee.isQueued.store(0)
+        function(context)
+      }
+    }
+  }
 }
+
+/// The work thread. (A closure in place of this makes the compiler crash in its checks of sendability.)
+private func workMain(_ argument: UnsafeMutableRawPointer?) { WorkQueue.work() }

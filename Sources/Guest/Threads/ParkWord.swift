@@ -1,0 +1,107 @@
+// ParkWord: one thread's permit, its sleep, and what ended it, in one atomic word.
+//
+// The low bits say where the thread stands; bit 3 says that it has been interrupted and not cleared that yet.
+//
+//   running ──begin──▶ parked or parkedInterruptible ──unpark──▶ permit ──end──▶ running
+//      │                         ├──timeOut────▶ timedOut ──end──▶ running
+//      └──unpark──▶ permit       └──interrupt──▶ interrupted ──end──▶ running   (from parkedInterruptible only)
+//
+// Invariants, and why they hold:
+//  1. The thread is made runnable exactly once for each sleep: only by the one whose compare-exchange took the word out of
+//     `parked` or `parkedInterruptible`; it is told so by `true` and must put the thread into a run queue.
+//  2. A permit is never lost: `unpark` leaves `permit` whatever it found, and only `begin` and `end` take it.
+//  3. An interrupt is never lost: it is a bit that only `clearInterrupt` takes away; `begin` sees it before it sleeps, in the
+//     same compare-exchange, or `interrupt` sees the sleep.
+// All changes are read-modify-writes, sequentially consistent: what a waker wrote before it is seen by the sleeper after.
+
+import Locks
+
+struct ParkWord<Word: LockWord & ~Copyable>: ~Copyable {
+  private let word = Word(0)
+
+  private static var running: UInt { 0 }
+  private static var permit: UInt { 1 }
+  private static var parked: UInt { 2 }
+  private static var parkedInterruptible: UInt { 3 }
+  private static var timedOut: UInt { 4 }
+  private static var interrupted: UInt { 5 }
+  private static var stateMask: UInt { 7 }
+  private static var interruptFlag: UInt { 8 }
+
+  init() {}
+
+  /// The thread wants to sleep. Nil: it now counts as sleeping and must give up the CPU, then call `end`. Otherwise there is
+  /// no need to: this is the result.
+  borrowing func begin(interruptible: Bool) -> WaitResult? {
+    while true {
+      let value = word.load()
+      if value & Self.stateMask == Self.permit {
+        if word.compareExchange(value, value & Self.interruptFlag) { return .woken }
+        continue
+      }
+      if interruptible && value & Self.interruptFlag != 0 { return .interrupted }
+      let sleep = interruptible ? Self.parkedInterruptible : Self.parked
+      if word.compareExchange(value, value & Self.interruptFlag | sleep) { return nil }
+    }
+  }
+
+  /// The thread runs again after `begin` said nil: why.
+  borrowing func end() -> WaitResult {
+    while true {
+      let value = word.load()
+      guard word.compareExchange(value, value & Self.interruptFlag) else { continue }
+      switch value & Self.stateMask {
+      case Self.timedOut: return .timedOut
+      case Self.interrupted: return .interrupted
+      default: return .woken
+      }
+    }
+  }
+
+  /// Gives the permit. True: the caller must make the thread runnable.
+  borrowing func unpark() -> Bool {
+    while true {
+      let value = word.load()
+      let state = value & Self.stateMask
+      if state == Self.permit {
+        // Written again all the same, so that what the caller did before is seen by who takes the permit.
+        if word.compareExchange(value, value) { return false }
+        continue
+      }
+      if word.compareExchange(value, value & Self.interruptFlag | Self.permit) {
+        return state == Self.parked || state == Self.parkedInterruptible
+      }
+    }
+  }
+
+  /// The deadline has passed. True: the caller must make the thread runnable. False: it is not asleep.
+  borrowing func timeOut() -> Bool {
+    while true {
+      let value = word.load()
+      let state = value & Self.stateMask
+      guard state == Self.parked || state == Self.parkedInterruptible else { return false }
+      if word.compareExchange(value, value & Self.interruptFlag | Self.timedOut) { return true }
+    }
+  }
+
+  /// Sets the interrupt. True: the caller must make the thread runnable.
+  borrowing func interrupt() -> Bool {
+    while true {
+      let value = word.load()
+      let state = value & Self.stateMask
+      let next = state == Self.parkedInterruptible ? Self.interrupted : state
+      if word.compareExchange(value, next | Self.interruptFlag) { return state == Self.parkedInterruptible }
+    }
+  }
+
+  /// Takes the interrupt away; by the thread itself.
+  borrowing func clearInterrupt() {
+    while true {
+      let value = word.load()
+      if word.compareExchange(value, value & Self.stateMask) { return }
+    }
+  }
+
+  /// Whether the interrupt stands.
+  borrowing func isInterrupted() -> Bool { word.load() & Self.interruptFlag != 0 }
+}

@@ -1,0 +1,299 @@
+// The life of threads: making, starting, ending, joining, and the start of scheduling itself.
+#if GUEST
+  import Base
+  import Locks
+  import Pages
+  import Platform
+  import VirtioABI
+
+  extension Scheduler {
+    private static let nextNumber = Atomic<UInt64>(1)
+
+    // MARK: Beginning
+
+    /// Makes the boot CPU schedule: `entry(argument)` runs on the first thread, the boot stack becomes CPU 0's idle thread.
+    /// After `Platform.start` and when frames, heap and kernel mappings are up; interrupts are enabled by this.
+    public static func begin(
+      name: StaticString, entry: @escaping Thread.Entry, argument: UnsafeMutableRawPointer? = nil
+    )
+      -> Never
+    {
+      guard let idle = ThreadControl.allocate(), let scheduler = makeScheduler(cpu: 0, idle: idle) else {
+        panic("no memory for the scheduler")
+      }
+      idle.pointee.stackTop = CPU.kernelStackTop
+      InterruptTable.register(BootVectors.timer, handler: { _ in CPUScheduler.here.timerFired() })
+      InterruptTable.register(BootVectors.wake, handler: { _ in CPUScheduler.here.interrupted() })
+      Upcalls.preempt = { Scheduler.reschedule(.preempted) }
+      enter(scheduler)
+      Parking.install(
+        current: { UInt(bitPattern: Scheduler.current) },
+        park: {
+          switch Scheduler.park(until: $0, interruptible: $1) {
+          case .woken: 0
+          case .timedOut: 1
+          case .interrupted: 2
+          }
+        },
+        unpark: { Scheduler.unpark(ThreadControl.at($0)) })
+      do throws(Errno) {
+        try Thread.spawn(name: name, entry: entry, argument: argument).detach()
+      } catch {
+        panic("no memory for the first thread")
+      }
+      Self.idle()
+    }
+
+    /// Starts the other CPUs. From a thread, once.
+    /// - Throws: ENOMEM.
+    public static func startOtherCPUs() throws(Errno) {
+      for cpu in 1..<max(CPU.count, 1) {
+        guard let idle = ThreadControl.allocate(), let stack = KernelStack.allocate(),
+          let scheduler = makeScheduler(cpu: cpu, idle: idle)
+        else { throw .ENOMEM }
+        idle.pointee.stack = stack
+        idle.pointee.stackTop = stack.top
+        CPU.start(cpu, stackTop: stack.top, entry: { Scheduler.startSecondary($0) }, argument: scheduler)
+      }
+    }
+
+    /// How many CPUs schedule by now.
+    public static var activeCPUCount: Int { activeCPUs.load(ordering: .relaxed).nonzeroBitCount }
+
+    private static func startSecondary(_ argument: UnsafeMutableRawPointer?) {
+      // SAFETY: what `startOtherCPUs` gave.
+      enter(argument.unsafelyUnwrapped.assumingMemoryBound(to: CPUScheduler.self))
+      idle()
+    }
+
+    private static func makeScheduler(
+      cpu: Int, idle: UnsafeMutablePointer<ThreadControl>
+    ) -> UnsafeMutablePointer<CPUScheduler>? {
+      guard let memory = KernelHeap.allocate(byteCount: MemoryLayout<CPUScheduler>.size, alignment: 64) else {
+        return nil
+      }
+      // SAFETY: fresh memory of that size, never freed.
+      let scheduler = memory.bindMemory(to: CPUScheduler.self, capacity: 1)
+      scheduler.initialize(to: CPUScheduler(cpu: cpu, idle: idle))
+      idle.pointee.name = "idle"
+      idle.pointee.cpu.store(cpu.u32, ordering: .relaxed)
+      idle.pointee.onCPU.store(1, ordering: .relaxed)
+      return scheduler
+    }
+
+    /// The current stack becomes the CPU's idle thread. Interrupts are off.
+    private static func enter(_ scheduler: UnsafeMutablePointer<CPUScheduler>) {
+      scheduler.pointee.since = Clock.now()
+      CPU.setSlot(.scheduler, scheduler)
+      CPU.setSlot(.idleThread, scheduler.pointee.idle)
+      CPU.currentThread = UnsafeMutableRawPointer(scheduler.pointee.idle)
+      CPU.kernelStackTop = scheduler.pointee.idle.pointee.stackTop
+      add(scheduler)
+    }
+
+    // MARK: Making
+
+    static func create(
+      name: StaticString, affinity: UInt64, entry: @escaping Thread.Entry, argument: UnsafeMutableRawPointer?
+    ) throws(Errno) -> UnsafeMutablePointer<ThreadControl> {
+      let thread = try make(name: name, affinity: affinity)
+      thread.pointee.entry = entry
+      thread.pointee.argument = argument
+      thread.pointee.saved = ContextSwitch.prepare(
+        stackTop: thread.pointee.stackTop, entry: { Scheduler.run($0) }, argument: thread)
+      return thread
+    }
+
+    static func createProgram(name: StaticString, affinity: UInt64) throws(Errno) -> UnsafeMutablePointer<ThreadControl>
+    {
+      let thread = try make(name: name, affinity: affinity)
+      guard giveExtendedState(thread) else {
+        recycle(thread)
+        throw .ENOMEM
+      }
+      // Its first steps are below the frame with which it will enter the program.
+      thread.pointee.saved = ContextSwitch.prepare(
+        stackTop: thread.pointee.stackTop - TrapFrame.byteCount, entry: { _ in Scheduler.runProgram() }, argument: nil)
+      return thread
+    }
+
+    private static func make(name: StaticString, affinity: UInt64) throws(Errno) -> UnsafeMutablePointer<ThreadControl>
+    {
+      guard affinity & activeCPUs.load(ordering: .relaxed) != 0 else { throw .EINVAL }
+      guard let thread = takeFree() ?? ThreadControl.allocate() else { throw .ENOMEM }
+      if thread.pointee.stack == nil {
+        guard let stack = KernelStack.allocate() else {
+          recycle(thread)
+          throw .ENOMEM
+        }
+        thread.pointee.stack = stack
+        thread.pointee.stackTop = stack.top
+      }
+      thread.pointee.name = name
+      thread.pointee.number = nextNumber.wrappingAdd(1, ordering: .relaxed).oldValue
+      thread.pointee.affinity.store(affinity, ordering: .relaxed)
+      thread.pointee.life.store(0)
+      // A permit or an interrupt that was meant for the block's last thread.
+      if thread.pointee.park.begin(interruptible: false) == nil { _ = thread.pointee.park.end() }
+      thread.pointee.park.clearInterrupt()
+      thread.pointee.run.rank = 0
+      thread.pointee.runTime = 0
+      thread.pointee.voluntarySwitches = 0
+      thread.pointee.involuntarySwitches = 0
+      thread.pointee.threadPointer = 0
+      thread.pointee.isEnding = false
+      thread.pointee.slots = InlineArray(repeating: nil)
+      return thread
+    }
+
+    /// Lets a new thread run: on an idle CPU if there is one.
+    static func start(_ thread: UnsafeMutablePointer<ThreadControl>) {
+      let wasEnabled = Interrupts.disable()
+      let here = CPUScheduler.here
+      let isHereIdle = here.pointee.current == here.pointee.idle
+      thread.pointee.cpu.store(here.pointee.cpu.u32, ordering: .relaxed)
+      if !isHereIdle, let cpu = claimIdleCPU(thread.pointee.affinity.load(ordering: .relaxed)) {
+        thread.pointee.cpu.store(cpu.u32, ordering: .relaxed)
+        send(thread, to: cpu)
+      } else {
+        makeRunnable(thread)
+      }
+      Interrupts.restore(wasEnabled)
+    }
+
+    /// The first function on a new thread's stack.
+    private static func run(_ argument: UnsafeMutableRawPointer?) {
+      finishSwitch()
+      Interrupts.enable()
+      let thread = current
+      thread.pointee.entry.unsafelyUnwrapped(thread.pointee.argument)
+      exit()
+    }
+
+    private static func runProgram() {
+      finishSwitch()
+      ContextSwitch.enterProgram()
+    }
+
+    // MARK: Ending
+
+    /// See `Thread.exit`.
+    static func exit() -> Never {
+      let thread = current
+      _ = Interrupts.disable()
+      thread.pointee.isEnding = true
+      reschedule(.sleeping)
+      panic("an ended thread runs")
+    }
+
+    /// On another stack: the thread has ended, and nobody runs on its stack.
+    static func reap(_ thread: UnsafeMutablePointer<ThreadControl>, _ here: UnsafeMutablePointer<CPUScheduler>) {
+      if thread.pointee.life.compareExchange(0, 2) { return thread.pointee.joiner.wakeAll() }
+      recycle(thread)
+    }
+
+    static func join(_ thread: UnsafeMutablePointer<ThreadControl>) {
+      _ = thread.pointee.joiner.wait { thread.pointee.life.load() == 0 }
+      recycle(thread)
+    }
+
+    static func detach(_ thread: UnsafeMutablePointer<ThreadControl>) {
+      if !thread.pointee.life.compareExchange(0, 1) { recycle(thread) }
+    }
+
+    /// How many blocks with stacks a CPU keeps.
+    private static var keptStacks: Int { 16 }
+
+    /// The block of a thread that is no more, for the next one.
+    private static func recycle(_ thread: UnsafeMutablePointer<ThreadControl>) {
+      _ = thread.pointee.timer.cancel()
+      let area = thread.pointee.extendedState
+      thread.pointee.extendedState = nil
+      if let area { KernelHeap.free(area) }
+      let wasEnabled = Interrupts.disable()
+      let here = CPUScheduler.here
+      var stack: KernelStack?
+      if here.pointee.freeStacks >= keptStacks {
+        stack = thread.pointee.stack
+        thread.pointee.stack = nil
+      }
+      if thread.pointee.stack != nil { here.pointee.freeStacks &+= 1 }
+      thread.pointee.nextFree = here.pointee.free
+      here.pointee.free = thread
+      Interrupts.restore(wasEnabled)
+      stack?.free()
+    }
+
+    private static func takeFree() -> UnsafeMutablePointer<ThreadControl>? {
+      let wasEnabled = Interrupts.disable()
+      defer { Interrupts.restore(wasEnabled) }
+      let here = CPUScheduler.here
+      guard let thread = here.pointee.free else { return nil }
+      here.pointee.free = thread.pointee.nextFree
+      if thread.pointee.stack != nil { here.pointee.freeStacks &-= 1 }
+      return thread
+    }
+
+    // MARK: Properties
+
+    static func clearInterrupt(_ thread: UnsafeMutablePointer<ThreadControl>) { thread.pointee.park.clearInterrupt() }
+
+    static func isInterrupted(_ thread: UnsafeMutablePointer<ThreadControl>) -> Bool {
+      thread.pointee.park.isInterrupted()
+    }
+
+    static func setAffinity(_ thread: UnsafeMutablePointer<ThreadControl>, _ mask: UInt64) {
+      guard mask & activeCPUs.load(ordering: .relaxed) != 0 else { return }
+      thread.pointee.affinity.store(mask, ordering: .relaxed)
+      let wasEnabled = Interrupts.disable()
+      if thread == current && mask >> CPU.current.u64 & 1 == 0 { reschedule(.yielding) }
+      Interrupts.restore(wasEnabled)
+    }
+
+    static func runTime(_ thread: UnsafeMutablePointer<ThreadControl>) -> UInt64 {
+      guard thread == current else { return thread.pointee.runTime }
+      let wasEnabled = Interrupts.disable()
+      defer { Interrupts.restore(wasEnabled) }
+      return thread.pointee.runTime &+ Clock.now() &- CPUScheduler.here.pointee.since
+    }
+
+    // MARK: Programs
+
+    static func threadPointer(_ thread: UnsafeMutablePointer<ThreadControl>) -> UInt64 {
+      thread == current && thread.pointee.extendedState != nil ? ThreadPointer.current : thread.pointee.threadPointer
+    }
+
+    static func setThreadPointer(_ thread: UnsafeMutablePointer<ThreadControl>, _ value: UInt64) {
+      thread.pointee.threadPointer = value
+      if thread == current && thread.pointee.extendedState != nil { ThreadPointer.current = value }
+    }
+
+    static func becomeProgram(_ thread: UnsafeMutablePointer<ThreadControl>) throws(Errno) {
+      guard thread.pointee.extendedState == nil else { return }
+      guard giveExtendedState(thread) else { throw .ENOMEM }
+      guard thread == current else { return }
+      let wasEnabled = Interrupts.disable()
+      CPUScheduler.here.load(thread)
+      Interrupts.restore(wasEnabled)
+    }
+
+    private static func giveExtendedState(_ thread: UnsafeMutablePointer<ThreadControl>) -> Bool {
+      guard let area = KernelHeap.allocate(byteCount: ExtendedState.byteCount, alignment: 64) else { return false }
+      ExtendedState.initialise(area)
+      thread.pointee.extendedState = area
+      return true
+    }
+
+    static func saveExtendedState() {
+      let wasEnabled = Interrupts.disable()
+      if let area = current.pointee.extendedState { ExtendedState.save(area) }
+      Interrupts.restore(wasEnabled)
+    }
+
+    static func reloadExtendedState() {
+      let wasEnabled = Interrupts.disable()
+      if let area = current.pointee.extendedState { ExtendedState.restore(area) }
+      Interrupts.restore(wasEnabled)
+    }
+  }
+#endif

@@ -1,0 +1,204 @@
+// The checks of `ThreadSelfTest`.
+#if GUEST
+  import Base
+  import Instructions
+  import Locks
+  import Platform
+
+  extension ThreadSelfTest {
+    static func createAndJoin() -> Outcome {
+      shared.atomicCount.store(0, ordering: .relaxed)
+      let start = Clock.now()
+      for _ in 0..<10 {
+        var threads: InlineArray<20, Thread?> = InlineArray(repeating: nil)
+        for index in 0..<20 { threads[index] = spawn(countMain) }
+        for index in 0..<20 { threads[index]?.join() }
+      }
+      let each = (Clock.now() &- start) / 200
+      return Outcome(shared.atomicCount.load(ordering: .relaxed) == 200).with("ns each", each)
+    }
+
+    static func pingPong(_ first: UInt64, _ second: UInt64) -> Outcome {
+      let start = Clock.now()
+      let rounds: UInt64 = 2_000
+      let one = spawn(pingMain, UnsafeMutableRawPointer(bitPattern: rounds.uint), affinity: first)
+      let two = spawn(pongMain, UnsafeMutableRawPointer(bitPattern: rounds.uint), affinity: second)
+      one?.join()
+      two?.join()
+      let each = (Clock.now() &- start) / rounds
+      return Outcome(shared.ping.count == 0 && shared.pong.count == 0).with("ns a round", each)
+    }
+
+    static func contention() -> Outcome {
+      shared.guardedCount = 0
+      let start = Clock.now()
+      var threads: InlineArray<4, Thread?> = InlineArray(repeating: nil)
+      for index in 0..<4 { threads[index] = spawn(contendMain) }
+      for index in 0..<4 { threads[index]?.join() }
+      let each = (Clock.now() &- start) / 20_000
+      return Outcome(shared.guardedCount == 20_000 && !shared.mutex.isLocked).with("ns a turn", each)
+    }
+
+    static func sleeping() -> Outcome {
+      var latest: UInt64 = 0
+      var sum: UInt64 = 0
+      var isEarly = false
+      for _ in 0..<20 {
+        let deadline = Clock.now() &+ 1_000_000
+        let result = Thread.sleep(until: Deadline(nanoseconds: deadline))
+        let now = Clock.now()
+        isEarly = isEarly || now < deadline || result != .timedOut
+        latest = max(latest, now &- deadline)
+        sum &+= now &- deadline
+      }
+      return Outcome(!isEarly).with("ns late at most", latest).with("mean", sum / 20)
+    }
+
+    static func preemption() -> Outcome {
+      shared.stop.store(false, ordering: .relaxed)
+      let here = Thread.current.affinity
+      Thread.current.affinity = 1
+      let spinner = spawn(spinMain, affinity: 1)
+      var latest: UInt64 = 0
+      for _ in 0..<10 {
+        let deadline = Clock.now() &+ 2_000_000
+        _ = Thread.sleep(until: Deadline(nanoseconds: deadline))
+        latest = max(latest, Clock.now() &- deadline)
+      }
+      shared.stop.store(true, ordering: .relaxed)
+      let switches = spinner?.involuntarySwitches ?? 0
+      spinner?.join()
+      Thread.current.affinity = here
+      return Outcome(switches >= 5).with("times", switches).with("ns late at most", latest)
+    }
+
+    static func spinning() -> Outcome {
+      shared.stop.store(false, ordering: .relaxed)
+      shared.atomicCount.store(0, ordering: .relaxed)
+      let one = spawn(spinMain)
+      let two = spawn(spinMain)
+      let start = Clock.now()
+      _ = Thread.sleep(until: .after(60_000_000))
+      shared.stop.store(true, ordering: .relaxed)
+      // Asleep again until both have seen it.
+      while shared.atomicCount.load(ordering: .relaxed) != 2 { _ = Thread.sleep(until: .after(1_000_000)) }
+      let elapsed = Clock.now() &- start
+      let first = one?.runTime ?? 0
+      let second = two?.runTime ?? 0
+      one?.join()
+      two?.join()
+      let wanted = CPU.count > 1 ? elapsed / 3 : elapsed / 5
+      return Outcome(first > wanted && second > wanted).with("of us", elapsed / 1_000).with("one", first / 1_000)
+        .with("other", second / 1_000)
+    }
+
+    static func deadlines() -> Outcome {
+      let timedOut = shared.queue.wait(until: .after(2_000_000)) { true }
+      let passed = shared.queue.wait(until: .now) { true }
+      let waiter = spawn(interruptedMain)
+      shared.atomicCount.store(0, ordering: .relaxed)
+      _ = Thread.sleep(until: .after(2_000_000))
+      waiter?.interrupt()
+      waiter?.join()
+      let interrupted = shared.atomicCount.load(ordering: .relaxed) == 1
+      return Outcome(timedOut == .timedOut && passed == .timedOut && interrupted && shared.queue.isEmpty)
+    }
+
+    static func migration() -> Outcome {
+      let before = Thread.current.affinity
+      var isRight = true
+      let start = Clock.now()
+      let moves: UInt64 = 200
+      for index in 0..<moves {
+        let cpu = (index % CPU.count.u64).int
+        Thread.current.affinity = 1 << cpu.u64
+        isRight = isRight && CPU.current == cpu
+      }
+      let each = (Clock.now() &- start) / moves
+      Thread.current.affinity = before
+      return Outcome(isRight).with("ns a move", CPU.count > 1 ? each : 0)
+    }
+
+    static func timers() -> Outcome {
+      shared.atomicCount.store(0, ordering: .relaxed)
+      do throws(Errno) {
+        let timer = try TimerEvent(handler: timerMain, context: nil)
+        timer.arm(at: .after(1_000_000))
+        timer.arm(at: .after(3_000_000))
+        _ = Thread.sleep(until: .after(2_000_000))
+        let isEarly = shared.atomicCount.load(ordering: .relaxed) != 0
+        _ = shared.ping.wait(until: .after(500_000_000))
+        let isFired = shared.atomicCount.load(ordering: .relaxed) == 1
+        timer.arm(at: .after(1_000_000))
+        let isCancelled = timer.cancel()
+        _ = Thread.sleep(until: .after(2_000_000))
+        let isQuiet = shared.atomicCount.load(ordering: .relaxed) == 1
+        timer.destroy()
+        return Outcome(!isEarly && isFired && isCancelled && isQuiet)
+      } catch { return Outcome(false) }
+    }
+
+    static func work() -> Outcome {
+      shared.atomicCount.store(0, ordering: .relaxed)
+      var item = WorkItem(countMain, context: nil)
+      return withUnsafeMutablePointer(to: &item) { item in
+        for round in 1...10 as ClosedRange<UInt64> {
+          WorkQueue.submit(item)
+          while shared.atomicCount.load(ordering: .relaxed) != round { _ = Thread.sleep(until: .after(50_000)) }
+        }
+        return Outcome()
+      }
+    }
+  }
+
+  // What the threads of the checks run.
+
+  private func countMain(_ argument: UnsafeMutableRawPointer?) {
+    ThreadSelfTest.shared.atomicCount.wrappingAdd(1, ordering: .relaxed)
+  }
+
+  private func pingMain(_ rounds: UnsafeMutableRawPointer?) {
+    for _ in 0..<UInt(bitPattern: rounds) {
+      ThreadSelfTest.shared.ping.post()
+      _ = ThreadSelfTest.shared.pong.wait()
+    }
+  }
+
+  private func pongMain(_ rounds: UnsafeMutableRawPointer?) {
+    for _ in 0..<UInt(bitPattern: rounds) {
+      _ = ThreadSelfTest.shared.ping.wait()
+      ThreadSelfTest.shared.pong.post()
+    }
+  }
+
+  private func contendMain(_ argument: UnsafeMutableRawPointer?) {
+    for index in 0..<5_000 {
+      ThreadSelfTest.shared.mutex.withLock {
+        let count = ThreadSelfTest.shared.guardedCount
+        for _ in 0..<20 { instruction_pause() }
+        ThreadSelfTest.shared.guardedCount = count &+ 1
+      }
+      if index % 64 == 0 { Thread.yield() }
+    }
+  }
+
+  private func spinMain(_ argument: UnsafeMutableRawPointer?) {
+    while !ThreadSelfTest.shared.stop.load(ordering: .relaxed) { instruction_pause() }
+    ThreadSelfTest.shared.atomicCount.wrappingAdd(1, ordering: .relaxed)
+  }
+
+  private func interruptedMain(_ argument: UnsafeMutableRawPointer?) {
+    let first = ThreadSelfTest.shared.queue.wait(interruptible: true) { true }
+    let second = ThreadSelfTest.shared.queue.wait(interruptible: true) { true }
+    Thread.current.clearInterrupt()
+    let third = ThreadSelfTest.shared.queue.wait(until: .after(1_000_000), interruptible: true) { true }
+    if first == .interrupted && second == .interrupted && third == .timedOut {
+      ThreadSelfTest.shared.atomicCount.wrappingAdd(1, ordering: .relaxed)
+    }
+  }
+
+  private func timerMain(_ argument: UnsafeMutableRawPointer?) {
+    ThreadSelfTest.shared.atomicCount.wrappingAdd(1, ordering: .relaxed)
+    ThreadSelfTest.shared.ping.post()
+  }
+#endif
