@@ -1,8 +1,9 @@
 // The console's formats (virtio 1.2, 5.3).
 //
-// osv-run's console has two ports: 0 is standard input and output, 1 is standard error (its input stays empty). End of
-// input is a PORT_OPEN event of value 0 for port 0, sent after the last byte; a reader that went away is one for the port it
-// read. A driver may send PORT_OPEN of value 1 after an end of input to have a terminal read again.
+// osv-run's console has two ports: 0 is standard input and output, 1 is standard error (its input stays empty).
+// The end of input is a PORT_OPEN of value 0 for port 0, sent after the last byte; a driver may answer with a PORT_OPEN of
+// value 1 to have a terminal read on. A port whose output nobody reads any more is removed (PORT_REMOVE); what is transmitted
+// afterwards is dropped.
 
 /// Constants of the console.
 public enum VirtioConsoleABI {

@@ -15,7 +15,8 @@ final class ControlChannel: Sendable {
   private struct State {
     var pending: [[UInt8]] = []
     var isPortReady = [false, false]
-    var isPortOpen = [true, true]
+    var isPortRemoved = [false, false]
+    var isInputOpen = true
     var size: (columns: UInt16, rows: UInt16)?
   }
 
@@ -51,7 +52,8 @@ final class ControlChannel: Sendable {
         if port == 0 { Self.append(&state, 0, VirtioConsoleControl.consolePort, 1) }
         Self.append(&state, port, VirtioConsoleControl.portName, 1, Array(Self.names[port].utf8))
         if port == 0, let size = state.size { Self.appendSize(&state, size) }
-        Self.append(&state, port, VirtioConsoleControl.portOpen, state.isPortOpen[port] ? 1 : 0)
+        Self.append(&state, port, VirtioConsoleControl.portOpen, port == 1 || state.isInputOpen ? 1 : 0)
+        if state.isPortRemoved[port] { Self.append(&state, port, VirtioConsoleControl.portRemove, 1) }
       case VirtioConsoleControl.portOpen:
         guard port < 2 else { return (false, nil) }
         if message.value == 1 { return (state.pending.count <= Self.pendingLimit, port) }
@@ -61,12 +63,20 @@ final class ControlChannel: Sendable {
     }
   }
 
-  /// The port's other side is open or closed from now on.
-  func setOpen(_ isOpen: Bool, port: Int) {
+  /// There is input to come, or no more.
+  func setInputOpen(_ isOpen: Bool) {
     state.withLock {
-      guard $0.isPortOpen[port] != isOpen else { return }
-      $0.isPortOpen[port] = isOpen
-      if $0.isPortReady[port] { Self.append(&$0, port, VirtioConsoleControl.portOpen, isOpen ? 1 : 0) }
+      guard $0.isInputOpen != isOpen else { return }
+      $0.isInputOpen = isOpen
+      if $0.isPortReady[0] { Self.append(&$0, 0, VirtioConsoleControl.portOpen, isOpen ? 1 : 0) }
+    }
+  }
+
+  /// Nobody reads the port's output any more.
+  func remove(port: Int) {
+    state.withLock {
+      $0.isPortRemoved[port] = true
+      if $0.isPortReady[port] { Self.append(&$0, port, VirtioConsoleControl.portRemove, 1) }
     }
   }
 

@@ -2,7 +2,7 @@
 //
 // Output is written where the queue is served, on the thread that notified; a full pipe holds that thread up, since
 // output is never lost. The process must ignore SIGPIPE. When nobody reads an output any more, the rest of it is
-// dropped, `onOutputFailure` is told, and so is the driver (its port is closed). Input: see InputPump.
+// dropped, `onOutputFailure` is told, and so is the driver (its port is removed). Input: see InputPump.
 // Order of the queues' locks: transmit or control transmit first, control receive last.
 import Glibc
 import Synchronization
@@ -47,7 +47,7 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
     let tell = Relay()
     pump = InputPump(
       descriptor: configuration.input, queueIndex: VirtioConsoleABI.receive0, startThread: configuration.startThread,
-      onEnd: { tell.console?.setOpen(false, port: 0) })
+      onEnd: { tell.console?.inputEnded() })
     tell.console = self
   }
 
@@ -129,7 +129,8 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
         if output.failure != 0, !wasBroken {
           // Before the request is handed back: a driver that looks then knows already.
           onOutputFailure(port, output.failure)
-          setOpen(false, port: port)
+          control.remove(port: port)
+          flush()
         }
         queue.push(chain)
       }
@@ -142,15 +143,15 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
         guard let message = chain.read(VirtioConsoleControl.self) else { return queue.fail(.badRequest) }
         let (isValid, opened) = control.receive(message)
         guard isValid else { return queue.fail(.badRequest) }
-        if opened == 0, pump.reopen() { control.setOpen(true, port: 0) }
+        if opened == 0, pump.reopen() { control.setInputOpen(true) }
         queue.push(chain)
         flush()
       }
     } while queue.rearm()
   }
 
-  private func setOpen(_ isOpen: Bool, port: Int) {
-    control.setOpen(isOpen, port: port)
+  private func inputEnded() {
+    control.setInputOpen(false)
     flush()
   }
 

@@ -1,0 +1,137 @@
+// The console's control queues: what the host says about the ports, and our few words to it.
+//
+// Messages are understood where they are taken (perhaps in an interrupt), into atomics; their buffers go back to the
+// device when a thread comes by. The handshake is put into the queue before the device starts, so it costs no exit.
+import Base
+import Locks
+import VirtioABI
+
+/// The control queues of one console.
+final class ConsoleControl {
+  static let queueSize = 16
+  private static let bufferByteCount = 32
+  private static let transmitSize = 8
+
+  let receive: Virtqueue
+  let transmit: Virtqueue
+  // SAFETY: `queueSize` places of 32 bytes for messages to us (slot i has place i), then `transmitSize` of 8 from us.
+  private let buffers: UnsafeMutableRawPointer
+  private let outgoing: UnsafeMutableRawPointer
+  private let lock = Mutex()
+  // Guarded by `lock`: slots of our messages that have not been taken back.
+  private var openTransmits: UInt32 = 0
+
+  private let inputEnded = Atomic<Bool>(false)
+  private let closedOutputs = Atomic<UInt32>(0)
+  private let terminalSize = Atomic<UInt32>(0)
+  /// Whether buffers lie here that the device could have back.
+  private let hasDone = Atomic<Bool>(false)
+  /// Called, in any context, after something has changed.
+  var onChange: (() -> Void)?
+
+  /// Bytes of ring and buffer memory.
+  static var byteCount: Int {
+    Virtqueue.byteCount(size: queueSize) &+ Virtqueue.byteCount(size: transmitSize) &+ queueSize &* bufferByteCount
+      &+ transmitSize &* VirtioConsoleControl.byteCount
+  }
+
+  /// Queues over zeroed memory, with buffers posted and the handshake waiting; nil if memory is out.
+  init?(memory: UnsafeMutableRawPointer) {
+    let transmitMemory = memory + Virtqueue.byteCount(size: Self.queueSize)
+    guard let receive = Virtqueue(size: Self.queueSize, memory: memory),
+      let transmit = Virtqueue(size: Self.transmitSize, memory: transmitMemory)
+    else { return nil }
+    self.receive = receive
+    self.transmit = transmit
+    buffers = transmitMemory + Virtqueue.byteCount(size: Self.transmitSize)
+    outgoing = buffers + Self.queueSize &* Self.bufferByteCount
+    receive.onCompletion = { [unowned(unsafe) self] slot, length in self.take(slot, length) }
+    do throws(Errno) {
+      for _ in 0..<Self.queueSize { try post() }
+      try put(VirtioConsoleControl(port: 0, event: VirtioConsoleControl.deviceReady, value: 1))
+      try put(VirtioConsoleControl(port: 0, event: VirtioConsoleControl.portReady, value: 1))
+      try put(VirtioConsoleControl(port: 1, event: VirtioConsoleControl.portReady, value: 1))
+    } catch { return nil }
+  }
+
+  /// Whether the host has said that there is no more input.
+  var isInputEnded: Bool { inputEnded.load(ordering: .acquiring) }
+  /// Whether nobody reads a port's output any more.
+  func isOutputClosed(_ port: Int) -> Bool { closedOutputs.load(ordering: .acquiring) & (1 &<< port.u32) != 0 }
+  /// The terminal's columns (low half) and rows as last told; 0 if never.
+  var size: UInt32 { terminalSize.load(ordering: .relaxed) }
+
+  /// Takes what the host has sent, and gives it its buffers back; threads only.
+  func poll() {
+    receive.reap()
+    guard hasDone.exchange(false, ordering: .acquiringAndReleasing) else { return }
+    lock.withLock {
+      do throws(Errno) {
+        // Slots and places have the same numbers: a slot that is released is the next to be taken.
+        for slot in 0..<Self.queueSize where receive.isDone(slot) {
+          receive.release(slot)
+          try post()
+        }
+      } catch { return }
+    }
+    receive.kick()
+  }
+
+  /// Has the host read a terminal on after an end of input; threads only.
+  func reopenInput() throws(Errno) {
+    inputEnded.store(false, ordering: .releasing)
+    try lock.withLock { () throws(Errno) in
+      transmit.reap()
+      for slot in 0..<Self.transmitSize where openTransmits & (1 &<< slot.u32) != 0 && transmit.isDone(slot) {
+        transmit.release(slot)
+        openTransmits &= ~(1 &<< slot.u32)
+      }
+      try put(VirtioConsoleControl(port: 0, event: VirtioConsoleControl.portOpen, value: 1))
+    }
+    transmit.kick()
+  }
+
+  /// Posts the buffer of the slot that will be taken next.
+  private func post() throws(Errno) {
+    guard let next = receive.nextSlot else { throw .EIO }
+    var segment = DeviceSegment(address: buffers + next &* Self.bufferByteCount, count: Self.bufferByteCount)
+    _ = try withUnsafePointer(to: &segment) { (pointer) throws(Errno) in
+      try receive.add(pointer, readable: 0, writable: 1)
+    }
+  }
+
+  private func put(_ message: VirtioConsoleControl) throws(Errno) {
+    guard let next = transmit.nextSlot else { throw .EAGAIN }
+    let place = outgoing + next &* VirtioConsoleControl.byteCount
+    place.storeBytes(of: message, as: VirtioConsoleControl.self)
+    var segment = DeviceSegment(address: place, count: VirtioConsoleControl.byteCount)
+    _ = try withUnsafePointer(to: &segment) { (pointer) throws(Errno) in
+      try transmit.add(pointer, readable: 1, writable: 0)
+    }
+    openTransmits |= 1 &<< next.u32
+  }
+
+  /// A message has come, or (slot -1) the queue has failed. Any context.
+  private func take(_ slot: Int, _ length: Int) {
+    if slot >= 0 {
+      let place = buffers + slot &* Self.bufferByteCount
+      if length >= VirtioConsoleControl.byteCount {
+        understand(place.load(as: VirtioConsoleControl.self), place + VirtioConsoleControl.byteCount, length)
+      }
+      hasDone.store(true, ordering: .releasing)
+    }
+    onChange?()
+  }
+
+  private func understand(_ message: VirtioConsoleControl, _ data: UnsafeMutableRawPointer, _ length: Int) {
+    switch message.event {
+    case VirtioConsoleControl.portOpen where message.port == 0:
+      inputEnded.store(message.value == 0, ordering: .releasing)
+    case VirtioConsoleControl.portRemove where message.port < 2:
+      closedOutputs.bitwiseOr(1 &<< message.port, ordering: .releasing)
+    case VirtioConsoleControl.resize where length >= VirtioConsoleControl.byteCount &+ 4:
+      terminalSize.store(data.load(as: UInt32.self), ordering: .relaxed)
+    default: break
+    }
+  }
+}

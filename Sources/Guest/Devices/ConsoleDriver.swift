@@ -1,0 +1,153 @@
+// The console (virtio 1.2, 5.3): standard input and output as port 0, standard error as port 1.
+//
+// The device is started at the first use: one exit, and one for each write that the device does not hear of otherwise. That both
+// ports exist is known, so nothing waits for the control queues' handshake.
+import Base
+import Locks
+import Memory
+import Pages
+import VirtioABI
+
+/// The console's driver. Calls may sleep; several threads may call at once. Threads only, but for the readiness callback.
+public final class ConsoleDriver {
+  /// A port: what it carries.
+  public enum Port: Int, Sendable {
+    /// Standard input and output.
+    case standard = 0
+    /// Standard error; it has no input.
+    case error = 1
+  }
+
+  private let function: VirtioFunction
+  private let isTerminal: Bool
+  private let isInputEmpty: Bool
+  private let lock = Mutex()
+  private let isStarted = Atomic<Bool>(false)
+  // Set under `lock` before `isStarted`, and constant from then on.
+  private var control: ConsoleControl?
+  private var output: ConsoleOutput?
+  private var input: ConsoleInput?
+  private let initialSize: UInt32
+
+  /// Called, in any context, when input has arrived or ended: whoever polls should look again. Set before the first use.
+  public var onInputChange: (() -> Void)?
+
+  /// A driver for the device, which is not touched yet.
+  /// - Parameters:
+  ///   - flags: `BootFlags`: whether input is a terminal, or empty.
+  ///   - columns: of the terminal, 0 if there is none; likewise `rows`.
+  /// - Throws: ENODEV if it is no console of two ports.
+  public init(_ function: VirtioFunction, flags: UInt32, columns: UInt16 = 0, rows: UInt16 = 0) throws(Errno) {
+    guard function.description.deviceID == VirtioDeviceID.console, function.offers(VirtioConsoleABI.multiport),
+      function.description.queueCount.int >= VirtioConsoleABI.queueCount
+    else { throw .ENODEV }
+    self.function = function
+    isTerminal = flags & BootFlags.inputIsTerminal != 0
+    isInputEmpty = flags & BootFlags.inputIsEmpty != 0
+    initialSize = columns.u32 | rows.u32 &<< 16
+  }
+
+  // MARK: Output
+
+  /// Writes everything to a port, sleeping until the host has it.
+  /// - Returns: bytes written; fewer than there were only after an interrupt or a fault.
+  /// - Throws: if nothing was written: EPIPE (nobody reads any more), EAGAIN (if not to block), EINTR, EFAULT, EIO, ENODEV, ENOMEM.
+  public func write(_ port: Port, from transfer: inout Transfer, nonBlocking: Bool = false) throws(Errno) -> Int {
+    guard transfer.remaining > 0 else { return 0 }
+    try start()
+    guard let output else { throw .ENODEV }
+    return try output.write(port.rawValue, from: &transfer, nonBlocking: nonBlocking)
+  }
+
+  /// Writes kernel bytes, all of them if that is possible.
+  public func write(_ port: Port, _ bytes: UnsafeRawBufferPointer) {
+    var transfer = Transfer(kernelSource: bytes)
+    do throws(Errno) {
+      while transfer.remaining > 0 { if try write(port, from: &transfer) == 0 { return } }
+    } catch { return }
+  }
+
+  /// Whether a write to the port fails with EPIPE.
+  public func isOutputClosed(_ port: Port) -> Bool {
+    isStarted.load(ordering: .acquiring) ? control?.isOutputClosed(port.rawValue) ?? false : false
+  }
+
+  /// Waits until the host has everything that was written: before the machine ends.
+  public func flush() {
+    if isStarted.load(ordering: .acquiring) { output?.flush() }
+  }
+
+  // MARK: Input
+
+  /// Reads what is there, sleeping while there is nothing.
+  /// - Returns: bytes read; 0 at the end. A terminal may give more after an end.
+  /// - Throws: EAGAIN (if not to block), EINTR, EFAULT, EIO, ENODEV, ENOMEM.
+  public func read(into transfer: inout Transfer, nonBlocking: Bool = false) throws(Errno) -> Int {
+    if isInputEmpty { return 0 }
+    try start()
+    guard let input else { throw .ENODEV }
+    return try input.read(into: &transfer, nonBlocking: nonBlocking)
+  }
+
+  /// Whether a read would return at once.
+  public var isReadable: Bool {
+    if isInputEmpty { return true }
+    return isStarted.load(ordering: .acquiring) ? input?.isReadable ?? true : false
+  }
+
+  /// Bytes that a read would get now, as far as is known.
+  public var readableByteCount: Int {
+    isStarted.load(ordering: .acquiring) ? input?.readableByteCount ?? 0 : 0
+  }
+
+  /// Asks the host for input, so that `isReadable` may become true and `onInputChange` be called: before a poll sleeps.
+  public func listen() {
+    if isInputEmpty { return }
+    do throws(Errno) { try start() } catch { return }
+    input?.listen()
+  }
+
+  /// The terminal's size as the host last told it; zeros if there is no terminal.
+  public var terminalSize: (columns: UInt16, rows: UInt16) {
+    var size = initialSize
+    if isStarted.load(ordering: .acquiring), let control {
+      control.poll()
+      if control.size != 0 { size = control.size }
+    }
+    return (size.u16, (size &>> 16).u16)
+  }
+
+  // MARK: Start
+
+  @inline(__always) private func start() throws(Errno) {
+    if !isStarted.load(ordering: .acquiring) { try startOnce() }
+  }
+
+  @inline(never) private func startOnce() throws(Errno) {
+    lock.lock()
+    defer { lock.unlock() }
+    if isStarted.load(ordering: .relaxed) { return }
+    if function.isDead { throw .ENODEV }
+    let largest = function.description.queueSize.int
+    guard largest >= ConsoleControl.queueSize else { throw .ENODEV }
+    // All rings and the control queues' buffers share a page.
+    let outputByteCount = Virtqueue.byteCount(size: ConsoleOutput.queueSize)
+    let inputByteCount = Virtqueue.byteCount(size: ConsoleInput.queueSize)
+    let byteCount = ConsoleControl.byteCount &+ 2 &* outputByteCount &+ inputByteCount
+    guard let memory = KernelHeap.allocateZeroed(byteCount: byteCount, alignment: 16) else { throw .ENOMEM }
+    let rings = memory + ConsoleControl.byteCount
+    guard let control = ConsoleControl(memory: memory),
+      let output0 = Virtqueue(size: ConsoleOutput.queueSize, memory: rings),
+      let output1 = Virtqueue(size: ConsoleOutput.queueSize, memory: rings + outputByteCount),
+      let receive = Virtqueue(size: ConsoleInput.queueSize, memory: rings + 2 &* outputByteCount)
+    else { throw .ENOMEM }
+    let input = ConsoleInput(receive, control: control, isTerminal: isTerminal)
+    input.onChange = { [unowned(unsafe) self] in self.onInputChange?() }
+    self.control = control
+    self.input = input
+    output = ConsoleOutput([output0, output1], control: control, function: function)
+    try function.start(
+      [receive, output0, control.receive, control.transmit, nil, output1], features: VirtioConsoleABI.multiport)
+    isStarted.store(true, ordering: .releasing)
+  }
+}
