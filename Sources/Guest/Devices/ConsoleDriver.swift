@@ -142,6 +142,8 @@ public final class ConsoleDriver {
       let receive = Virtqueue(size: ConsoleInput.queueSize, memory: rings + 2 &* outputByteCount)
     else { throw .ENOMEM }
     let input = ConsoleInput(receive, control: control, isTerminal: isTerminal)
+    // Interrupts come back to this object by a reference that does not count: it stays for ever.
+    _ = Unmanaged.passRetained(self)
     input.onChange = { [unowned(unsafe) self] in self.onInputChange?() }
     self.control = control
     self.input = input

@@ -86,11 +86,13 @@ public final class FUSEChannel {
           sent &+= 1
         } else {
           queue.kick()
-          if settled < sent {
-            try settle(&calls[settled], queue)
+          if settled == sent { queue.waitForSlot() }
+          // One of ours at least, and all that are done with it: the next notification is for as many again.
+          var isNext = settled < sent
+          while isNext {
             settled &+= 1
-          } else {
-            queue.waitForSlot()
+            try settle(&calls[settled &- 1], queue)
+            isNext = settled < sent && queue.isDone(calls[settled].slot)
           }
         }
       } catch let failure { error = failure }

@@ -44,6 +44,8 @@ public final class VirtioFunction {
     let features = features | VirtioFeature.version1 | VirtioFeature.eventIndex | VirtioFeature.indirectDescriptors
     guard offers(features), queues.count <= min(description.queueCount, 16).int, !isDead else { throw .ENODEV }
     self.queues = queues
+    // Interrupt handlers know the queues by address: a function that was started stays for ever.
+    _ = Unmanaged.passRetained(self)
     for (index, queue) in queues.enumerated() {
       guard let queue else { continue }
       queue.attach(to: self, index: index)

@@ -207,15 +207,17 @@ public final class SplitQueue: @unchecked Sendable {
     let copy = UnsafeMutableRawBufferPointer(start: indirect.baseAddress, count: byteCount)
     guard memory.copy(from: GuestAddress(descriptor.address), into: copy) else { return .outsideMemory }
     var index = 0
-    for _ in 0..<count {
+    var left = count
+    while true {
       guard index < count else { return .badDescriptorIndex }
+      guard left > 0 else { return .endlessChain }
+      left -= 1
       let piece = indirect[index]
       guard piece.flags & VirtqueueDescriptor.indirect == 0 else { return .badIndirectTable }
       if let fault = chain.append(piece, memory: memory) { return fault }
       guard piece.flags & VirtqueueDescriptor.next != 0 else { return nil }
       index = Int(piece.nextIndex)
     }
-    return .endlessChain
   }
 
   /// Hands a request back to the guest, done. Requests may be handed back in any order.

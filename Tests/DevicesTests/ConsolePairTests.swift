@@ -1,0 +1,243 @@
+// The console's driver against the console device, over pipes.
+import Base
+import Devices
+import Glibc
+import Testing
+import VirtioABI
+import VirtioConsole
+
+/// A console with pipes on all three streams.
+final class ConsoleBench {
+  let input = TestPipe()
+  let output = TestPipe()
+  let error = TestPipe()
+  let device: VirtioConsole
+  let bench: Bench
+  let console: ConsoleDriver
+  let failures = FailureLog()
+
+  final class FailureLog: @unchecked Sendable {
+    var list: [[Int32]] = []
+  }
+
+  init(flags: UInt32 = 0, size: (UInt16, UInt16)? = nil) {
+    signal(SIGPIPE, SIG_IGN)
+    var configuration = VirtioConsole.Configuration()
+    configuration.input = input.reader
+    configuration.output = output.writer
+    configuration.error = error.writer
+    configuration.size = size
+    let failures = failures
+    configuration.onOutputFailure = { failures.list.append([Int32($0), $1]) }
+    device = VirtioConsole(configuration)
+    bench = Bench(device)
+    console = try! ConsoleDriver(bench.driver, flags: flags)
+  }
+  deinit { device.stop() }
+}
+
+private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 8) } }
+
+@Suite struct ConsolePairTests {
+  @Test func outputGoesToItsStreamWithOneExitAWrite() {
+    let it = ConsoleBench()
+    #expect(it.bench.exits == 0)
+    #expect(it.console.put(.standard, Array("hello\n".utf8)) == .success(6))
+    let start = it.bench.exits
+    #expect(it.console.put(.error, Array("oops\n".utf8)) == .success(5))
+    #expect(it.console.put(.standard, Array("again\n".utf8)) == .success(6))
+    #expect(it.bench.exits == start + 2)
+    #expect(it.bench.interrupts.value.load(ordering: .relaxed) == 0)
+    #expect(it.output.take(100) == Array("hello\nagain\n".utf8))
+    #expect(it.error.take(100) == Array("oops\n".utf8))
+    #expect(it.console.put(.standard, []) == .success(0))
+  }
+
+  @Test func muchOutputComesWholeThroughASlowReader() {
+    let it = ConsoleBench()
+    let bytes = pattern(700_001)
+    var received: [UInt8] = []
+    let reader = TestThread {
+      while received.count < bytes.count {
+        received += it.output.take(30_000)
+        if received.count < 100_000 { usleep(2000) }
+      }
+    }
+    #expect(it.console.put(.standard, bytes) == .success(bytes.count))
+    reader.join()
+    #expect(received == bytes)
+  }
+
+  @Test func aNonBlockingPipeIsWaitedFor() {
+    let it = ConsoleBench()
+    _ = fcntl(it.output.writer, F_SETFL, fcntl(it.output.writer, F_GETFL) | O_NONBLOCK)
+    let bytes = pattern(300_000)
+    var received: [UInt8] = []
+    let reader = TestThread {
+      usleep(20_000)
+      while received.count < bytes.count { received += it.output.take(65_536) }
+    }
+    #expect(it.console.put(.standard, bytes) == .success(bytes.count))
+    reader.join()
+    #expect(received == bytes)
+  }
+
+  @Test func manyWritersMixOnlyWholeChunks() {
+    let it = ConsoleBench()
+    var received: [UInt8] = []
+    let reader = TestThread { while received.count < 6 * 50 * 1000 { received += it.output.take(65_536) } }
+    let writers = (0..<6).map { number in
+      TestThread {
+        for _ in 0..<50 { _ = it.console.put(.standard, [UInt8](repeating: UInt8(number), count: 1000)) }
+      }
+    }
+    for writer in writers { writer.join() }
+    reader.join()
+    #expect(received.count == 300_000)
+    for start in stride(from: 0, to: received.count, by: 1000) {
+      #expect(Set(received[start..<start + 1000]).count == 1)
+    }
+  }
+
+  @Test func aReaderThatWentAwayIsEPIPE() {
+    let it = ConsoleBench()
+    #expect(it.console.put(.standard, [1]) == .success(1))
+    it.output.closeReader()
+    #expect(it.console.put(.standard, [2]) == .failure(.EPIPE))
+    #expect(it.console.put(.standard, [3]) == .failure(.EPIPE))
+    #expect(it.failures.list == [[0, EPIPE]])
+    #expect(it.console.isOutputClosed(.standard) && !it.console.isOutputClosed(.error))
+    #expect(it.console.put(.error, [4]) == .success(1))
+    // Input goes on.
+    it.input.put([9])
+    #expect(it.console.take(1) == .success([9]))
+  }
+
+  @Test func inputIsTakenOnlyAsFarAsItIsWanted() {
+    let it = ConsoleBench()
+    it.input.put(Array("first line\nsecond".utf8))
+    #expect(it.console.put(.standard, [1]) == .success(1))
+    usleep(20_000)
+    #expect(it.input.waiting == 17)
+    #expect(it.console.take(6) == .success(Array("first ".utf8)))
+    #expect(it.input.waiting == 11)
+    #expect(it.console.take(100) == .success(Array("line\nsecond".utf8)))
+    usleep(20_000)
+    #expect(it.input.waiting == 0)
+  }
+
+  @Test func theEndComesAfterTheLastByteAndStays() {
+    let it = ConsoleBench()
+    let bytes = pattern(200_000)
+    let writer = TestThread {
+      it.input.put(bytes)
+      it.input.closeWriter()
+    }
+    var received: [UInt8] = []
+    while true {
+      guard case .success(let part) = it.console.take(30_000) else { break }
+      if part.isEmpty { break }
+      received += part
+    }
+    writer.join()
+    #expect(received == bytes)
+    #expect(it.console.take(10) == .success([]))
+    #expect(it.console.isReadable)
+  }
+
+  @Test func readersSleepUntilThereIsSomething() {
+    let it = ConsoleBench()
+    var results: [Result<[UInt8], Errno>] = []
+    let reader = TestThread { for _ in 0..<3 { results.append(it.console.take(10)) } }
+    for round in 0..<2 {
+      usleep(10_000)
+      it.input.put([UInt8(round)])
+      #expect(eventually { results.count == round + 1 })
+    }
+    it.input.closeWriter()
+    reader.join()
+    #expect(results == [.success([0]), .success([1]), .success([])])
+  }
+
+  @Test func readersShareTheInput() {
+    let it = ConsoleBench()
+    let sum = Atomic<Int>(0)
+    let readers = (0..<4).map { _ in
+      TestThread {
+        while case .success(let part) = it.console.take(7), !part.isEmpty {
+          sum.add(part.reduce(0) { $0 + Int($1) }, ordering: .relaxed)
+        }
+      }
+    }
+    let bytes = pattern(2000)
+    it.input.put(bytes)
+    it.input.closeWriter()
+    for reader in readers { reader.join() }
+    #expect(sum.load(ordering: .relaxed) == bytes.reduce(0) { $0 + Int($1) })
+  }
+
+  @Test func pollingAsksAndIsTold() {
+    let it = ConsoleBench()
+    let changes = Atomic<Int>(0)
+    it.console.onInputChange = { changes.add(1, ordering: .relaxed) }
+    #expect(!it.console.isReadable)
+    #expect(it.console.take(5, nonBlocking: true) == .failure(.EAGAIN))
+    it.console.listen()
+    #expect(!it.console.isReadable)
+    it.input.put([1, 2, 3])
+    #expect(eventually { it.console.isReadable })
+    #expect(eventually { changes.load(ordering: .relaxed) > 0 })
+    #expect(it.console.readableByteCount == 3)
+    #expect(it.console.take(2, nonBlocking: true) == .success([1, 2]))
+    #expect(it.console.readableByteCount == 1)
+    #expect(it.console.take(2, nonBlocking: true) == .success([3]))
+    #expect(!it.console.isReadable)
+    it.console.listen()
+    it.input.closeWriter()
+    #expect(eventually { it.console.isReadable })
+    #expect(it.console.take(2, nonBlocking: true) == .success([]))
+  }
+
+  @Test func aTerminalGoesOnAfterAnEnd() throws {
+    var configuration = VirtioConsole.Configuration()
+    let leader = open("/dev/ptmx", O_RDWR | O_NOCTTY)
+    try #require(leader >= 0)
+    defer { close(leader) }
+    // TIOCSPTLCK and TIOCGPTN.
+    var number: Int32 = 0
+    try #require(ioctl(leader, 0x4004_5431, &number) == 0 && ioctl(leader, 0x8004_5430, &number) == 0)
+    let follower = open("/dev/pts/\(number)", O_RDWR | O_NOCTTY)
+    defer { close(follower) }
+    let sink = TestPipe()
+    configuration.input = follower
+    configuration.output = sink.writer
+    configuration.error = sink.writer
+    let device = VirtioConsole(configuration)
+    defer { device.stop() }
+    let bench = Bench(device)
+    let console = try ConsoleDriver(bench.driver, flags: BootFlags.inputIsTerminal)
+    _ = write(leader, "line\n\u{4}", 6)
+    #expect(console.take(100) == .success(Array("line\n".utf8)))
+    #expect(console.take(100) == .success([]))
+    _ = write(leader, "more\n", 5)
+    #expect(console.take(100) == .success(Array("more\n".utf8)))
+  }
+
+  @Test func emptyInputCostsNothing() {
+    let it = ConsoleBench(flags: BootFlags.inputIsEmpty)
+    #expect(it.console.take(10) == .success([]))
+    #expect(it.console.isReadable)
+    #expect(it.bench.exits == 0)
+  }
+
+  @Test func theTerminalsSizeArrives() {
+    let it = ConsoleBench(size: (80, 25))
+    #expect(it.console.terminalSize == (0, 0))
+    #expect(it.console.put(.standard, [1]) == .success(1))
+    #expect(it.console.terminalSize == (80, 25))
+    for round in 1..<40 {
+      it.device.resize(columns: 100, rows: UInt16(round))
+      #expect(it.console.terminalSize == (100, UInt16(round)))
+    }
+  }
+}

@@ -1,0 +1,243 @@
+// The console device as a foreign driver meets it, and what hostile ones get.
+import Glibc
+import Synchronization
+import Testing
+import VirtioABI
+import VirtioConsole
+import VirtioPCI
+import VirtioTestGuest
+
+/// A console on pipes and a driver that does everything by hand.
+final class ForeignConsole {
+  let guest = TestGuest()
+  let device: VirtioConsole
+  let driver: TestDriver
+  private(set) var ends: [Int32]
+  private var nextBuffer = 0
+
+  init(size: (UInt16, UInt16)? = nil, features: UInt64 = 0) {
+    signal(SIGPIPE, SIG_IGN)
+    var ends: [Int32] = []
+    for _ in 0..<3 {
+      var pair: [Int32] = [0, 0]
+      precondition(pipe(&pair) == 0)
+      ends += pair
+    }
+    self.ends = ends
+    var configuration = VirtioConsole.Configuration()
+    configuration.input = ends[0]
+    configuration.output = ends[3]
+    configuration.error = ends[5]
+    configuration.size = size
+    device = VirtioConsole(configuration)
+    let function = PCIFunction(device: device, memory: guest.map) { _ in }
+    driver = TestDriver(
+      function, guest, queueCount: 6,
+      features: VirtioFeature.version1 | VirtioFeature.eventIndex | VirtioConsoleABI.multiport | features)
+  }
+  deinit {
+    device.stop()
+    for end in ends.enumerated() where end.offset != 0 { close(end.element) }
+  }
+
+  func closeEnd(_ index: Int) {
+    close(ends[index])
+    ends[index] = -1
+  }
+
+  /// Posts buffers for control messages.
+  func postControl(_ count: Int = 12, byteCount: Int = 64) {
+    for _ in 0..<count {
+      driver.queues[2].post(byteCount, index: nextBuffer % 16)
+      nextBuffer += 1
+    }
+    driver.kick(2)
+  }
+
+  func send(_ port: UInt32, _ event: UInt16, _ value: UInt16 = 1) {
+    let message = VirtioConsoleControl(port: port, event: event, value: value)
+    driver.queues[3].send(withUnsafeBytes(of: message) { Array($0) })
+    driver.kick(3)
+  }
+
+  /// The control messages since the last call.
+  func messages() -> [[UInt8]] {
+    var list: [[UInt8]] = []
+    while let used = driver.queues[2].takeUsed() {
+      let descriptor = guest.load(
+        VirtqueueDescriptor.self, at: driver.queues[2].descriptors + UInt64(16 * used.head))
+      list.append(guest.bytes(descriptor.address, used.written))
+    }
+    return list
+  }
+
+  func output(_ end: Int, _ limit: Int = 1000) -> [UInt8] {
+    var bytes = [UInt8](repeating: 0, count: limit)
+    let count = read(ends[end], &bytes, limit)
+    return Array(bytes.prefix(max(0, count)))
+  }
+}
+
+private func message(_ port: UInt8, _ event: UInt16, _ value: UInt8, _ data: [UInt8] = []) -> [UInt8] {
+  [port, 0, 0, 0, UInt8(event), 0, value, 0] + data
+}
+
+private func eventually(_ condition: () -> Bool) -> Bool {
+  for _ in 0..<5000 {
+    if condition() { return true }
+    usleep(1000)
+  }
+  return false
+}
+
+@Suite struct ConsoleTests {
+  @Test func portsAreIntroduced() {
+    let it = ForeignConsole(size: (80, 24), features: VirtioConsoleABI.size)
+    #expect(it.driver.status == 15)
+    #expect(it.driver.function.readBAR(at: 0x100, count: 8) == 0x0002_0018_0050)
+    it.postControl()
+    #expect(it.messages() == [])
+    it.send(0, VirtioConsoleControl.deviceReady)
+    #expect(
+      it.messages() == [message(0, VirtioConsoleControl.portAdd, 1), message(1, VirtioConsoleControl.portAdd, 1)])
+    it.send(0, VirtioConsoleControl.portReady)
+    #expect(
+      it.messages() == [
+        message(0, VirtioConsoleControl.consolePort, 1),
+        message(0, VirtioConsoleControl.portName, 1, Array("stdio".utf8)),
+        message(0, VirtioConsoleControl.resize, 1, [80, 0, 24, 0]), message(0, VirtioConsoleControl.portOpen, 1),
+      ])
+    it.send(1, VirtioConsoleControl.portReady)
+    #expect(
+      it.messages() == [
+        message(1, VirtioConsoleControl.portName, 1, Array("stderr".utf8)),
+        message(1, VirtioConsoleControl.portOpen, 1),
+      ])
+    it.device.resize(columns: 132, rows: 50)
+    #expect(it.messages() == [message(0, VirtioConsoleControl.resize, 1, [132, 0, 50, 0])])
+    #expect(it.driver.function.readBAR(at: 0x100, count: 4) == 0x0032_0084)
+  }
+
+  @Test func messagesWaitForBuffers() {
+    let it = ForeignConsole()
+    it.send(0, VirtioConsoleControl.deviceReady)
+    it.postControl(1)
+    #expect(it.messages().count == 1)
+    it.postControl(1)
+    #expect(it.messages() == [message(1, VirtioConsoleControl.portAdd, 1)])
+    it.postControl(1)
+    #expect(it.messages() == [])
+    it.send(1, VirtioConsoleControl.portReady)
+    #expect(it.messages().count == 1)
+  }
+
+  @Test func bothPortsTransmit() {
+    let it = ForeignConsole()
+    it.driver.queues[1].send(Array("out".utf8), index: 0)
+    it.driver.queues[1].send(Array("put".utf8), index: 1)
+    it.driver.kick(1)
+    it.driver.queues[5].send(Array("error".utf8))
+    it.driver.kick(5)
+    #expect(it.output(2) == Array("output".utf8))
+    #expect(it.output(4) == Array("error".utf8))
+    #expect(it.driver.queues[1].takeUsed()! == (0, 0))
+    #expect(it.driver.queues[1].takeUsed()! == (1, 0))
+  }
+
+  @Test func inputFillsWhatIsPostedAndEndsWithAMessage() {
+    let it = ForeignConsole()
+    it.postControl()
+    it.send(0, VirtioConsoleControl.portReady)
+    _ = it.messages()
+    _ = write(it.ends[1], "abcdefgh", 8)
+    let first = it.driver.queues[0].post(3, index: 0)
+    it.driver.kick(0)
+    #expect(eventually { it.driver.queues[0].usedIndex == 1 })
+    #expect(it.driver.queues[0].takeUsed()! == (0, 3))
+    #expect(it.guest.bytes(first, 3) == Array("abc".utf8))
+    let second = it.driver.queues[0].post(100, index: 1)
+    it.driver.kick(0)
+    #expect(eventually { it.driver.queues[0].usedIndex == 2 })
+    #expect(it.driver.queues[0].takeUsed()! == (1, 5))
+    #expect(it.guest.bytes(second, 5) == Array("defgh".utf8))
+    it.driver.queues[0].post(100, index: 0)
+    it.driver.kick(0)
+    it.closeEnd(1)
+    #expect(eventually { it.driver.queues[2].usedIndex != it.driver.queues[2].nextUsed })
+    #expect(it.messages() == [message(0, VirtioConsoleControl.portOpen, 0)])
+    // The buffer stays with the device.
+    #expect(it.driver.queues[0].usedIndex == 2)
+  }
+
+  @Test func aResetInTheMiddleLosesNoInput() {
+    let it = ForeignConsole()
+    it.driver.queues[0].post(10, index: 0)
+    it.driver.kick(0)
+    usleep(5000)
+    it.driver.function.writeBAR(at: 20, count: 1, 0)
+    _ = write(it.ends[1], "later", 5)
+    usleep(5000)
+    let again = TestDriver(
+      it.driver.function, it.guest, queueCount: 6,
+      features: VirtioFeature.version1 | VirtioFeature.eventIndex | VirtioConsoleABI.multiport)
+    let place = again.queues[0].post(10, index: 0)
+    again.kick(0)
+    #expect(eventually { again.queues[0].usedIndex == 1 })
+    #expect(it.guest.bytes(place, 5) == Array("later".utf8))
+  }
+
+  @Test func aLostReaderRemovesThePort() {
+    let it = ForeignConsole()
+    it.postControl()
+    it.send(0, VirtioConsoleControl.portReady)
+    _ = it.messages()
+    it.closeEnd(2)
+    it.driver.queues[1].send([1])
+    it.driver.kick(1)
+    #expect(it.driver.queues[1].takeUsed()! == (0, 0))
+    #expect(it.messages() == [message(0, VirtioConsoleControl.portRemove, 1)])
+    #expect(it.device.outputFailure(port: 0) == EPIPE)
+    it.driver.queues[1].send([1])
+    it.driver.kick(1)
+    #expect(it.driver.queues[1].takeUsed()! == (0, 0))
+    #expect(it.messages() == [])
+  }
+
+  @Test func controlMessagesWithoutSenseBreakTheDevice() {
+    for (port, event) in [(UInt32(2), VirtioConsoleControl.portReady), (.max, VirtioConsoleControl.portOpen)] {
+      let it = ForeignConsole()
+      it.send(port, event)
+      #expect(it.driver.status & VirtioStatus.needsReset != 0)
+    }
+    let short = ForeignConsole()
+    short.driver.queues[3].send([0, 0, 0, 0, 0, 0, 1])
+    short.driver.kick(3)
+    #expect(short.driver.status & VirtioStatus.needsReset != 0)
+    let unknown = ForeignConsole()
+    unknown.send(0, 999)
+    #expect(unknown.driver.status == 15)
+  }
+
+  @Test func answersThatNobodyTakesAreBounded() {
+    let it = ForeignConsole()
+    var sent = 0
+    while it.driver.status == 15 && sent < 1000 {
+      it.send(0, VirtioConsoleControl.deviceReady)
+      sent += 1
+    }
+    #expect(sent < 100)
+    #expect(it.driver.status & VirtioStatus.needsReset != 0)
+  }
+
+  @Test func buffersThatAreTooSmallBreakTheDevice() {
+    let it = ForeignConsole()
+    it.postControl(1, byteCount: 7)
+    it.send(0, VirtioConsoleControl.deviceReady)
+    #expect(it.driver.status & VirtioStatus.needsReset != 0)
+    let input = ForeignConsole()
+    input.driver.queues[0].send([1])
+    input.driver.kick(0)
+    _ = write(input.ends[1], "x", 1)
+    #expect(eventually { input.driver.status & VirtioStatus.needsReset != 0 })
+  }
+}
