@@ -189,7 +189,7 @@ public final class EpollFile: OpenFile {
     return deepest
   }
 
-  nonisolated(unsafe) private static let nesting = Mutex()
+  private static let nesting = Mutex()
 
   // MARK: Events
 

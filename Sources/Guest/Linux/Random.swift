@@ -95,7 +95,7 @@ struct RandomGenerator {
 /// The one generator of the kernel.
 public enum Random {
   // SAFETY: a lock is made to be shared.
-  nonisolated(unsafe) private static let lock = Mutex()
+  private static let lock = Mutex()
   // SAFETY: `lock` is held by whoever touches it.
   nonisolated(unsafe) private static var generator = RandomGenerator(seed: (0, 0, 0, 0))
 
