@@ -90,7 +90,6 @@ let package = Package(
     tests("VirtioConsoleTests", of: ["VirtioConsole", "VirtioTestGuest"]),
     tests("VirtioEntropyTests", of: ["VirtioEntropy", "VirtioTestGuest"]),
     tests("DevicesTests", of: ["Devices", "VirtioConsole", "VirtioEntropy"]),
-    tests("VirtioFileSystemTests", of: ["VirtioFileSystem", "CSystemCalls"]),
     tests("VirtioFSTests", of: ["VirtioFS", "VirtioFileSystem"]),
     tests("PagesTests", of: ["Pages"]),
     tests("KVMTests", of: ["KVM"]),
