@@ -316,7 +316,8 @@ self_test_gate_program:
     orq %rcx, %rax
     jmp self_test_end
 
-// Exceptions: #DE, #BP, #UD, #GP, #PF, and #GP by the kernel's own iretq. The test's handler records each and goes on behind the instruction, whose length
+// Exceptions: #DE, #BP, #UD, #GP, #PF, #GP by the kernel's own iretq,
+// single steps, and an interrupt instruction. The test's handler records each and goes on behind the instruction, whose length
 // it finds in RBX; R12 counts.
     .globl self_test_exception_program
     .type self_test_exception_program, @function
@@ -347,6 +348,24 @@ self_test_exception_program:
     leaq 1f(%rip), %r13             // a return to an address that is none: the fault is the program's
     movl $0x5712, %eax
     syscall
+1:  incl %r12d
+    xorl %ebx, %ebx
+    pushfq                          // single steps, through a system call too
+    orl $0x100, (%rsp)
+    popfq
+    nop
+    nop
+    movl $0x5713, %eax
+    syscall
+    nop
+    pushfq
+    andl $~0x100, (%rsp)
+    popfq
+    incl %r12d
+    movl $2, %ebx                   // `int $0x70; jmp *%rsi` lies outside the kernel, where osv-run expects programs
+    leaq 1f(%rip), %rsi
+    movq $0x100000005000, %rdx
+    jmpq *%rdx
 1:  incl %r12d
     movq %r12, %rax
     jmp self_test_end

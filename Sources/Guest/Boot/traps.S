@@ -50,8 +50,10 @@ trap_outside_window:
     subq %rax, %rcx
     cmpq $KERNEL_STACK_SIZE, %rcx
     jb 1f
-    // From the program: the frame goes to the end of the kernel stack. But RSP on a stack of the CPU means that the
-    // entry itself went wrong, as it does when the kernel stack is full: there is no way on from that.
+    // From the program: the frame goes to the end of the kernel stack. But RSP just below the kernel stack, or on a stack
+    // of the CPU (where the entry itself faulted), means that the kernel stack is full: there is no way on from that.
+    cmpq $2 * KERNEL_STACK_SIZE, %rcx
+    jb trap_lost
     movq %rax, %rcx
     subq %rbx, %rcx
     cmpq $PER_CPU_NMI_STACK_END, %rcx
@@ -124,7 +126,7 @@ trap_window:
     incq PER_CPU_ADOPTED(%rbx)
     jmp trap_registers
 
-// An exception while a CPU's stack was in use. The frame is built right here, below, for the report.
+// The kernel stack is full. The frame is built on the stack for double faults, for the report.
 trap_lost:
     leaq PER_CPU_DOUBLE_FAULT_STACK_END(%rbx), %rax
     subq $FRAME_SIZE, %rax
@@ -138,7 +140,22 @@ trap_lost:
     .endr
     movq 16(%rsp), %rcx
     movq %rcx, FRAME_RAX(%rax)
+    movq 8(%rsp), %rcx
+    movq %rcx, FRAME_RBX(%rax)
+    movq (%rsp), %rcx
+    movq %rcx, FRAME_RCX(%rax)
+    movq %rdx, FRAME_RDX(%rax)
+    movq %rsi, FRAME_RSI(%rax)
+    movq %rdi, FRAME_RDI(%rax)
     movq %rbp, FRAME_RBP(%rax)
+    movq %r8, FRAME_R8(%rax)
+    movq %r9, FRAME_R9(%rax)
+    movq %r10, FRAME_R10(%rax)
+    movq %r11, FRAME_R11(%rax)
+    movq %r12, FRAME_R12(%rax)
+    movq %r13, FRAME_R13(%rax)
+    movq %r14, FRAME_R14(%rax)
+    movq %r15, FRAME_R15(%rax)
     wrgsbase %rbx
     movq %rax, %rsp
     movq %rax, %rdi
@@ -206,7 +223,10 @@ return_iret:
 // ---- System calls --------------------------------------------------------------------------------------------------
 // By the instruction: RCX = where to go on, R11 = flags, interrupts disabled, still on the program's stack.
     .globl osv_system_call_entry
+    .globl system_call_entry_start
+    .globl system_call_entry_end
     .balign 16
+system_call_entry_start:
 osv_system_call_entry:
     movq %rsp, %gs:PER_CPU_SCRATCH
     movq %gs:PER_CPU_KERNEL_STACK_TOP, %rsp
@@ -260,6 +280,7 @@ gate_entry_pvm:
     movq $VECTOR_GATE, FRAME_VECTOR(%rsp)
     cld
     jmp system_call_frame
+system_call_entry_end:
 
 // What programs linked with the kernel call: long osv_gate(long number, long, long, long, long, long, long). A function
 // of the C ABI, so the vector registers are dead here; all others survive.

@@ -15,6 +15,13 @@ public enum InterProcessor {
     #endif
   }
 
+  #if GUEST
+    /// Interrupts CPU `cpu` even where it has interrupts disabled (`InterruptTable.nonMaskable`).
+    public static func sendNonMaskable(to cpu: Int) {
+      ModelSpecificRegister.write(.interruptCommand, cpu.u64 &<< 32 | 0x400)
+    }
+  #endif
+
   #if HOSTED
     /// How many interrupts were sent; what a unit test sees.
     public static var sentCount: Int { hostedInterruptsSent }

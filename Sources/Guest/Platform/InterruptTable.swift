@@ -16,9 +16,13 @@ public enum InterruptTable {
     var count: UInt64
   }
 
-  /// Registers `handler` for `vector`, 32 to 254, in place of the one before. Before its source can interrupt.
+  /// The vector of the non-maskable interrupt. Its handler may hit anything at any moment, on a stack of its own: it may
+  /// count and look, nothing else. Without one it is a panic that shows where the kernel is.
+  public static let nonMaskable: UInt32 = 2
+
+  /// Registers `handler` for `vector`, 32 to 254 or `nonMaskable`, in place of the one before. Before its source can interrupt.
   public static func register(_ vector: UInt32, handler: @escaping Handler, context: UnsafeMutableRawPointer? = nil) {
-    precondition(vector >= 32 && vector < 255)
+    precondition(vector >= 32 && vector < 255 || vector == nonMaskable)
     let wasEnabled = Interrupts.disable()
     interruptEntries[vector.int].context = context
     interruptEntries[vector.int].handler = handler

@@ -7,6 +7,7 @@ import Instructions
 import VirtioABI
 
 /// Ends the virtual machine with a report. For what should be impossible; never for anything that a program can cause.
+@inline(never)
 public func panic(_ message: StaticString, _ value: UInt64? = nil) -> Never {
   #if HOSTED
     fatalError("panic: \(message) \(value ?? 0)")
@@ -70,7 +71,8 @@ public func panic(_ message: StaticString, _ value: UInt64? = nil) -> Never {
       backtrace(f.rbp)
     }
 
-    /// Walks frame records while they lie on the running thread's kernel stack and go upwards.
+    /// Walks frame records while they lie on the running thread's kernel stack and go upwards. What is printed is the
+    /// last byte of each call, not where it returns to: that may belong to the next line, or the next function.
     static func backtrace(_ first: UInt64) {
       let top = CPU.kernelStackTop.rawValue
       var record = first
@@ -79,7 +81,7 @@ public func panic(_ message: StaticString, _ value: UInt64? = nil) -> Never {
         // SAFETY: the record lies within the current kernel stack, which is mapped.
         let words = VirtualAddress(record).unsafePointer.assumingMemoryBound(to: UInt64.self)
         put("  at ")
-        put(code: words[1])
+        put(code: words[1] &- 1)
         put("\n")
         guard words[0] > record else { return }
         record = words[0]

@@ -132,10 +132,14 @@
     /// Exceptions in programs arrive as what they are, with RIP where it belongs.
     static func exceptions(_ bench: TestBench, _ report: inout SelfTestReport) {
       testExceptions = 0
+      testSteps = 0
+      bench.frame(5)[0] = 0xe6ff_70cd
+      bench.map(5, frame: 5, executable: true)
       testFaultAddress = 0
       let result = bench.run(address_of_self_test_exception_program())
-      report.require(result == 6, "of six came", result)
-      let expected: UInt64 = 1 &<< 0 | 1 &<< 3 | 1 &<< 6 | 1 &<< 13 | 1 &<< 14 | 1 &<< 63
+      report.require(result == 8, "of eight came", result)
+      report.require(testSteps == 7, "single steps", testSteps)
+      let expected: UInt64 = 1 &<< 0 | 1 &<< 1 | 1 &<< 3 | 1 &<< 62 | 1 &<< 6 | 1 &<< 13 | 1 &<< 14 | 1 &<< 63
       report.require(testExceptions == expected, "the wrong ones", testExceptions)
       report.require(testFaultAddress == TestBench.region &+ 63 &* 4096 &+ 0xff8, "wrong address", testFaultAddress)
     }

@@ -20,6 +20,8 @@
       InterruptTable.register(TestVector.own, handler: { _ in Storm.interrupt(armTimer: false) })
       InterruptTable.register(TestVector.other, handler: { _ in Storm.interrupt(armTimer: false) })
       InterruptTable.register(TestVector.command, handler: { _ in Storm.interrupt(armTimer: false) })
+      InterruptTable.register(
+        InterruptTable.nonMaskable, handler: { _ in nonMaskableCount.wrappingAdd(1, ordering: .relaxed) })
       testFaultMode = .map
       calibrate()
 
@@ -33,6 +35,7 @@
       report.require(failedCheck == 0, "the program found wrong: check", failedCheck)
       report.figure("interrupts", sum.interrupts)
       report.figure("nested", sum.nested)
+      report.figure("non-maskable", nonMaskableCount.load(ordering: .relaxed))
       report.figure("on the way back", per_cpu_adopted() &- adopted)
       report.figure("switches", sum.switches)
       report.figure("migrations", sum.migrations)
@@ -167,6 +170,9 @@
       if random & 0x38 == 0, SelfTestCheck.otherCPUs > 0 {
         InterProcessor.send(TestVector.other, to: CPU.current == 0 ? 1 : 0)
       }
+      if random >> 56 < 8 {
+        InterProcessor.sendNonMaskable(to: random >> 55 & 1 == 0 || SelfTestCheck.otherCPUs == 0 ? CPU.current : 1)
+      }
       if random & 0x1c0 == 0 {
         let page = (random &>> 16).int & (TestBench.regionPages &- 1)
         bench.unmap(page)
@@ -277,6 +283,7 @@
     }
   }
 
+  private let nonMaskableCount = Atomic<UInt64>(0)
   private let isOver = Atomic<Bool>(false)
   nonisolated(unsafe) private var damage: Storm.Damage = .none
   nonisolated(unsafe) private var limit: UInt64 = 0

@@ -115,9 +115,9 @@
       (frames + index &* 4096).assumingMemoryBound(to: UInt64.self)
     }
     /// Maps a page to a frame (read-write, or read-only); no flush.
-    func map(_ page: Int, frame index: Int, writable: Bool = true) {
+    func map(_ page: Int, frame index: Int, writable: Bool = true, executable: Bool = false) {
       let physical = LinearMap.physical(of: frames + index &* 4096).rawValue
-      table[page] = physical | (writable ? 0x67 : 0x65) | 1 &<< 63
+      table[page] = physical | (writable ? 0x67 : 0x65) | (executable ? 0 : 1 &<< 63)
     }
     /// Unmaps a page; no flush.
     func unmap(_ page: Int) { table[page] = 0 }
@@ -242,6 +242,8 @@
         return
       }
       testExceptions |= 1 &<< frame.pointee.vector
+      if frame.pointee.vector == 1 { testSteps &+= 1 }
+      if frame.pointee.vector == 13 && frame.pointee.error == 0x70 &* 8 &+ 2 { testExceptions |= 1 &<< 62 }
       if frame.pointee.vector == 14 { testFaultAddress = address }
       if frame.pointee.rip == 0x8000_0000_0000_0000 {
         testExceptions |= 1 &<< 63
@@ -268,6 +270,7 @@
 
   nonisolated(unsafe) var testResult: UInt64 = 0
   nonisolated(unsafe) var testExceptions: UInt64 = 0
+  nonisolated(unsafe) var testSteps: UInt64 = 0
   nonisolated(unsafe) var testFaultAddress: UInt64 = 0
   nonisolated(unsafe) var testFaultError: UInt64 = 0
   nonisolated(unsafe) var testFaultMode: TestFaultMode = .refuse

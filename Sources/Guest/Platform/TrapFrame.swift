@@ -13,6 +13,8 @@ extension trap_frame {
   public static let gateVector: UInt64 = 0x101
   /// RFLAGS.IF.
   public static let interruptFlag: UInt64 = 0x200
+  /// RFLAGS.TF: a debug exception after each instruction.
+  public static let trapFlag: UInt64 = 0x100
   /// The flags that a program may set by sigreturn: CF PF AF ZF SF TF DF OF AC ID.
   public static let programFlags: UInt64 = 0x24_0dd5
 

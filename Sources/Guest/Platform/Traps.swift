@@ -29,8 +29,8 @@
 
   /// A non-maskable interrupt: osv-run wants to know where the kernel is.
   @c func trap_nmi_handle(_ frame: UnsafeMutablePointer<trap_frame>) {
-    if let handler = interruptEntries[2].handler {
-      handler(interruptEntries[2].context)
+    if interruptEntries[InterruptTable.nonMaskable.int].handler != nil {
+      InterruptTable.dispatch(InterruptTable.nonMaskable)
     } else {
       panic("non-maskable interrupt", frame, address: 0)
     }
@@ -56,6 +56,23 @@
       InterruptTable.dispatch(vector)
       per_cpu_set_in_interrupt(outer)
       per_cpu_preemption_enable()
+      if interruptEntries[vector.int].handler == nil { softwareInterrupt(vector, frame) }
+    }
+
+    /// A vector that nobody serves: if the program executed `int n`, which its privilege lets it, it gets what it would get
+    /// on Linux (and what the monitor makes of it on kvm_pvm), a general protection fault at the instruction.
+    private static func softwareInterrupt(_ vector: UInt32, _ frame: UnsafeMutablePointer<TrapFrame>) {
+      guard frame.pointee.isFromProgram, let exception = Upcalls.exception else { return }
+      var code: UInt16 = 0
+      guard usercopy_copy(&code, UnsafeRawPointer(bitPattern: frame.pointee.rip.uint &- 2), 2) == 0,
+        code == 0xcd | vector.u16 &<< 8
+      else { return }
+      frame.pointee.rip &-= 2
+      frame.pointee.vector = 13
+      frame.pointee.error = vector.u64 &* 8 &+ 2
+      Interrupts.enable()
+      exception(frame, 0)
+      _ = Interrupts.disable()
     }
 
     static func exception(_ vector: UInt64, _ frame: UnsafeMutablePointer<TrapFrame>) {
@@ -63,6 +80,11 @@
       var address: UInt64 = 0
       if vector == 14 { address = platformIsPVM ? per_cpu_fault_address() : instruction_read_cr2() }
       let isFromProgram = frame.pointee.isFromProgram
+      // Single steps of a program end where the kernel begins (its own flags are safe in the frame or in R11).
+      if vector == 1 && (!isFromProgram || isSystemCallEntry(frame.pointee.rip)) {
+        frame.pointee.rflags &= ~TrapFrame.trapFlag
+        return
+      }
       if isFromProgram {
         Interrupts.enable()
         if vector != 14 || !resolve(frame, address) {
@@ -84,6 +106,11 @@
         return
       }
       panic(name(of: vector), frame, address: address)
+    }
+
+    private static func isSystemCallEntry(_ address: UInt64) -> Bool {
+      let start = UInt(bitPattern: address_of_system_call_entry_start()).u64
+      return address &- start < UInt(bitPattern: address_of_system_call_entry_end()).u64 &- start
     }
 
     private static func resolve(_ frame: UnsafeMutablePointer<TrapFrame>, _ address: UInt64) -> Bool {

@@ -26,6 +26,9 @@ ENTRY_LABEL(trap_return_checked)
 /// Where jumps enter on each platform (`syscall` enters at osv_system_call_entry, by the note in the image).
 ENTRY_LABEL(gate_entry_pvm)
 ENTRY_LABEL(gate_entry_hardware)
+/// All of that code.
+ENTRY_LABEL(system_call_entry_start)
+ENTRY_LABEL(system_call_entry_end)
 /// The instructions of the idle loop between which an interrupt must look as if it came behind `hlt`.
 ENTRY_LABEL(idle_start)
 ENTRY_LABEL(idle_end)
