@@ -36,11 +36,11 @@
     }
   }
 
-  /// No way on: `reason` 0 = double fault, 1 = an exception while entering the kernel (mostly: the kernel stack is full).
+  /// No way on: `reason` 0 = double fault, 1 = the kernel stack is full, or an entry faulted.
   @c func trap_fatal(_ frame: UnsafeMutablePointer<trap_frame>, _ reason: UInt64) {
     let address = platformIsPVM ? per_cpu_fault_address() : instruction_read_cr2()
     if reason == 0 { panic("double fault", frame, address: address) }
-    panic("exception on the interrupt stack: the kernel stack is full or not mapped", frame, address: address)
+    panic("the kernel stack is full (or an entry to the kernel faulted)", frame, address: address)
   }
 
   enum Traps {
