@@ -35,25 +35,23 @@ context_start:
     call *%r12
     ud2
 
-// Enables interrupts and halts. The hypervisor, and the trap code for good measure, see to it that an interrupt between
-// the two instructions is not slept through: one that finds RIP from idle_start on returns to idle_end.
+// Enables interrupts and halts. An interrupt between the two must not be slept through. kvm_pvm's hypervisor looks for it,
+// and `sti` holds interrupts off for one instruction; but an NMI there ends that, and so may a hypervisor that is entered
+// and left there. So the trap code sends an interrupt that finds RIP from idle_start on back to idle_end.
     .globl idle_pvm
     .type idle_pvm, @function
+    .globl idle_hardware
+    .type idle_hardware, @function
     .globl idle_start
     .globl idle_end
     .balign 16
-idle_pvm:
 idle_start:
+idle_pvm:
     movb $1, %gs:PER_CPU_INTERRUPT_FLAG
     hlt
-idle_end:
     ret
-
-// No interrupt comes between `sti` and the instruction behind it.
-    .globl idle_hardware
-    .type idle_hardware, @function
-    .balign 16
 idle_hardware:
     sti
     hlt
+idle_end:
     ret
