@@ -25,8 +25,12 @@
   extension SelfTestCheck {
     static var otherCPUs: Int { min(CPU.count, TestBench.cpuLimit) &- 1 }
 
-    /// Gives all other CPUs a command, and waits until all are at it (or, for `rest`, have left it).
+    /// Gives all other CPUs a command, and waits until all are at it (or, for `rest`, have left it). With interrupts
+    /// enabled: another CPU may be waiting for this one to flush.
     static func command(_ command: UInt64) -> Bool {
+      let wasEnabled = Interrupts.areEnabled
+      Interrupts.enable()
+      defer { if !wasEnabled { _ = Interrupts.disable() } }
       testCommand.store(command, ordering: .sequentiallyConsistent)
       for cpu in 1...max(1, otherCPUs) where cpu <= otherCPUs { InterProcessor.send(TestVector.command, to: cpu) }
       let wanted = command == TestCommand.rest ? 0 : otherCPUs.u64

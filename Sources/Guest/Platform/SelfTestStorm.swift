@@ -97,9 +97,7 @@
       }
       take(part: bench)
       if SelfTestCheck.otherCPUs > 0 {
-        Interrupts.enable()
         report.require(SelfTestCheck.command(TestCommand.rest), "another CPU does not answer any more")
-        _ = Interrupts.disable()
       }
     }
 

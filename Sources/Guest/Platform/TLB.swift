@@ -37,6 +37,8 @@ public enum TLB {
   @inline(__always) public static var flushesEverywhere: Bool { platformIsPVM }
 
   /// Drops the translation of the page at `address` on all CPUs, and returns when that is done. With preemption disabled.
+  /// On hardware this waits for the others' interrupts: nobody may wait for another CPU with interrupts disabled, except
+  /// in here.
   public static func flushEverywhere(_ address: VirtualAddress) {
     flush(address)
     if !flushesEverywhere { RemoteFlush.run() }
