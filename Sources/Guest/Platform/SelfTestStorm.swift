@@ -90,7 +90,7 @@
       failedCheck = 0
       damage = kind
       limit = interrupts
-      timeLimit = Clock.now() &+ max(10_000_000_000, interrupts &* 20_000)
+      timeLimit = Clock.now() &+ max(4_000_000_000, interrupts &* 20_000)
       isOver.store(false, ordering: .sequentiallyConsistent)
       if SelfTestCheck.otherCPUs > 0 {
         report.require(SelfTestCheck.command(TestCommand.storm), "another CPU does not answer")
