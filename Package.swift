@@ -98,6 +98,11 @@ let package = Package(
     tests("CommandTests", of: ["Command"]),
     tests("MemoryTests", of: ["Memory"]),
     tests("LinuxTests", of: ["Linux", "Locks", "Base"]),
+    tests("FilesTests", of: ["Files"]),
+    tests("RamFSTests", of: ["RamFS"]),
+    tests("DevFSTests", of: ["DevFS"]),
+    tests("ProcFSTests", of: ["ProcFS", "RamFS"]),
+    tests("LinuxTests", of: ["Linux"]),
     tests("GuestAPITests", of: ["GuestAPI"]),
     tests("VMTests", of: []),
   ]

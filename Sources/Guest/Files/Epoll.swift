@@ -284,8 +284,18 @@ public final class EpollFile: OpenFile {
     lock.lock()
     defer { lock.unlock() }
     takeArrivals()
-    for member in ready where !mask(of: member).isEmpty { return .readable }
-    return []
+    // Members that are ready no more go, so that they arrive again, and tell our own source, when they are.
+    var isReady = false
+    var index = 0
+    while index < ready.count, !isReady {
+      let member = ready[index]
+      member.isQueued.store(false, ordering: .sequentiallyConsistent)
+      isReady = !mask(of: member).isEmpty
+      if isReady, !member.isQueued.exchange(true, ordering: .acquiringAndReleasing) { break }
+      index &+= 1
+    }
+    ready.removeFirst(index)
+    return isReady ? .readable : []
   }
   /// Tells when a member becomes ready.
   public override var pollSource: PollSource? { source }

@@ -1,0 +1,138 @@
+// Pipes: order, blocking, atomic writes, both ends' ends.
+import Base
+import Dispatch
+import Files
+import Testing
+
+@Suite(.timeLimit(.minutes(1))) struct PipeTests {
+  func installed() throws -> (table: DescriptorTable, reader: OpenFile, writer: OpenFile) {
+    let table = DescriptorTable()
+    let ends = try Pipe.make()
+    _ = try table.install(ends.reader)
+    _ = try table.install(ends.writer)
+    return (table, ends.reader, ends.writer)
+  }
+
+  @Test func basics() throws {
+    let (table, reader, writer) = try installed()
+    #expect(try writer.write([1, 2, 3]) == 3)
+    #expect(try reader.read(2) == [1, 2])
+    #expect(try reader.read(10) == [3])
+    #expect(throws: Errno.EBADF) { _ = try reader.write([1]) }
+    #expect(throws: Errno.EBADF) { _ = try writer.read(1) }
+    #expect(throws: Errno.ESPIPE) { _ = try reader.seek(0, from: .start) }
+    reader.setFlags(.nonBlocking)
+    #expect(throws: Errno.EAGAIN) { _ = try reader.read(1) }
+    #expect(try reader.read(0) == [])
+    #expect(try reader.getAttributes().mode & 0o170000 == 0o010000)
+    try table.close(0)
+    #expect(throws: Errno.EPIPE) { _ = try writer.write([1]) }
+    #expect(writer.readyMask.contains(.error))
+    #expect(String(decoding: writer.location.path(from: nil), as: UTF8.self).hasPrefix("pipe:["))
+  }
+
+  @Test func endAfterLastWriter() throws {
+    let (table, reader, writer) = try installed()
+    _ = try writer.write([9])
+    try table.close(1)
+    #expect(reader.readyMask == [.readable, .hangUp])
+    #expect(try reader.read(5) == [9])
+    #expect(try reader.read(5) == [])
+    #expect(reader.readyMask == .hangUp)
+  }
+
+  @Test func fullPipe() throws {
+    let (_, reader, writer) = try installed()
+    writer.setFlags(.nonBlocking)
+    #expect(try writer.write([UInt8](repeating: 1, count: 70_000)) == 65_536)
+    #expect(throws: Errno.EAGAIN) { _ = try writer.write([1]) }
+    #expect(!writer.readyMask.contains(.writable))
+    #expect(try reader.read(100).count == 100)
+    #expect(!writer.readyMask.contains(.writable))
+    // 4096 bytes or fewer go as a whole or not at all; more go as far as they do.
+    #expect(throws: Errno.EAGAIN) { _ = try writer.write([UInt8](repeating: 2, count: 4096)) }
+    #expect(try writer.write([UInt8](repeating: 2, count: 4097)) == 100)
+    #expect(try reader.read(4096).count == 4096)
+    #expect(writer.readyMask.contains(.writable))
+    #expect(try writer.write([UInt8](repeating: 2, count: 4096)) == 4096)
+  }
+
+  @Test func streamBetweenThreads() throws {
+    let (table, reader, writer) = try installed()
+    let total = 3_000_000
+    let shared = Shared(value: (table, writer))
+    let group = DispatchGroup()
+    DispatchQueue.global().async(group: group) {
+      var sent = 0
+      while sent < total {
+        let piece = (sent..<min(sent + 10_007, total)).map { UInt8(truncatingIfNeeded: $0 &* 31 >> 3) }
+        sent += (try? shared.value.1.write(piece)) ?? 0
+      }
+      try? shared.value.0.close(1)
+    }
+    var received = 0
+    while true {
+      let piece = try reader.read(4_999)
+      if piece.isEmpty { break }
+      for (index, byte) in piece.enumerated() where byte != UInt8(truncatingIfNeeded: (received + index) &* 31 >> 3) {
+        Issue.record("byte \(received + index) is wrong")
+        return
+      }
+      received += piece.count
+    }
+    group.wait()
+    #expect(received == total)
+  }
+
+  @Test func smallWritesAreNotMixed() throws {
+    let (table, reader, writer) = try installed()
+    let shared = Shared(value: writer)
+    let group = DispatchGroup()
+    for thread in 0..<4 as Range<UInt8> {
+      DispatchQueue.global().async(group: group) {
+        for _ in 0..<100 { _ = try? shared.value.write([UInt8](repeating: thread, count: 3000)) }
+      }
+    }
+    let closing = Shared(value: table)
+    group.notify(queue: .global()) { try? closing.value.close(1) }
+    var bytes: [UInt8] = []
+    while true {
+      let piece = try reader.read(50_000)
+      if piece.isEmpty { break }
+      bytes += piece
+    }
+    #expect(bytes.count == 4 * 100 * 3000)
+    for start in stride(from: 0, to: bytes.count, by: 3000) {
+      #expect(bytes[start..<start + 3000].allSatisfy { $0 == bytes[start] })
+    }
+  }
+
+  @Test func eventCounter() throws {
+    let event = EventFile(value: 5, isSemaphore: false, flags: .nonBlocking)
+    #expect(try event.writeNumber(7) == 8)
+    #expect(try event.readNumber() == 12)
+    #expect(throws: Errno.EAGAIN) { _ = try event.readNumber() }
+    #expect(try event.writeNumber(.max - 1) == 8)
+    #expect(event.readyMask == .readable)
+    #expect(throws: Errno.EAGAIN) { _ = try event.writeNumber(1) }
+    #expect(throws: Errno.EINVAL) { _ = try event.writeNumber(.max) }
+    #expect(throws: Errno.EINVAL) { _ = try event.read(7) }
+    let semaphore = EventFile(value: 2, isSemaphore: true, flags: .nonBlocking)
+    #expect(try semaphore.readNumber() == 1)
+    #expect(try semaphore.readNumber() == 1)
+    #expect(semaphore.readyMask == .writable)
+    #expect(throws: Errno.ESPIPE) { try semaphore.seek(0, from: .start) }
+  }
+
+  @Test func eventCounterBetweenThreads() throws {
+    let event = Shared(value: EventFile(value: 0, isSemaphore: true))
+    let group = DispatchGroup()
+    for _ in 0..<2 {
+      DispatchQueue.global().async(group: group) { for _ in 0..<500 { _ = try? event.value.writeNumber(1) } }
+    }
+    var sum: UInt64 = 0
+    for _ in 0..<1000 { sum += try event.value.readNumber() }
+    group.wait()
+    #expect(sum == 1000)
+  }
+}
