@@ -12,6 +12,8 @@ import Threads
 /// A timer.
 public final class TimerFile: OpenFile {
   private let source = PollSource()
+  /// Whether absolute times are those of the real-time clock.
+  public let isRealtime: Bool
   private let lock = Mutex()
   private let event: TimerEvent
   // Guarded by `lock`; times are those of `Clock.now`, ns.
@@ -20,9 +22,12 @@ public final class TimerFile: OpenFile {
   private var interval: UInt64 = 0
 
   /// A timer that is not set.
-  /// - Parameter flags: `nonBlocking` counts.
+  /// - Parameters:
+  ///   - isRealtime: whether the program gives absolute times of the real-time clock (they are converted when it sets one).
+  ///   - flags: `nonBlocking` counts.
   /// - Throws: ENOMEM.
-  public init(flags: OpenFlags = []) throws(Errno) {
+  public init(isRealtime: Bool = false, flags: OpenFlags = []) throws(Errno) {
+    self.isRealtime = isRealtime
     let vnode = AnonymousVnode(type: .unknown, mode: 0o600)
     // SAFETY: the timer's context is the source, which lives as long as the timer: both end in `deinit`.
     event = try TimerEvent(

@@ -108,10 +108,8 @@ public final class Process {
     let others = tasks
     lock.unlock()
     // The end of the first process is the end of the machine: whatever its threads are doing stops with it.
-    if !isDecided, self === Process.first { Process.machineEnds(status) }
+    if !isDecided, self === Process.first { MachineEnd.run(status) }
     for task in others { task.interrupt() }
   }
 
-  /// Ends the machine with the first process' wait status. Set by Kernel, which flushes what is to be flushed.
-  nonisolated(unsafe) static var machineEnds: (UInt32) -> Void = { Monitor.exit($0) }
 }

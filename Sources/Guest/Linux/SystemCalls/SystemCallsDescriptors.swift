@@ -129,4 +129,31 @@ extension SystemCall {
     try UserSpan(address1, count: used).write(from: UnsafeRawBufferPointer(rebasing: buffer.bytes[..<used]))
     return used
   }
+
+  // MARK: Pipes
+
+  func pipe() throws(Errno) -> Int { try makePipe([]) }
+  func pipe2() throws(Errno) -> Int { try makePipe(OpenFlags(rawValue: argument1.u32)) }
+
+  private func makePipe(_ flags: OpenFlags) throws(Errno) -> Int {
+    guard flags.subtracting([.closeOnExec, .nonBlocking, .direct]).isEmpty else { throw .EINVAL }
+    guard Reserve.allowsNewObjects else { throw .ENFILE }
+    let ends = try Pipe.make(flags: flags)
+    let closes = flags.contains(.closeOnExec)
+    let reading = try process.descriptors.install(ends.reader, closeOnExec: closes)
+    do throws(Errno) {
+      let writing = try process.descriptors.install(ends.writer, closeOnExec: closes)
+      do throws(Errno) {
+        let both: [2 of Int32] = [reading.i32, writing.i32]
+        try UserSpan.write(both, at: address0)
+      } catch {
+        try? process.descriptors.close(writing)
+        throw error
+      }
+    } catch {
+      try? process.descriptors.close(reading)
+      throw error
+    }
+    return 0
+  }
 }

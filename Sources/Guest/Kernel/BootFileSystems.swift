@@ -1,0 +1,120 @@
+// The tree of names that the program finds: the root (files from the monitor, or a directory of the host), /dev, /proc,
+// /tmp, and the attached directories.
+#if GUEST
+  import Base
+  import DevFS
+  import Devices
+  import Files
+  import Linux
+  import Platform
+  import ProcFS
+  import RamFS
+  import VirtioABI
+  import VirtioFS
+
+  /// What is mounted at boot.
+  struct BootFileSystems {
+    /// The program's view.
+    let context: FileSystemContext
+    private let streams: [any ConsoleEndpoint]
+    private let devices: DeviceFileSystem
+    private let devicesMount: Mount
+
+    /// Mounts everything.
+    /// - Throws: what the file systems do; ENOENT if a mount point is not there and cannot be made.
+    init(_ drivers: BootDevices) throws(Errno) {
+      AnonymousFileSystem.initialise()
+      let (root, rootFlags) = try Self.root()
+      let mounts = MountTable(root: root, source: PathBytes("root"), flags: rootFlags)
+      context = FileSystemContext(mounts: mounts, umask: Boot.information.pointee.umask)
+      streams = Self.streams(drivers)
+      devices = DeviceFileSystem(random: { Random.fill($0) }, input: streams[0], output: streams[1])
+      let processes = ProcessFileSystem(processes: ProcessTable.shared)
+      processes.addSystemFiles()
+      ProcessFiles.add(to: processes)
+      devicesMount = try Self.mount(devices, PathBytes("/dev"), PathBytes("devtmpfs"), [], context)
+      try Self.mount(processes, PathBytes("/proc"), PathBytes("proc"), [], context)
+      if !rootFlags.contains(.readOnly) { try Self.makeDirectory(PathBytes("/tmp"), mode: 0o1777, context) }
+      try mountVolumes()
+    }
+
+    /// Descriptors 0, 1 and 2.
+    func standardStreams() throws(Errno) -> DescriptorTable {
+      let table = DescriptorTable()
+      for index in 0..<3 {
+        let file = devices.standardStream(streams[index], isInput: index == 0, mount: devicesMount)
+        _ = try table.install(file)
+      }
+      return table
+    }
+
+    private static func streams(_ drivers: BootDevices) -> [any ConsoleEndpoint] {
+      guard let console = drivers.console else { return [NullStream(), NullStream(), NullStream()] }
+      return [ConsoleStream(console, .input), ConsoleStream(console, .output), ConsoleStream(console, .error)]
+    }
+
+    /// The root: the volume that is mounted at "/", else a RAM file system with the monitor's files.
+    private static func root() throws(Errno) -> (FileSystem, MountFlags) {
+      for index in 0..<Boot.mounts.count {
+        let mount = Boot.mounts[index]
+        guard let path = Boot.string(at: mount.pathOffset), path[0] == 0x2f, path[1] == 0 else { continue }
+        return (try volume(mount), flags(of: mount))
+      }
+      let files = RamFileSystem()
+      for index in 0..<Boot.files.count {
+        let file = Boot.files[index]
+        guard let path = Boot.string(at: file.pathOffset) else { continue }
+        try files.add(
+          bytes(path), mode: file.mode, physical: PhysicalAddress(file.physical), byteCount: file.byteCount,
+          modificationTime: file.modificationTime)
+      }
+      return (files, [])
+    }
+
+    private func mountVolumes() throws(Errno) {
+      for index in 0..<Boot.mounts.count {
+        let mount = Boot.mounts[index]
+        guard let path = Boot.string(at: mount.pathOffset), path[0] == 0x2f, path[1] != 0 else { continue }
+        try Self.mount(try Self.volume(mount), Self.bytes(path), PathBytes("volume"), Self.flags(of: mount), context)
+      }
+    }
+
+    private static func volume(_ mount: BootMount) throws(Errno) -> FileSystem {
+      guard mount.deviceIndex.int < Boot.devices.count,
+        let function = VirtioFunction(Boot.devices[mount.deviceIndex.int])
+      else { throw .ENODEV }
+      return try VirtioFileSystem(transport: FUSEDevice(try FUSEChannel(function)))
+    }
+
+    private static func flags(of mount: BootMount) -> MountFlags { mount.flags & 1 != 0 ? .readOnly : [] }
+
+    /// Mounts a file system at a path, making the directory if it is not there.
+    @discardableResult
+    private static func mount(
+      _ fileSystem: FileSystem, _ path: PathBytes, _ source: PathBytes, _ flags: MountFlags,
+      _ context: FileSystemContext
+    ) throws(Errno) -> Mount {
+      try makeDirectory(path, mode: 0o755, context)
+      let point = try context.find(path, from: context.root, Credentials())
+      return try context.mounts.mount(fileSystem, on: point, source: source, flags: flags)
+    }
+
+    /// Makes a directory and those above it, as far as they are missing.
+    private static func makeDirectory(_ path: PathBytes, mode: UInt32, _ context: FileSystemContext) throws(Errno) {
+      for end in 1...path.count where end == path.count || path[end] == 0x2f {
+        do throws(Errno) {
+          try context.makeDirectory(path.slice(0, end), from: context.root, mode: mode, Credentials())
+        } catch {
+          // A read-only root that has the directory says so first.
+          guard error == .EEXIST || error == .EROFS else { throw error }
+        }
+      }
+    }
+
+    private static func bytes(_ string: UnsafePointer<UInt8>) -> PathBytes {
+      var count = 0
+      while string[count] != 0 { count &+= 1 }
+      return PathBytes(UnsafeRawBufferPointer(start: string, count: count))
+    }
+  }
+#endif

@@ -1,0 +1,99 @@
+// The second half of the kernel's start, on the first thread, which may sleep: devices, file systems, other CPUs, and at last
+// the program, which runs on this same thread.
+#if GUEST
+  import Base
+  import Devices
+  import Files
+  import Linux
+  import Locks
+  import Memory
+  import Pages
+  import Platform
+  import Threads
+  import VirtioABI
+
+  enum BootSequence {
+    /// Runs to the program's first instruction.
+    /// - Parameter reserved: the caller's memory at the end of this stack, where the program's trap frame will be.
+    @inline(never) static func run(_ reserved: UnsafeMutableRawBufferPointer) -> Never {
+      BootTrace.end(of: .threads)
+      let head = Boot.information
+      Random.mix((head.pointee.seed0, head.pointee.seed1, head.pointee.seed2, head.pointee.seed3))
+      LinuxEntry.install()
+      MonitorEvents.start()
+      let devices = BootDevices.start()
+      MachineEnd.install { devices.console?.flush() }
+      BootTrace.end(of: .devices)
+      do throws(Errno) {
+        let fileSystems = try BootFileSystems(devices)
+        let descriptors = try fileSystems.standardStreams()
+        BootTrace.end(of: .fileSystems)
+        try Scheduler.startOtherCPUs()
+        BootTrace.end(of: .processors)
+        let entry = try program(fileSystems.context, descriptors).load()
+        BootTrace.end(of: .program)
+        entry.enter()
+      } catch {
+        fail(error)
+      }
+    }
+
+    /// What osv-run was asked to run.
+    private static func program(_ context: FileSystemContext, _ descriptors: DescriptorTable) throws(Errno)
+      -> FirstProgram
+    {
+      let head = Boot.information
+      return FirstProgram(
+        context: context, workingDirectory: bytes(of: Boot.string(at: head.pointee.workingDirectoryOffset)) ?? [0x2f],
+        descriptors: descriptors, arguments: try strings(head.pointee.argumentsOffset, head.pointee.argumentCount),
+        environment: try strings(head.pointee.environmentOffset, head.pointee.environmentCount),
+        path: bytes(of: Boot.string(at: head.pointee.programOffset)))
+    }
+
+    /// A list of strings of the boot information.
+    private static func strings(_ offset: UInt32, _ count: UInt32) throws(Errno) -> StringBlock {
+      let head = UnsafeRawPointer(Boot.information)
+      let rest = Boot.information.pointee.byteCount &- offset
+      guard let block = StringBlock(UnsafeRawBufferPointer(start: head + offset.int, count: rest.int), count: count.int)
+      else { throw .EINVAL }
+      return block
+    }
+
+    private static func bytes(of string: UnsafePointer<UInt8>?) -> [UInt8]? {
+      guard let string else { return nil }
+      var result: [UInt8] = []
+      var at = string
+      while at.pointee != 0 {
+        result.append(at.pointee)
+        at += 1
+      }
+      return result
+    }
+
+    /// The program cannot be started: one sentence, and the status that shells use for it.
+    private static func fail(_ error: Errno) -> Never {
+      var line = TextLine()
+      line.append("osv: the program cannot be started: ")
+      line.append(reason(error))
+      line.append(" (error ")
+      line.append(decimal: error.rawValue.u64)
+      line.append(")")
+      line.show()
+      let status: UInt32 = error == .ENOENT ? 127 : 126
+      Monitor.exit(status &<< 8)
+    }
+
+    private static func reason(_ error: Errno) -> StaticString {
+      switch error {
+      case .ENOENT: "it, its interpreter or its working directory is not there"
+      case .ENOEXEC: "it is not a program for this machine, or its headers are broken"
+      case .EACCES: "it is not an executable file"
+      case .ELIBBAD: "its interpreter is not one"
+      case .ENOMEM: "the guest has too little memory (see --memory)"
+      case .E2BIG: "its arguments and environment are too long"
+      case .EIO: "it cannot be read"
+      default: "unexpected"
+      }
+    }
+  }
+#endif

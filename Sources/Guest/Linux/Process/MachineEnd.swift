@@ -1,0 +1,18 @@
+// The end of the machine: with the first process.
+import Base
+import Platform
+
+/// What happens when the first process has ended.
+public enum MachineEnd {
+  // SAFETY: set at boot, before the first process starts.
+  nonisolated(unsafe) private static var flush: (() -> Void)?
+
+  /// Runs `flush` before the end: writes out what must not be lost. Boot only.
+  public static func install(_ flush: @escaping () -> Void) { self.flush = flush }
+
+  /// Ends the machine with the first process' wait status.
+  static func run(_ status: UInt32) -> Never {
+    flush?()
+    Monitor.exit(status)
+  }
+}

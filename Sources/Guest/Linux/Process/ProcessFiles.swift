@@ -1,0 +1,241 @@
+// The files of /proc that tell of processes, memory maps and CPUs: what the layers below Linux do not know.
+import Base
+import Files
+import Locks
+import Memory
+import Pages
+import Platform
+import ProcFS
+import VirtioABI
+
+/// Files for /proc.
+public enum ProcessFiles {
+  /// Adds them. Boot only.
+  public static func add(to tree: ProcessFileSystem) {
+    add(tree, "cmdline", arguments)
+    add(tree, "environ", environment)
+    add(tree, "comm") { (process, text) throws(Errno) in
+      appendName(process, &text)
+      text.append("\n")
+    }
+    add(tree, "maps", maps)
+    add(tree, "stat", stat)
+    add(tree, "statm", statm)
+    add(tree, "status", status)
+    add(tree, "limits", limits)
+    tree.add("version") { (text) throws(Errno) in text.append("Linux version 6.1.0-osv (OSv) #1 SMP\n") }
+    tree.add("cpuinfo", cpuInformation)
+    tree.add("stat", systemStat)
+    tree.add("sys/kernel/osrelease") { (text) throws(Errno) in text.append("6.1.0-osv\n") }
+  }
+
+  private static func add(
+    _ tree: ProcessFileSystem, _ name: StaticString, _ body: @escaping (Process, inout TextBuffer) throws(Errno) -> Void
+  ) {
+    tree.add(processFile: name) { (view, text) throws(Errno) in
+      // SAFETY: the process list hands out processes only.
+      try body(unsafeDowncast(view, to: Process.self), &text)
+    }
+  }
+
+  // MARK: Strings of the program
+
+  private static func arguments(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
+    try append(process.argumentRange, &text)
+  }
+  private static func environment(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
+    try append(process.environmentRange, &text)
+  }
+
+  private static func append(_ range: VirtualRange, _ text: inout TextBuffer) throws(Errno) {
+    guard let buffer = CopyBuffer(byteCount: range.count.int) else { throw .ENOMEM }
+    let count = min(range.count.int, buffer.bytes.count)
+    guard count > 0 else { return }
+    let part = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<count])
+    try UserSpan(range.start, count: count).read(into: part)
+    text.append(UnsafeRawBufferPointer(part))
+  }
+
+  private static func appendName(_ process: Process, _ text: inout TextBuffer) {
+    guard let name = process.lock.withLock({ process.tasks.first?.name }) else { return }
+    for index in 0..<16 where name[index] != 0 { text.append(byte: name[index]) }
+  }
+
+  // MARK: Memory
+
+  private static func maps(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
+    var lines = text
+    process.addressSpace.forEachMapping { mapping in
+      lines.append(hexadecimal: mapping.range.start.rawValue, width: 8)
+      lines.append("-")
+      lines.append(hexadecimal: mapping.range.end.rawValue, width: 8)
+      lines.append(mapping.protection.contains(.read) ? " r" : " -")
+      lines.append(mapping.protection.contains(.write) ? "w" : "-")
+      lines.append(mapping.protection.contains(.execute) ? "x" : "-")
+      lines.append(mapping.isShared ? "s " : "p ")
+      lines.append(hexadecimal: mapping.offset, width: 8)
+      let device = mapping.owner?.mappingDevice ?? 0
+      lines.append(" ")
+      lines.append(hexadecimal: DeviceNumber.major(device).u64, width: 2)
+      lines.append(":")
+      lines.append(hexadecimal: DeviceNumber.minor(device).u64, width: 2)
+      lines.append(" ")
+      lines.append(mapping.owner?.mappingInode ?? 0)
+      appendPlace(mapping, &lines)
+      lines.append("\n")
+      return true
+    }
+    text = lines
+  }
+
+  private static func appendPlace(_ mapping: MappingInformation, _ text: inout TextBuffer) {
+    let label: StaticString? =
+      switch mapping.label {
+      case .none: nil
+      case .heap: "[heap]"
+      case .stack: "[stack]"
+      case .vdso: "[vdso]"
+      case .vvar: "[vvar]"
+      }
+    if let label {
+      text.append("                          ")
+      text.append(label)
+    } else if let owner = mapping.owner {
+      text.append("                          ")
+      var copy = text
+      owner.withMappingPath { copy.append($0) }
+      text = copy
+    }
+  }
+
+  private static func statm(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
+    text.append(process.addressSpace.mappedByteCount &>> PageSize.smallShift)
+    text.append(" ")
+    text.append(process.addressSpace.residentByteCount &>> PageSize.smallShift)
+    text.append(" 0 0 0 0 0\n")
+  }
+
+  // MARK: Status
+
+  /// stat(5): 52 fields, those without a meaning here are 0.
+  private static func stat(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
+    let tick: UInt64 = 10_000_000
+    text.append(process.identifier.u64)
+    text.append(" (")
+    appendName(process, &text)
+    text.append(") R 0 ")
+    text.append(process.group.u64)
+    text.append(" ")
+    text.append(process.session.u64)
+    text.append(" 0 -1 0 0 0 0 0 ")
+    text.append(process.cpuTime / tick)
+    text.append(" 0 0 0 20 0 ")
+    text.append(process.threadIdentifiers.count.u64)
+    text.append(" 0 ")
+    text.append(process.startTime / tick)
+    text.append(" ")
+    text.append(process.addressSpace.mappedByteCount)
+    text.append(" ")
+    text.append(process.addressSpace.residentByteCount &>> PageSize.smallShift)
+    text.append(" 18446744073709551615")
+    for _ in 26...52 { text.append(" 0") }
+    text.append("\n")
+  }
+
+  private static func status(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
+    let credentials = process.lock.withLock { process.credentials }
+    text.append("Name:\t")
+    appendName(process, &text)
+    text.append("\nState:\tR (running)\nTgid:\t")
+    text.append(process.identifier.u64)
+    text.append("\nPid:\t")
+    text.append(process.identifier.u64)
+    text.append("\nPPid:\t0\n")
+    appendNumbers("Uid:", credentials.userID, credentials.effectiveUserID, credentials.savedUserID, &text)
+    appendNumbers("Gid:", credentials.groupID, credentials.effectiveGroupID, credentials.savedGroupID, &text)
+    appendKibibytes("VmSize:\t", process.addressSpace.mappedByteCount, &text)
+    appendKibibytes("VmRSS:\t", process.addressSpace.residentByteCount, &text)
+    text.append("Threads:\t")
+    text.append(process.threadIdentifiers.count.u64)
+    text.append("\n")
+  }
+
+  private static func appendNumbers(
+    _ name: StaticString, _ real: UInt32, _ effective: UInt32, _ saved: UInt32, _ text: inout TextBuffer
+  ) {
+    text.append(name)
+    let all: [4 of UInt32] = [real, effective, saved, effective]
+    for index in 0..<4 {
+      text.append("\t")
+      text.append(all[index].u64)
+    }
+    text.append("\n")
+  }
+
+  private static func appendKibibytes(_ name: StaticString, _ byteCount: UInt64, _ text: inout TextBuffer) {
+    text.append(name)
+    text.append(byteCount &>> 10, width: 8)
+    text.append(" kB\n")
+  }
+
+  private static func limits(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
+    text.append("Limit                     Soft Limit           Hard Limit           Units     \n")
+    let names: [16 of StaticString] = [
+      "Max cpu time              ", "Max file size             ", "Max data size             ",
+      "Max stack size            ", "Max core file size        ", "Max resident set          ",
+      "Max processes             ", "Max open files            ", "Max locked memory         ",
+      "Max address space         ", "Max file locks            ", "Max pending signals       ",
+      "Max msgqueue size         ", "Max nice priority         ", "Max realtime priority     ",
+      "Max realtime timeout      ",
+    ]
+    for index in 0..<ResourceLimits.count {
+      let limit = process.lock.withLock { process.limits[index] }
+      text.append(names[index])
+      appendLimit(limit.current, &text)
+      appendLimit(limit.maximum, &text)
+      text.append("\n")
+    }
+  }
+
+  private static func appendLimit(_ limit: UInt64, _ text: inout TextBuffer) {
+    if limit == ResourceLimit.infinity { return text.append("unlimited            ") }
+    let before = text.bytes.count
+    text.append(limit)
+    while text.bytes.count < before &+ 21 { text.append(" ") }
+  }
+
+  // MARK: The machine
+
+  private static func cpuInformation(_ text: inout TextBuffer) throws(Errno) {
+    let frequency = Boot.clockPage.pointee.frequency
+    for cpu in 0..<CPU.count {
+      text.append("processor\t: ")
+      text.append(cpu.u64)
+      text.append("\nmodel name\t: virtual CPU\ncpu MHz\t\t: ")
+      text.append(frequency / 1_000_000)
+      text.append(".")
+      text.append(frequency / 100_000 % 10)
+      text.append("00\ncpu cores\t: ")
+      text.append(CPU.count.u64)
+      text.append("\nflags\t\t: fpu tsc msr cx8 apic cmov mmx fxsr sse sse2 syscall nx lm\n\n")
+    }
+  }
+
+  private static func systemStat(_ text: inout TextBuffer) throws(Errno) {
+    let busy = (Process.first?.cpuTime ?? 0) / 10_000_000
+    let idle = Clock.now() / 10_000_000 &* CPU.count.u64
+    for cpu in -1..<CPU.count {
+      text.append("cpu")
+      text.append(cpu < 0 ? " " : "")
+      if cpu >= 0 { text.append(cpu.u64) }
+      text.append(" ")
+      text.append(cpu <= 0 ? busy : 0)
+      text.append(" 0 0 ")
+      text.append(idle > busy ? idle &- busy : 0)
+      text.append(" 0 0 0 0 0 0\n")
+    }
+    text.append("btime ")
+    text.append((Clock.realtime() &- Clock.now()) / 1_000_000_000)
+    text.append("\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n")
+  }
+}
