@@ -102,7 +102,6 @@ let package = Package(
     tests("RamFSTests", of: ["RamFS"]),
     tests("DevFSTests", of: ["DevFS"]),
     tests("ProcFSTests", of: ["ProcFS", "RamFS"]),
-    tests("LinuxTests", of: ["Linux"]),
     tests("GuestAPITests", of: ["GuestAPI"]),
     tests("VMTests", of: []),
   ]
