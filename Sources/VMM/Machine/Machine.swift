@@ -93,6 +93,8 @@ public final class Machine: @unchecked Sendable {
   let exits: UnsafeMutablePointer<ExitCounts>
   /// Pages of RAM that existed when the guest started; counted only for statistics.
   var pagesAtEntry = 0
+  /// The same when the program had been loaded; 0 unless `--trace boot` stamps the phases.
+  var pagesAtProgram = 0
   /// /proc/self/statm, opened only for statistics.
   var memoryAccount: CInt = -1
 

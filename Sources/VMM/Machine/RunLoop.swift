@@ -108,6 +108,7 @@ extension Machine {
     case BootPort.phase:
       let name = BootPhase(rawValue: value).map { "kernel: \($0.name)" } ?? "guest phase \(value)"
       timeline.mark(name, exits: exits[vcpu.index].total)
+      if value == BootPhase.program.rawValue && memoryAccount >= 0 { pagesAtProgram = memory.residentPages }
     default: break
     }
   }
