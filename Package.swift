@@ -80,6 +80,10 @@ let package = Package(
 
     // ---- Tests mirror Sources. ----
     tests("BaseTests", of: ["Base"]),
+    .target(name: "CFibers", path: "Tests/CFibers"),
+    .target(name: "ModelChecker", dependencies: ["Locks", "CFibers"], path: "Tests/ModelChecker", swiftSettings: hosted),
+    tests("LocksTests", of: ["Locks", "ModelChecker"]),
+    tests("ThreadsTests", of: ["Threads", "ModelChecker"]),
     tests("VirtioABITests", of: ["VirtioABI"]),
     tests("PlatformTests", of: ["Platform", "Base", "VirtioABI"]),
     tests("VirtioFileSystemTests", of: ["VirtioFileSystem", "VirtioQueue", "CSystemCalls"]),

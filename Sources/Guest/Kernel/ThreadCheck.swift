@@ -1,4 +1,4 @@
-// `osv-run --self-test threads`: the self-test of threads, It is a run of its own
+// `osv-run --self-test threads`: the self-test of threads. It is a run of its own
 // because the platform's self-test keeps the other CPUs.
 #if GUEST
   import Base

@@ -132,7 +132,7 @@
         let thread = ThreadControl.at(node.pointee.owner)
         guard now &- node.pointee.since >= CPUScheduler.patience else { return }
         guard let target = Scheduler.claimIdleCPU(thread.pointee.affinity.load(ordering: .relaxed)) else { return }
-        pointee.queue.remove(node)
+        pointee.queue.remove(node, now: now)
         noteQueued()
         saveIfLoaded(thread)
         Scheduler.send(thread, to: target)

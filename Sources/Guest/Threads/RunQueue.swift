@@ -1,9 +1,9 @@
 // RunQueue: the policy, who runs next on a CPU and for how long. Pure: time is given to it, nothing is read or armed here.
 //
 // Each thread has a rank: the CPU time it has used, as far as it still counts. The lowest rank runs. `floor` is the rank of
-// the last thread picked, and never goes back. A thread that waits keeps its distance to the floor, and when it wakes is
-// at most `credit` below it: a sleeper cannot save up time, but runs before those that did not sleep. While in no queue, a
-// thread's rank is that distance, which makes it valid on any CPU.
+// the last thread picked, and never goes back. While in no queue, a thread's rank is its distance to the floor, which makes
+// it valid on any CPU. A thread that wakes has moved down by the time it slept, to `credit` below the floor at most: a
+// sleeper runs before those that did not sleep, but cannot save up time.
 //
 // This is the simple member of a family: decayed runtimes and priorities change only this file.
 
@@ -16,7 +16,7 @@ struct RunNode: ~Copyable, PairingNode {
   var rank: Int64 = 0
   /// Order of arrival among equal ranks.
   var sequence: UInt64 = 0
-  /// When it became runnable.
+  /// When it became runnable or stopped being so.
   var since: UInt64 = 0
   /// Whose node this is.
   var owner: UInt
@@ -39,6 +39,8 @@ struct RunQueue: ~Copyable {
   static var slice: Int64 { 4_000_000 }
   /// How far below the floor a waking thread may start, ns.
   static var credit: Int64 { 3_000_000 }
+  /// A sleep that counts no more than this, ns.
+  static var longSleep: UInt64 { 1_000_000_000 }
   /// How far below the running thread's rank a waking thread must be to take the CPU at once, ns.
   static var lead: Int64 { 1_000_000 }
 
@@ -47,9 +49,10 @@ struct RunQueue: ~Copyable {
   var isEmpty: Bool { count == 0 }
   var first: UnsafeMutablePointer<RunNode>? { heap.first }
 
-  /// A thread that was in no queue becomes runnable.
+  /// A thread that was in no queue becomes runnable. A new one starts at the floor: its `since` is `now`.
   mutating func add(_ node: UnsafeMutablePointer<RunNode>, now: UInt64) {
-    node.pointee.rank = floor &+ max(min(node.pointee.rank, Self.slice), -Self.credit)
+    let slept = min(now &- node.pointee.since, Self.longSleep).i64
+    node.pointee.rank = floor &+ max(min(node.pointee.rank, Self.slice) &- slept, -Self.credit)
     insert(node, now: now)
   }
 
@@ -63,7 +66,10 @@ struct RunQueue: ~Copyable {
   }
 
   /// The running thread stops running here: to wait, or to go to another CPU.
-  mutating func leave(_ node: UnsafeMutablePointer<RunNode>) { node.pointee.rank &-= floor }
+  mutating func leave(_ node: UnsafeMutablePointer<RunNode>, now: UInt64) {
+    node.pointee.rank &-= floor
+    node.pointee.since = now
+  }
 
   /// Takes out who is to run now.
   mutating func take() -> UnsafeMutablePointer<RunNode>? {
@@ -74,10 +80,10 @@ struct RunQueue: ~Copyable {
   }
 
   /// Takes out a queued thread, to go to another CPU.
-  mutating func remove(_ node: UnsafeMutablePointer<RunNode>) {
+  mutating func remove(_ node: UnsafeMutablePointer<RunNode>, now: UInt64) {
     heap.remove(node)
     count &-= 1
-    node.pointee.rank &-= floor
+    leave(node, now: now)
   }
 
   /// The running thread has used that much time.

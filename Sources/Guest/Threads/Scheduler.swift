@@ -86,10 +86,10 @@
       _ thread: UnsafeMutablePointer<ThreadControl>, _ reason: Reason, _ here: UnsafeMutablePointer<CPUScheduler>,
       now: UInt64
     ) {
-      if reason == .sleeping { return here.pointee.queue.leave(thread.runNode) }
+      if reason == .sleeping { return here.pointee.queue.leave(thread.runNode, now: now) }
       if thread.pointee.affinity.load(ordering: .relaxed) >> here.pointee.cpu.u64 & 1 == 0 {
         // It goes where it may run once its stack is free: `finishSwitch` sends it.
-        here.pointee.queue.leave(thread.runNode)
+        here.pointee.queue.leave(thread.runNode, now: now)
         thread.pointee.isLeaving = true
       } else if reason == .yielding {
         here.pointee.queue.putBackYielding(thread.runNode, now: now)

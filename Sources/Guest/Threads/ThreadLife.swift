@@ -137,6 +137,7 @@
       if thread.pointee.park.begin(interruptible: false) == nil { _ = thread.pointee.park.end() }
       thread.pointee.park.clearInterrupt()
       thread.pointee.run.rank = 0
+      thread.pointee.run.since = Clock.now()
       thread.pointee.runTime = 0
       thread.pointee.voluntarySwitches = 0
       thread.pointee.involuntarySwitches = 0
