@@ -26,6 +26,7 @@ public enum LinuxEntry {
     let call = SystemCall(frame: frame, task: task)
     let result: Int
     do throws(Errno) {
+      guard Reclaim.keepReserve() || SystemCall.needsNoMemory(number) else { throw .ENOMEM }
       result = try call.dispatch(number)
     } catch {
       result = -error.rawValue.int

@@ -25,6 +25,19 @@ public enum Reclaim {
     return true
   }
 
+  /// Sees to it that there is memory for kernel objects, whose allocation cannot fail gracefully: called before the work
+  /// of a system call, without locks.
+  /// - Returns: whether at least half of the reserve is there; without it nothing that makes objects may be begun.
+  @inline(__always) public static func keepReserve() -> Bool {
+    Frames.reserveShortage == 0 || refillReserve()
+  }
+
+  @inline(never) private static func refillReserve() -> Bool {
+    let shortage = Frames.reserveShortage
+    _ = run(pages: shortage)
+    return Frames.hasHalfReserve
+  }
+
   /// Asks for memory.
   /// - Returns: whether any was given.
   public static func run(pages: Int) -> Bool {

@@ -174,6 +174,19 @@ public enum Frames {
     state.pointee.allocator.split(frame.frameNumber, order: order)
   }
 
+  /// Frames that are missing to a comfortable reserve for the kernel's own objects: 0 unless more than a quarter of it is gone.
+  @inline(__always) public static var reserveShortage: Int {
+    guard let state else { return 0 }
+    let (free, reserve) = (state.pointee.allocator.freeFrames, state.pointee.reserve)
+    return free < reserve &- reserve &>> 2 ? reserve &- free : 0
+  }
+
+  /// Whether half of the reserve is there.
+  public static var hasHalfReserve: Bool {
+    guard let state else { return true }
+    return state.pointee.allocator.freeFrames >= state.pointee.reserve &>> 1
+  }
+
   /// How much memory there is.
   public static var statistics: FrameStatistics {
     adoptNewMemory()

@@ -2,7 +2,6 @@
 import Base
 import Locks
 import Memory
-import Pages
 import Platform
 import Threads
 
@@ -43,13 +42,4 @@ extension Process {
       return sum
     }
   }
-}
-
-/// Memory kept back, so that the kernel's own objects (whose allocation cannot fail gracefully) are never the ones to run out.
-enum Reserve {
-  /// Free frames below which a program gets no new kernel objects.
-  static let frameCount = 64
-
-  /// Whether a call may make kernel objects; else it fails with ENOMEM or EAGAIN.
-  static var allowsNewObjects: Bool { Frames.statistics.free > frameCount }
 }

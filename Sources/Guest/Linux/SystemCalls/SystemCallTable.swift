@@ -184,6 +184,15 @@ extension SystemCall {
     }
   }
 
+  /// Whether a call works when memory is out: those that give some back, or end something.
+  static func needsNoMemory(_ number: UInt64) -> Bool {
+    switch number {
+    // write, close, munmap, rt_sigprocmask, rt_sigreturn, writev, madvise, exit, futex, exit_group
+    case 1, 3, 11, 14, 15, 20, 28, 60, 202, 231: true
+    default: false
+    }
+  }
+
   /// Whether a call that a signal cut short may be repeated behind a handler with SA_RESTART (signal(7)). Waits with a
   /// time-out, and those for readiness, are not.
   static func mayRestart(_ number: UInt64) -> Bool {

@@ -68,7 +68,6 @@ extension SystemCall {
     if flags & CloneFlags.setThreadPointer != 0 {
       guard arguments.threadPointer < AddressMap.programEnd.rawValue else { throw .EPERM }
     }
-    guard Reserve.allowsNewObjects else { throw .EAGAIN }
     #if HOSTED
       throw .ENOSYS
     #else

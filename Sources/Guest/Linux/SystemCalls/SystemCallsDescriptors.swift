@@ -137,7 +137,6 @@ extension SystemCall {
 
   private func makePipe(_ flags: OpenFlags) throws(Errno) -> Int {
     guard flags.subtracting([.closeOnExec, .nonBlocking, .direct]).isEmpty else { throw .EINVAL }
-    guard Reserve.allowsNewObjects else { throw .ENFILE }
     let ends = try Pipe.make(flags: flags)
     let closes = flags.contains(.closeOnExec)
     let reading = try process.descriptors.install(ends.reader, closeOnExec: closes)

@@ -13,7 +13,6 @@ extension SystemCall {
   func mkdirat() throws(Errno) -> Int { try makeDirectory(argument0, address1, argument2) }
 
   private func makeDirectory(_ directory: UInt64, _ path: VirtualAddress, _ mode: UInt64) throws(Errno) -> Int {
-    guard Reserve.allowsNewObjects else { throw .ENOMEM }
     try withPath(path) { (path) throws(Errno) in
       try context.makeDirectory(path, from: try base(directory), mode: mode.u32, credentials)
     }
@@ -26,7 +25,6 @@ extension SystemCall {
   private func makeNode(
     _ directory: UInt64, _ path: VirtualAddress, _ mode: UInt64, _ device: UInt64
   ) throws(Errno) -> Int {
-    guard Reserve.allowsNewObjects else { throw .ENOMEM }
     let type = mode.u32 & FileMode.typeMask == 0 ? FileType.regular : FileType(mode: mode.u32)
     try withPath(path) { (path) throws(Errno) in
       try context.makeNode(
@@ -58,7 +56,6 @@ extension SystemCall {
   private func makeSymbolicLink(
     _ target: VirtualAddress, _ directory: UInt64, _ path: VirtualAddress
   ) throws(Errno) -> Int {
-    guard Reserve.allowsNewObjects else { throw .ENOMEM }
     try withPath(target) { (target) throws(Errno) in
       try withPath(path, place: 1) { (path) throws(Errno) in
         try context.makeSymbolicLink(path, from: try base(directory), target: target, credentials)

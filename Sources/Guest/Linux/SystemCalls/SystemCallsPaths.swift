@@ -41,7 +41,6 @@ extension SystemCall {
 
   private func open(from base: Location, _ path: VirtualAddress, flags: UInt64, mode: UInt64) throws(Errno) -> Int {
     let flags = OpenFlags(rawValue: flags.u32)
-    guard Reserve.allowsNewObjects else { throw .ENOMEM }
     let file = try withPath(path) { (path) throws(Errno) in
       try context.open(path, from: base, flags, mode: mode.u32, credentials)
     }

@@ -194,7 +194,6 @@ extension SystemCall {
   }
 
   private func makeEvent(_ flags: OpenFlags, isSemaphore: Bool) throws(Errno) -> Int {
-    guard Reserve.allowsNewObjects else { throw .ENFILE }
     return try install(
       EventFile(value: argument0.u32.u64, isSemaphore: isSemaphore, flags: flags.intersection(.nonBlocking)), flags)
   }
@@ -212,7 +211,6 @@ extension SystemCall {
     guard clock == 0 || clock == 1 || clock == 7 else { throw .EINVAL }
     let flags = OpenFlags(rawValue: argument1.u32)
     guard flags.subtracting([.closeOnExec, .nonBlocking]).isEmpty else { throw .EINVAL }
-    guard Reserve.allowsNewObjects else { throw .ENFILE }
     return try install(try TimerFile(isRealtime: clock == 0, flags: flags.intersection(.nonBlocking)), flags)
   }
 
