@@ -11,7 +11,10 @@ COMPILE_glibc-static := gcc -static
 COMPILE_glibc-static-pie := gcc -static-pie -fPIE
 COMPILE_fixed := gcc -static -no-pie -Wl,-Ttext-segment=0x400000
 COMPILE_musl-static := musl-gcc -static
-COMPILE_musl-static-pie := musl-gcc -static-pie -fPIE
+# Debian's musl-gcc does not know -static-pie: its start files are named here.
+MUSL := /usr/lib/x86_64-linux-musl
+COMPILE_musl-static-pie := musl-gcc -fPIE -static -nostartfiles -Wl,-pie,--no-dynamic-linker,-z,text $(MUSL)/rcrt1.o $(MUSL)/crti.o
+FINISH_musl-static-pie := $(MUSL)/crtn.o
 
 flavours = $(or $(shell sed -n 's,^// flavours: ,,p' $(HERE)$(1).c),$(FLAVOURS))
 cflags = $(shell sed -n 's,^// cflags: ,,p' $(HERE)$(1).c)
@@ -23,6 +26,6 @@ all: $(TARGETS)
 define rule
 $(OUT)/$(1)/%: $(HERE)%.c $(HERE)programs.mk
 	@mkdir -p $$(@D)
-	$(COMPILE_$(1)) -O2 -g -Wall -Werror -pthread $$(call cflags,$$*) -o $$@ $$<
+	$(COMPILE_$(1)) -O2 -g -Wall -Werror -pthread $$(call cflags,$$*) -o $$@ $$< $$(FINISH_$(1))
 endef
 $(foreach f,$(FLAVOURS),$(eval $(call rule,$(f))))

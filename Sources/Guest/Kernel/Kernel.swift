@@ -36,6 +36,7 @@
     guard KernelMappings.initialise(root: PhysicalAddress(head.pageTableRoot), seed: head.seed1) else {
       panic("no memory for the kernel's own tables")
     }
+    KernelHeap.reclaim = { Reclaim.run(pages: $0) }
   }
 
   /// Checks the machine instead of running a program, and ends it.

@@ -56,6 +56,20 @@ public enum KernelHeap {
   ///   - alignment: a power of two up to 4096 for objects, up to the size for whole blocks of frames.
   /// - Returns: memory of undefined content, nil if memory is out.
   public static func allocate(byteCount: Int, alignment: Int = 16) -> UnsafeMutableRawPointer? {
+    if let memory = tryAllocate(byteCount: byteCount, alignment: alignment) { return memory }
+    // Only where sleeping is allowed; what can be forgotten lies scattered, so a larger block takes more than its size.
+    guard let reclaim, Preemption.count == 0, Interrupts.areEnabled else { return nil }
+    if reclaim(max(64, byteCount >> 10)), let memory = tryAllocate(byteCount: byteCount, alignment: alignment) {
+      return memory
+    }
+    return reclaim(.max) ? tryAllocate(byteCount: byteCount, alignment: alignment) : nil
+  }
+
+  /// Asked for so many pages when memory is out, where the caller may sleep; says whether it gave any. It takes no lock that may be
+  /// held around an allocation. Installed once, at boot, by the module that has something to give.
+  nonisolated(unsafe) public static var reclaim: (@convention(c) (Int) -> Bool)?
+
+  private static func tryAllocate(byteCount: Int, alignment: Int) -> UnsafeMutableRawPointer? {
     guard let state = Frames.state, byteCount >= 0 else { return nil }
     var size = byteCount
     if alignment > 16 {
