@@ -12,9 +12,12 @@ import VirtioABI
   func descriptors() -> Int {
     var count = 0
     for descriptor in 0..<4096 {
-      var target = [CChar](repeating: 0, count: 4096)
-      let length = readlink("/proc/self/fd/\(descriptor)", &target, target.count - 1)
-      if length > 0, String(cString: target).hasPrefix(host.path) { count += 1 }
+      let target = withUnsafeTemporaryAllocation(of: CChar.self, capacity: 4096) { buffer in
+        let length = readlink("/proc/self/fd/\(descriptor)", buffer.baseAddress!, buffer.count)
+        return String(
+          decoding: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(buffer)[..<max(length, 0)]), as: UTF8.self)
+      }
+      if target.hasPrefix(host.path) { count += 1 }
     }
     return count
   }
