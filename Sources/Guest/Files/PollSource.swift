@@ -10,7 +10,9 @@
 //  1. At most one serves at a time, and only it touches the list and its links.
 //  2. Every request is written before its ring, and the server lowers `rings` only by what it had counted before its last
 //     look: none is left behind.
-//  3. A waiter that was pushed before `notify` is told of it: events are taken before newcomers are linked.
+//  3. A waiter is told of every `notify` between its `add` and its `remove`. The server takes leavers first, events second,
+//     newcomers last, tells, and only then lets the leavers go: events it takes came after every waiter they are for was
+//     pushed, so that is linked by now; a leaver it takes left after its last event was written, so that is taken by now.
 //  4. Who leaves stays until the server has said so; after that nobody touches the waiter.
 import Base
 import Locks
@@ -143,8 +145,8 @@ public final class PollSource {
 
   private func serve() {
     // SAFETY: the words hold 0 or addresses of waiters whose owners keep them in place (`add`, `remove`).
-    let happened = ReadyMask(rawValue: events.exchange(0, ordering: .sequentiallyConsistent))
     var going = leavers.exchange(0, ordering: .sequentiallyConsistent)
+    let happened = events.exchange(0, ordering: .sequentiallyConsistent)
     var coming = newcomers.exchange(0, ordering: .sequentiallyConsistent)
     while let waiter = UnsafeMutablePointer<PollWaiter>(bitPattern: coming) {
       coming = waiter.pointee.newer
@@ -152,6 +154,11 @@ public final class PollSource {
       waiter.pointee.previous = nil
       first?.pointee.previous = waiter
       first = waiter
+    }
+    var next = happened == 0 ? nil : first
+    while let waiter = next {
+      next = waiter.pointee.next
+      waiter.pointee.function(waiter.pointee.context, happened)
     }
     while let waiter = UnsafeMutablePointer<PollWaiter>(bitPattern: going) {
       going = waiter.pointee.leaving
@@ -162,12 +169,6 @@ public final class PollSource {
       let remover = waiter.pointee.remover
       waiter.pointee.hasLeft.store(true, ordering: .releasing)  // The last touch: the waiter may be gone now.
       if remover != Parking.current.rawValue { Parking.unpark(Parker(rawValue: remover)) }
-    }
-    guard happened.rawValue != 0 else { return }
-    var next = first
-    while let waiter = next {
-      next = waiter.pointee.next
-      waiter.pointee.function(waiter.pointee.context, happened.rawValue)
     }
   }
 }
