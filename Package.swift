@@ -94,7 +94,7 @@ let package = Package(
     tests("VirtioConsoleTests", of: ["VirtioConsole", "VirtioTestGuest"]),
     tests("VirtioEntropyTests", of: ["VirtioEntropy", "VirtioTestGuest"]),
     tests("DevicesTests", of: ["Devices", "VirtioConsole", "VirtioEntropy"]),
-    tests("VirtioFSTests", of: ["VirtioFS", "VirtioFileSystem"]),
+    tests("VirtioFSTests", of: ["VirtioFS", "Devices", "VirtioFileSystem"]),
     tests("PagesTests", of: ["Pages"]),
     tests("KVMTests", of: ["KVM"]),
     tests("JailTests", of: ["Jail"]),

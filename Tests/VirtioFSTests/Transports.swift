@@ -1,5 +1,6 @@
 // Transports for the tests: the real server in the same process, and a server that lies.
 import Base
+import Devices
 import Glibc
 import Testing
 import VirtioABI
@@ -18,19 +19,19 @@ final class ServerTransport: FUSETransport {
 
   init(_ server: FUSEServer) { self.server = server }
 
-  func perform(_ calls: UnsafeMutableBufferPointer<FUSECall>) throws(Errno) {
+  func perform(_ calls: UnsafeMutableBufferPointer<DeviceCall>) throws(Errno) {
     notifications += 1
     #expect(calls.count <= maximumCalls)
     for index in calls.indices { calls[index].replyCount = pass(calls[index]) }
   }
 
-  func post(_ request: FUSESegment) {
+  func post(_ request: DeviceSegment) {
     notifications += 1
     var segment = request
-    withUnsafeMutablePointer(to: &segment) { _ = pass(FUSECall(segments: $0, readable: 1, writable: 0)) }
+    withUnsafeMutablePointer(to: &segment) { _ = pass(DeviceCall(segments: $0, readable: 1, writable: 0)) }
   }
 
-  private func pass(_ call: FUSECall) -> Int {
+  private func pass(_ call: DeviceCall) -> Int {
     #expect(call.readable + call.writable <= maximumSegments)
     var request: [UInt8] = []
     for index in 0..<call.readable {
@@ -60,9 +61,9 @@ final class LyingTransport: FUSETransport {
   init(_ honest: ServerTransport) { self.honest = honest }
   var maximumSegments: Int { honest.maximumSegments }
   var maximumCalls: Int { honest.maximumCalls }
-  func post(_ request: FUSESegment) { honest.post(request) }
+  func post(_ request: DeviceSegment) { honest.post(request) }
 
-  func perform(_ calls: UnsafeMutableBufferPointer<FUSECall>) throws(Errno) {
+  func perform(_ calls: UnsafeMutableBufferPointer<DeviceCall>) throws(Errno) {
     try honest.perform(calls)
     guard let lie else { return }
     for index in calls.indices {

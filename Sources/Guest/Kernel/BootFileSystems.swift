@@ -83,7 +83,7 @@
       guard mount.deviceIndex.int < Boot.devices.count,
         let function = VirtioFunction(Boot.devices[mount.deviceIndex.int])
       else { throw .ENODEV }
-      return try VirtioFileSystem(transport: FUSEDevice(try FUSEChannel(function)))
+      return try VirtioFileSystem(device: function)
     }
 
     private static func flags(of mount: BootMount) -> MountFlags { mount.flags & 1 != 0 ? .readOnly : [] }

@@ -165,6 +165,8 @@ public final class MemoryObject: @unchecked Sendable {
   private func fillRun(_ page: UInt64) throws(Errno) -> Bool {
     let limit = max(1, min(pager.unsafelyUnwrapped.maximumPages, 64))
     var wanted = page == nextRead ? min(max(lastRun &* 2, 8), limit) : min(8, limit)
+    // A small file that is read from its start is read whole: a request costs more than the pages.
+    if page == 0 && lastRun == 0 && pageCount <= 32 { wanted = min(32, limit) }
     wanted = min(wanted, (pageCount &- page).int)
     guard let memory = KernelHeap.allocate(byteCount: wanted &* MemoryLayout<PhysicalAddress>.stride) else {
       lock.unlock()

@@ -34,6 +34,8 @@ struct DirectoryListing {
   var isComplete = false
   /// Until when it may be believed (ns of `Clock.now`).
   var expires: UInt64
+  /// Place of the first regular file, if the run begins where the directory does.
+  private(set) var firstFile: Int?
   /// The cookie from which the entries behind the last record are got.
   var next: UInt64
 
@@ -50,6 +52,9 @@ struct DirectoryListing {
   /// Remembers an entry.
   mutating func append(_ record: FUSEDirectoryRecord) {
     let hash = PathBytes(record.name).hash.u32
+    if firstFile == nil, start == 0, record.head.type & 0xf == FileType.regular.rawValue.u32 {
+      firstFile = records.count
+    }
     records.append(
       ListingRecord(
         node: record.entry.nodeID, inode: record.head.ino, cookie: record.head.offset, nameStart: names.count.u32,

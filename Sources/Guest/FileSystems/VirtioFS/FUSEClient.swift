@@ -3,6 +3,7 @@
 // Rules: the server is not trusted. Every reply's header, length and structure is checked, and what is wrong becomes EIO; names,
 // sizes and counts that come back are checked by whoever uses them (`FUSEDirectoryReader` for entries).
 import Base
+import Devices
 import Locks
 import Platform
 import Synchronization
@@ -207,7 +208,7 @@ public final class FUSEClient {
       _ = message.addReply(ahead[place].buffer, ahead[place].capacity, limit: transport.maximumSegments)
       message.setReadSize(ahead[place].capacity.u32)
     }
-    var calls: [FUSECall] = []
+    var calls: [DeviceCall] = []
     calls.reserveCapacity(messages.count)
     for message in messages { calls.append(message.call) }
     count(messages: messages.count)

@@ -1,5 +1,6 @@
 // The memory of one call: the request, a small reply and the list of pieces, in one block that is used again and again.
 import Base
+import Devices
 import Pages
 import VirtioABI
 
@@ -40,7 +41,7 @@ final class FUSEMessage {
 
   private let block: UnsafeMutableRawPointer
   /// Pieces: the request, the out-header with the small reply, and what `addReply` added.
-  let segments: UnsafeMutablePointer<FUSESegment>
+  let segments: UnsafeMutablePointer<DeviceSegment>
   private(set) var requestCount = 0
   private(set) var segmentCount = 0
   private var unique: UInt64 = 0
@@ -56,7 +57,7 @@ final class FUSEMessage {
     guard let block = MessageMemory.allocate(8192) else { return nil }
     self.block = block
     // SAFETY: the second page holds 256 pieces of 16 bytes, which are trivial.
-    segments = (block + 4096).bindMemory(to: FUSESegment.self, capacity: FUSEMessage.segmentCapacity)
+    segments = (block + 4096).bindMemory(to: DeviceSegment.self, capacity: FUSEMessage.segmentCapacity)
   }
 
   deinit { MessageMemory.free(block) }
@@ -96,8 +97,8 @@ final class FUSEMessage {
   func end(replyBody body: Int) {
     let header = MemoryLayout<FUSEOutHeader>.size
     block.storeBytes(of: requestCount.u32, as: UInt32.self)
-    segments[0] = FUSESegment(address: block, count: requestCount)
-    segments[1] = FUSESegment(address: reply, count: header &+ body)
+    segments[0] = DeviceSegment(address: block, count: requestCount)
+    segments[1] = DeviceSegment(address: reply, count: header &+ body)
     segmentCount = 2
     room = header &+ body
   }
@@ -110,7 +111,7 @@ final class FUSEMessage {
       segments[last].count &+= count
     } else {
       guard segmentCount < limit, segmentCount < FUSEMessage.segmentCapacity else { return false }
-      segments[segmentCount] = FUSESegment(address: address, count: count)
+      segments[segmentCount] = DeviceSegment(address: address, count: count)
       segmentCount &+= 1
     }
     room &+= count
@@ -124,7 +125,7 @@ final class FUSEMessage {
   }
 
   /// The call for the transport.
-  var call: FUSECall { FUSECall(segments: segments, readable: 1, writable: segmentCount &- 1) }
+  var call: DeviceCall { DeviceCall(segments: segments, readable: 1, writable: segmentCount &- 1) }
 
   /// Checks a reply's header: afterwards `bodyCount` is at most the room that was given.
   /// - Throws: What the server says; EIO for a header that is not a reply to this request.

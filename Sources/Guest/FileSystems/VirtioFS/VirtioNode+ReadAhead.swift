@@ -1,8 +1,8 @@
 // Reading small files ahead: whoever reads the files of a directory one after the other (grep -r, tar, a compiler) gets the
 // next ones with the same notification, since that is what a read costs.
 //
-// The directory notices the sequence by the places of its files in its listing; from the second file in order on, 2, 4, 8 and then 15 more
-// come with each request. They wait in buffers of their own, like pages of the cache in what makes them stale, until their file is read.
+// The directory notices the sequence by the places of its files in its listing. Whoever has listed it and begins with its first file
+// gets 4 more at once, others 2 from the second file in order on; then 8 and 15 more come with each request. They wait in buffers of their own, like pages of the cache in what makes them stale, until their file is read.
 // At most `limit` files wait; the oldest go first.
 import Base
 import Files
@@ -30,8 +30,10 @@ struct ReadAheadState {
   static let gap = 16
 
   /// Notes that the file at a place is read; `isMiss`: it takes a request.
-  mutating func note(_ place: Int, isMiss: Bool) {
-    if last >= 0, place > last, place &- last <= ReadAheadState.gap {
+  mutating func note(_ place: Int, isMiss: Bool, isFirst: Bool = false) {
+    if last < 0, isFirst {
+      window = 4
+    } else if last >= 0, place > last, place &- last <= ReadAheadState.gap {
       if isMiss { window = min(max(window &* 2, 2), ReadAheadState.largestWindow) }
     } else if place != last {
       window = 0
@@ -41,7 +43,7 @@ struct ReadAheadState {
 }
 
 extension VirtioNode {
-  /// Fills the first pages of a small file, from what waits or from the server, along with files to come.
+  /// Fills the first pages of a file, from what waits or from the server, along with files to come.
   /// - Returns: False if this is nothing for reading ahead.
   func fillWhole(_ frames: UnsafeBufferPointer<PhysicalAddress>) throws(Errno) -> Bool {
     let waiting = takeWaiting()
@@ -73,8 +75,9 @@ extension VirtioNode {
   private func filesAhead(of place: Int) -> [FUSEReadAhead] {
     guard lock.tryLock() else { return [] }
     defer { lock.unlock() }
-    readAhead.note(place, isMiss: true)
-    guard readAhead.window > 0, let listing else { return [] }
+    guard let listing else { return [] }
+    readAhead.note(place, isMiss: true, isFirst: listing.firstFile == place)
+    guard readAhead.window > 0 else { return [] }
     var result: [FUSEReadAhead] = []
     let end = min(listing.records.count, place &+ 1 &+ 4 &* ReadAheadState.largestWindow)
     var next = place &+ 1

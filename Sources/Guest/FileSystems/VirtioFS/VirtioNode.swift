@@ -151,7 +151,7 @@ final class VirtioNode: Vnode, Pager {
   var maximumPages: Int { min(64, tree.client.maximumRead &>> 12) }
 
   func fill(page: UInt64, frames: UnsafeBufferPointer<PhysicalAddress>) throws(Errno) {
-    if page == 0, frames.count &* 4096 <= ReadAheadState.largestFile.int, try fillWhole(frames) { return }
+    if page == 0, try fillWhole(frames) { return }
     _ = try tree.client.read(node, offset: page &<< 12, frames: frames)
   }
 
