@@ -20,11 +20,11 @@
       let head = Boot.information
       Random.mix((head.pointee.seed0, head.pointee.seed1, head.pointee.seed2, head.pointee.seed3))
       LinuxEntry.install()
-      MonitorEvents.start()
       let devices = BootDevices.start()
       MachineEnd.install { devices.console?.flush() }
       BootTrace.end(of: .devices)
       do throws(Errno) {
+        try MonitorEvents.start()
         let fileSystems = try BootFileSystems(devices)
         let descriptors = try fileSystems.standardStreams()
         BootTrace.end(of: .fileSystems)

@@ -16,7 +16,9 @@
     nonisolated(unsafe) private static var work: UnsafeMutablePointer<WorkItem>! = nil
 
     /// Begins to listen. Boot only.
-    static func start() {
+    /// - Throws: ENOMEM.
+    static func start() throws(Errno) {
+      try WorkQueue.begin()
       work = UnsafeMutablePointer<WorkItem>.allocate(capacity: 1)
       work.initialize(to: WorkItem({ _ in MonitorEvents.serve() }, context: nil))
       InterruptTable.register(BootVectors.monitor, handler: { _ in WorkQueue.submit(MonitorEvents.work) })
