@@ -13,6 +13,8 @@ import VirtioQueue
 final class BenchRegisters: HostedRegisters, @unchecked Sendable {
   let function: PCIFunction
   let exits = Atomic<Int>(0)
+  /// Notifications among them.
+  let notifications = Atomic<Int>(0)
   /// Notifications are left to nobody: the device is deaf.
   let isDeaf = Atomic<Bool>(false)
 
@@ -24,6 +26,7 @@ final class BenchRegisters: HostedRegisters, @unchecked Sendable {
   }
   func writeRegister(at offset: UInt64, count: Int, _ value: UInt64) {
     exits.add(1, ordering: .relaxed)
+    if offset >= 0x1000 { notifications.add(1, ordering: .relaxed) }
     if offset >= 0x1000 && isDeaf.load(ordering: .relaxed) { return }
     function.writeBAR(at: offset, count: count, value)
   }

@@ -95,12 +95,13 @@ public final class ConsoleDriver {
     return isStarted.load(ordering: .acquiring) ? input?.isReadable ?? true : false
   }
 
-  /// Bytes that a read would get now, as far as is known.
+  /// Bytes of input that have come already; the host may have more.
   public var readableByteCount: Int {
     isStarted.load(ordering: .acquiring) ? input?.readableByteCount ?? 0 : 0
   }
 
-  /// Asks the host for input, so that `isReadable` may become true and `onInputChange` be called: before a poll sleeps.
+  /// Asks the host to say when there is input (which stays with it), so that `isReadable` may become true and `onInputChange`
+  /// be called: before a poll sleeps.
   public func listen() {
     if isInputEmpty { return }
     do throws(Errno) { try start() } catch { return }

@@ -1,7 +1,8 @@
 // Standard input: one buffer, posted when somebody wants to read and as large as what they want.
 //
-// What is not asked for stays with the host, for whoever reads its input after us; so the buffer is not posted ahead. (A
-// poll has to: it posts one of `pollByteCount`.) One reader at a time; others wait for it, interruptibly.
+// What is not asked for stays with the host, for whoever reads its input after us; so no buffer is posted ahead. A poll posts
+// a probe: a buffer of no bytes, which osv-run's console hands back when there is something to read. One reader at a
+// time; others wait for it, interruptibly.
 import Base
 import Locks
 import Memory
@@ -14,7 +15,6 @@ final class ConsoleInput {
   private static let smallByteCount = 4096
   private static let largeOrder = 4
   private static let largeByteCount = 65536
-  private static let pollByteCount = 4096
   static let queueSize = 2
 
   let queue: Virtqueue
@@ -27,6 +27,8 @@ final class ConsoleInput {
   private let isClaimed = Atomic<Bool>(false)
   /// The slot of the posted buffer plus 1, 0 for none. Changed by the holder of the claim only.
   private let posted = Atomic<Int>(0)
+  /// The slot of the probe plus 1, likewise.
+  private let probe = Atomic<Int>(0)
   /// Bytes that lie in the buffer unread. Changed by the holder only.
   private let unread = Atomic<Int>(0)
   // The holder's.
@@ -34,6 +36,8 @@ final class ConsoleInput {
   private var bufferByteCount = 0
   private var position = 0
   private var hasReportedEnd = false
+  /// A probe came back, and nothing was read since: a read does not have to wait long.
+  private let isPending = Atomic<Bool>(false)
   private var isListening = false
   /// Called in any context when data, an end or a failure has come.
   var onChange: (() -> Void)?
@@ -55,10 +59,11 @@ final class ConsoleInput {
 
   /// Whether a read would return at once: data, an end, or a failure.
   var isReadable: Bool {
-    unread.load(ordering: .acquiring) > 0 || hasArrived || control.isInputEnded || queue.hasFailed
+    unread.load(ordering: .acquiring) > 0 || isPending.load(ordering: .acquiring) || isDone(probe) || isDone(posted)
+      || control.isInputEnded || queue.hasFailed
   }
 
-  /// Bytes that a read would get now, as far as is known.
+  /// Bytes that lie here already; the host may have more.
   var readableByteCount: Int {
     let count = unread.load(ordering: .acquiring)
     guard count == 0 else { return count }
@@ -66,21 +71,23 @@ final class ConsoleInput {
     return slot > 0 && queue.isDone(slot &- 1) ? queue.length(slot &- 1) : 0
   }
 
-  private var hasArrived: Bool {
+  /// Whether the device has handed back what was posted.
+  private func isDone(_ posted: borrowing Atomic<Int>) -> Bool {
     let slot = posted.load(ordering: .acquiring)
     return slot > 0 && queue.isDone(slot &- 1)
   }
 
-  /// Posts a buffer if there is none, so that `isReadable` can become true.
+  /// Posts a probe if nothing is known and nothing posted, so that `isReadable` can become true.
   func listen() {
     guard claim(wait: false) else { return }
     defer { unclaim() }
     listenForInterrupts()
     control.poll()
     queue.reap()
-    if unread.load(ordering: .relaxed) == 0 && posted.load(ordering: .relaxed) == 0 && !control.isInputEnded {
-      do throws(Errno) { try post(Self.pollByteCount) } catch { return }
-    }
+    guard !isReadable, posted.load(ordering: .relaxed) == 0, probe.load(ordering: .relaxed) == 0,
+      let buffer = buffer ?? prepareBuffer(1)
+    else { return }
+    do throws(Errno) { try post(DeviceSegment(address: buffer, count: 0), as: probe) } catch { return }
   }
 
   // MARK: Reading
@@ -103,26 +110,33 @@ final class ConsoleInput {
       // The end is looked at before the data: it was sent after the last byte.
       let isEnded = control.isInputEnded
       queue.reap()
-      if hasArrived {
-        let slot = posted.load(ordering: .relaxed) &- 1
+      if isDone(probe) {
+        queue.release(probe.exchange(0, ordering: .relaxed) &- 1)
+        isPending.store(true, ordering: .releasing)
+      }
+      if isDone(posted) {
         position = 0
-        let length = queue.release(slot)
-        posted.store(0, ordering: .relaxed)
+        let length = queue.release(posted.exchange(0, ordering: .relaxed) &- 1)
         unread.store(length, ordering: .releasing)
+        isPending.store(false, ordering: .releasing)
         continue
       }
       if queue.hasFailed { throw .EIO }
       if isEnded {
         hasReportedEnd = true
+        isPending.store(false, ordering: .releasing)
         return 0
       }
       listenForInterrupts()
       if posted.load(ordering: .relaxed) == 0 {
-        try post(transfer.remaining)
+        guard let buffer = prepareBuffer(transfer.remaining) else { throw .ENOMEM }
+        try post(DeviceSegment(address: buffer, count: min(transfer.remaining, bufferByteCount)), as: posted)
         continue
       }
-      if nonBlocking { throw .EAGAIN }
-      let result = arrivals.wait(interruptible: true) { !hasArrived && !control.isInputEnded && !queue.hasFailed }
+      if nonBlocking && !isPending.load(ordering: .relaxed) { throw .EAGAIN }
+      let result = arrivals.wait(interruptible: true) {
+        !isDone(posted) && !control.isInputEnded && !queue.hasFailed
+      }
       if result == .interrupted { throw .EINTR }
     }
   }
@@ -137,10 +151,8 @@ final class ConsoleInput {
     return count
   }
 
-  private func post(_ wanted: Int) throws(Errno) {
-    try prepareBuffer(wanted)
-    guard let buffer else { throw .ENOMEM }
-    var segment = DeviceSegment(address: buffer, count: min(wanted, bufferByteCount))
+  private func post(_ segment: DeviceSegment, as posted: borrowing Atomic<Int>) throws(Errno) {
+    var segment = segment
     let slot = try withUnsafePointer(to: &segment) { (pointer) throws(Errno) in
       try queue.add(pointer, readable: 0, writable: 1)
     }
@@ -150,18 +162,19 @@ final class ConsoleInput {
   }
 
   /// A page does for most; who reads more at a time gets a large buffer, if there is memory for one.
-  private func prepareBuffer(_ wanted: Int) throws(Errno) {
-    if wanted > Self.smallByteCount && bufferByteCount < Self.largeByteCount,
+  /// Nil if there is no memory at all. Only while no buffer is posted.
+  private func prepareBuffer(_ wanted: Int) -> UnsafeMutableRawPointer? {
+    if wanted > Self.smallByteCount && bufferByteCount < Self.largeByteCount && probe.load(ordering: .relaxed) == 0,
       let block = Frames.allocate(order: Self.largeOrder)
     {
       if let buffer { Frames.free(LinearMap.physical(of: buffer)) }
       buffer = LinearMap.pointer(block)
       bufferByteCount = Self.largeByteCount
-    } else if buffer == nil {
-      guard let page = Frames.allocate() else { throw .ENOMEM }
+    } else if buffer == nil, let page = Frames.allocate() {
       buffer = LinearMap.pointer(page)
       bufferByteCount = Self.smallByteCount
     }
+    return buffer
   }
 
   /// From the first use of input on, its queue and the control queue interrupt.

@@ -63,6 +63,7 @@ public final class VirtioFunction {
       stop()
       throw .ENODEV
     }
+    for queue in queues { queue?.wasStarted() }
   }
 
   private var common: UInt32 { description.commonOffset }

@@ -21,7 +21,7 @@ import VirtioABI
 @frozen public struct DeviceSegment {
   /// First byte.
   public var address: UnsafeMutableRawPointer
-  /// Bytes, 1 or more.
+  /// Bytes, 1 or more (0 only in a console's probe).
   public var count: Int
   /// A piece.
   @inline(__always) public init(address: UnsafeMutableRawPointer, count: Int) {
@@ -212,6 +212,9 @@ final class Virtqueue {
     firstFree = slot.i32
     freeCount.add(1, ordering: .sequentiallyConsistent)
   }
+
+  /// The device has been started, and looks by itself at what was added before.
+  func wasStarted() { lock.withLock { lastKick = nextAvailable } }
 
   /// Tells the device of what was added, if it wants to hear of it.
   func kick() {

@@ -3,7 +3,8 @@
 // osv-run's console has two ports: 0 is standard input and output, 1 is standard error (its input stays empty).
 // The end of input is a PORT_OPEN of value 0 for port 0, sent after the last byte; a driver may answer with a PORT_OPEN of
 // value 1 to have a terminal read on. A port whose output nobody reads any more is removed (PORT_REMOVE); what is transmitted
-// afterwards is dropped.
+// afterwards is dropped. A receive buffer of no bytes is handed back when there is input (or its end) to read: a driver can
+// poll without taking what belongs to whoever reads the host's input next.
 
 /// Constants of the console.
 public enum VirtioConsoleABI {

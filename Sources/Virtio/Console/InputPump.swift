@@ -1,7 +1,7 @@
 // Input: a thread of its own reads a descriptor into the driver's buffers.
 //
 // It reads only while the driver has a buffer posted, and never more than that holds: what the guest does not ask for stays with
-// the host, for whoever shares the descriptor. The descriptor is polled before it is read, since it may not be made
+// the host, for whoever shares the descriptor. A buffer of no bytes is a probe: it is handed back when there is input. The descriptor is polled before it is read, since it may not be made
 // non-blocking (others share that flag too); only the pump reads. The thread starts at the first posted buffer.
 import CSystemCalls
 import Glibc
@@ -124,7 +124,9 @@ final class InputPump: @unchecked Sendable {
     var isEnd = false
     host.withQueue(queueIndex) { queue in
       guard queue.pop(into: chain) else { return }
-      guard chain.writableByteCount > 0 else { return queue.fail(.badRequest) }
+      guard chain.readableByteCount == 0 else { return queue.fail(.badRequest) }
+      // A probe: the driver polls, and wants to know that there is something, not to have it.
+      guard chain.writableByteCount > 0 else { return queue.push(chain) }
       let pieces = chain.writable
       // SAFETY: pieces of guest memory that the queue has checked.
       let count = descriptor < 0 ? 0 : readv(descriptor, pieces.baseAddress, CInt(pieces.count))
