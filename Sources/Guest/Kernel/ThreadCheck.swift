@@ -25,7 +25,6 @@
     private static func main() {
       do throws(Errno) {
         try Scheduler.startOtherCPUs()
-        try WorkQueue.begin()
       } catch { panic("no memory for threads") }
       // The others announce themselves when they are up.
       while Scheduler.activeCPUCount < CPU.count { _ = Thread.sleep(until: .after(100_000)) }

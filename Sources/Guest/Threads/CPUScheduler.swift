@@ -82,7 +82,7 @@
       if !pointee.queue.isEmpty && pointee.current != pointee.idle {
         let ran = now &- pointee.since
         var wait = pointee.queue.remaining(pointee.current.runNode, ran: ran)
-        if Scheduler.idleCPUs.load(ordering: .relaxed) != 0 { wait = min(wait, CPUScheduler.patience) }
+        if Scheduler.shared.pointee.idleCPUs.load(ordering: .relaxed) != 0 { wait = min(wait, CPUScheduler.patience) }
         wanted = min(wanted, now &+ wait)
       }
       if wanted < pointee.armedFor {

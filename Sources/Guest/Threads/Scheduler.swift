@@ -19,12 +19,27 @@
     /// `CPUSlot.addressSpace` holds: makes that address space the CPU's and sets the CPU slot. Set by Memory, once.
     nonisolated(unsafe) public static var switchAddressSpace: (@convention(c) (UnsafeMutableRawPointer) -> Void)? = nil
 
-    /// The CPUs that idle: bit i is taken out by who gives CPU i something to do, or by itself.
-    static let idleCPUs = Atomic<UInt64>(0)
-    /// The CPUs that schedule.
-    static let activeCPUs = Atomic<UInt64>(0)
-    nonisolated(unsafe) private static var schedulers: InlineArray<64, UnsafeMutablePointer<CPUScheduler>?> =
-      InlineArray(repeating: nil)
+    /// What all CPUs share. Made by `begin`, not by the language at first use: an interrupt handler may be the first.
+    struct Shared: ~Copyable {
+      /// The CPUs that idle: bit i is taken out by who gives CPU i something to do, or by itself.
+      let idleCPUs = Atomic<UInt64>(0)
+      /// The CPUs that schedule.
+      let activeCPUs = Atomic<UInt64>(0)
+      /// The next thread's number.
+      let nextNumber = Atomic<UInt64>(1)
+      var schedulers: InlineArray<64, UnsafeMutablePointer<CPUScheduler>?> = InlineArray(repeating: nil)
+    }
+    nonisolated(unsafe) private static var sharedPointer: UnsafeMutablePointer<Shared>? = nil
+    @inline(__always) static var shared: UnsafeMutablePointer<Shared> { sharedPointer.unsafelyUnwrapped }
+
+    /// Makes what all CPUs share; false if memory is out.
+    static func makeShared() -> Bool {
+      guard let memory = KernelHeap.allocate(byteCount: MemoryLayout<Shared>.size, alignment: 64) else { return false }
+      // SAFETY: fresh memory of that size, never freed.
+      sharedPointer = memory.bindMemory(to: Shared.self, capacity: 1)
+      shared.initialize(to: Shared())
+      return true
+    }
 
     /// The running thread.
     @inline(__always) static var current: UnsafeMutablePointer<ThreadControl> {
@@ -33,13 +48,13 @@
     }
 
     @inline(__always) static func scheduler(of cpu: Int) -> UnsafeMutablePointer<CPUScheduler> {
-      schedulers[cpu].unsafelyUnwrapped
+      shared.pointee.schedulers[cpu].unsafelyUnwrapped
     }
 
     /// Announces a CPU's scheduler, before the CPU uses it.
     static func add(_ scheduler: UnsafeMutablePointer<CPUScheduler>) {
-      schedulers[scheduler.pointee.cpu] = scheduler
-      activeCPUs.bitwiseOr(1 << scheduler.pointee.cpu.u64, ordering: .sequentiallyConsistent)
+      shared.pointee.schedulers[scheduler.pointee.cpu] = scheduler
+      shared.pointee.activeCPUs.bitwiseOr(1 << scheduler.pointee.cpu.u64, ordering: .sequentiallyConsistent)
     }
 
     // MARK: Switching
@@ -75,7 +90,9 @@
       Preemption.isRequested = false
       if next == current { return }
       if reason == .preempted { current.pointee.involuntarySwitches &+= 1 }
-      if current == here.pointee.idle { idleCPUs.bitwiseAnd(~(1 << here.pointee.cpu.u64), ordering: .relaxed) }
+      if current == here.pointee.idle {
+        shared.pointee.idleCPUs.bitwiseAnd(~(1 << here.pointee.cpu.u64), ordering: .relaxed)
+      }
       here.pointee.current = next
       here.armTimer(now: now)
       switchTo(next, from: current, here)
@@ -209,18 +226,18 @@
     /// A CPU for a thread that may run on those: an idle one, or any.
     private static func target(_ allowed: UInt64) -> Int {
       if let idle = claimIdleCPU(allowed) { return idle }
-      let usable = allowed & activeCPUs.load(ordering: .relaxed)
+      let usable = allowed & shared.pointee.activeCPUs.load(ordering: .relaxed)
       return usable == 0 ? 0 : usable.trailingZeroBitCount
     }
 
     /// Takes an idle CPU among those out of the idle ones; the caller gives it something to do.
     static func claimIdleCPU(_ allowed: UInt64) -> Int? {
       while true {
-        let idle = idleCPUs.load(ordering: .relaxed)
+        let idle = shared.pointee.idleCPUs.load(ordering: .relaxed)
         let candidates = idle & allowed
         if candidates == 0 { return nil }
         let bit = candidates & (0 &- candidates)
-        if idleCPUs.bitwiseAnd(~bit, ordering: .sequentiallyConsistent).oldValue & bit != 0 {
+        if shared.pointee.idleCPUs.bitwiseAnd(~bit, ordering: .sequentiallyConsistent).oldValue & bit != 0 {
           return bit.trailingZeroBitCount
         }
       }
@@ -282,7 +299,7 @@
           Interrupts.enable()
           continue
         }
-        idleCPUs.bitwiseOr(1 << here.pointee.cpu.u64, ordering: .sequentiallyConsistent)
+        shared.pointee.idleCPUs.bitwiseOr(1 << here.pointee.cpu.u64, ordering: .sequentiallyConsistent)
         if here.pointee.incoming.stopLooking() {
           Interrupts.enable()
           continue
@@ -296,7 +313,7 @@
 
     /// Interrupts a CPU where threads wait, so that it sends one here.
     private static func askForWork(_ here: Int) {
-      var others = activeCPUs.load(ordering: .relaxed) & ~(1 << here.u64)
+      var others = shared.pointee.activeCPUs.load(ordering: .relaxed) & ~(1 << here.u64)
       while others != 0 {
         let cpu = others.trailingZeroBitCount
         others &= others &- 1

@@ -7,8 +7,6 @@
   import VirtioABI
 
   extension Scheduler {
-    private static let nextNumber = Atomic<UInt64>(1)
-
     // MARK: Beginning
 
     /// Makes the boot CPU schedule: `entry(argument)` runs on the first thread, the boot stack becomes CPU 0's idle thread.
@@ -18,7 +16,7 @@
     )
       -> Never
     {
-      guard let idle = ThreadControl.allocate(), let scheduler = makeScheduler(cpu: 0, idle: idle) else {
+      guard makeShared(), let idle = ThreadControl.allocate(), let scheduler = makeScheduler(cpu: 0, idle: idle) else {
         panic("no memory for the scheduler")
       }
       idle.pointee.stackTop = CPU.kernelStackTop
@@ -37,6 +35,7 @@
         },
         unpark: { Scheduler.unpark(ThreadControl.at($0)) })
       do throws(Errno) {
+        try WorkQueue.begin()
         try Thread.spawn(name: name, entry: entry, argument: argument).detach()
       } catch {
         panic("no memory for the first thread")
@@ -58,7 +57,7 @@
     }
 
     /// How many CPUs schedule by now.
-    public static var activeCPUCount: Int { activeCPUs.load(ordering: .relaxed).nonzeroBitCount }
+    public static var activeCPUCount: Int { shared.pointee.activeCPUs.load(ordering: .relaxed).nonzeroBitCount }
 
     private static func startSecondary(_ argument: UnsafeMutableRawPointer?) {
       // SAFETY: what `startOtherCPUs` gave.
@@ -119,7 +118,7 @@
 
     private static func make(name: StaticString, affinity: UInt64) throws(Errno) -> UnsafeMutablePointer<ThreadControl>
     {
-      guard affinity & activeCPUs.load(ordering: .relaxed) != 0 else { throw .EINVAL }
+      guard affinity & shared.pointee.activeCPUs.load(ordering: .relaxed) != 0 else { throw .EINVAL }
       guard let thread = takeFree() ?? ThreadControl.allocate() else { throw .ENOMEM }
       if thread.pointee.stack == nil {
         guard let stack = KernelStack.allocate() else {
@@ -130,7 +129,7 @@
         thread.pointee.stackTop = stack.top
       }
       thread.pointee.name = name
-      thread.pointee.number = nextNumber.wrappingAdd(1, ordering: .relaxed).oldValue
+      thread.pointee.number = shared.pointee.nextNumber.wrappingAdd(1, ordering: .relaxed).oldValue
       thread.pointee.affinity.store(affinity, ordering: .relaxed)
       thread.pointee.life.store(0)
       // A permit or an interrupt that was meant for the block's last thread.
@@ -244,7 +243,7 @@
     }
 
     static func setAffinity(_ thread: UnsafeMutablePointer<ThreadControl>, _ mask: UInt64) {
-      guard mask & activeCPUs.load(ordering: .relaxed) != 0 else { return }
+      guard mask & shared.pointee.activeCPUs.load(ordering: .relaxed) != 0 else { return }
       thread.pointee.affinity.store(mask, ordering: .relaxed)
       let wasEnabled = Interrupts.disable()
       if thread == current && mask >> CPU.current.u64 & 1 == 0 { reschedule(.yielding) }

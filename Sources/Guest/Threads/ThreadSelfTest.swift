@@ -107,6 +107,7 @@
       let queue = WaitQueue()
       let stop = Atomic<Bool>(false)
       let atomicCount = Atomic<UInt64>(0)
+      let firedAt = Atomic<UInt64>(0)
       var guardedCount: UInt64 = 0
     }
   }

@@ -60,16 +60,19 @@
       Thread.current.affinity = 1
       let spinner = spawn(spinMain, affinity: 1)
       var latest: UInt64 = 0
+      var sum: UInt64 = 0
       for _ in 0..<10 {
         let deadline = Clock.now() &+ 2_000_000
         _ = Thread.sleep(until: Deadline(nanoseconds: deadline))
-        latest = max(latest, Clock.now() &- deadline)
+        let late = Clock.now() &- deadline
+        latest = max(latest, late)
+        sum &+= late
       }
       shared.stop.store(true, ordering: .relaxed)
       let switches = spinner?.involuntarySwitches ?? 0
       spinner?.join()
       Thread.current.affinity = here
-      return Outcome(switches >= 5).with("times", switches).with("ns late at most", latest)
+      return Outcome(switches >= 5).with("times", switches).with("ns late at most", latest).with("mean", sum / 10)
     }
 
     static func spinning() -> Outcome {
@@ -124,17 +127,18 @@
       do throws(Errno) {
         let timer = try TimerEvent(handler: timerMain, context: nil)
         timer.arm(at: .after(1_000_000))
-        timer.arm(at: .after(3_000_000))
-        _ = Thread.sleep(until: .after(2_000_000))
-        let isEarly = shared.atomicCount.load(ordering: .relaxed) != 0
-        _ = shared.ping.wait(until: .after(500_000_000))
+        let deadline = Deadline.after(3_000_000)
+        timer.arm(at: deadline)
+        _ = shared.ping.wait(until: .after(1_000_000_000))
         let isFired = shared.atomicCount.load(ordering: .relaxed) == 1
-        timer.arm(at: .after(1_000_000))
+        let firedAt = shared.firedAt.load(ordering: .relaxed)
+        let isEarly = firedAt < deadline.nanoseconds
+        timer.arm(at: .after(1_000_000_000))
         let isCancelled = timer.cancel()
         _ = Thread.sleep(until: .after(2_000_000))
         let isQuiet = shared.atomicCount.load(ordering: .relaxed) == 1
         timer.destroy()
-        return Outcome(!isEarly && isFired && isCancelled && isQuiet)
+        return Outcome(!isEarly && isFired && isCancelled && isQuiet).with("ns late", firedAt &- deadline.nanoseconds)
       } catch { return Outcome(false) }
     }
 
@@ -198,6 +202,7 @@
   }
 
   private func timerMain(_ argument: UnsafeMutableRawPointer?) {
+    ThreadSelfTest.shared.firedAt.store(Clock.now(), ordering: .relaxed)
     ThreadSelfTest.shared.atomicCount.wrappingAdd(1, ordering: .relaxed)
     ThreadSelfTest.shared.ping.post()
   }

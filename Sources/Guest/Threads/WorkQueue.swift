@@ -6,6 +6,7 @@
 
 import Base
 import Locks
+import Pages
 
 /// Something to be done later by the work thread; owned by whoever embeds it, who keeps it in place while it is queued.
 public struct WorkItem: ~Copyable {
@@ -26,29 +27,44 @@ public struct WorkItem: ~Copyable {
 
 /// The kernel's one queue of work: first come first served, by one thread. What may take long gets a thread of its own.
 public enum WorkQueue {
-  private static let list = WakeList<LiveWord>()
-  private static let submissions = Semaphore()
+  fileprivate struct Shared: ~Copyable {
+    let list = WakeList<LiveWord>()
+    let submissions = Semaphore()
+  }
+  nonisolated(unsafe) private static var sharedPointer: UnsafeMutablePointer<Shared>? = nil
 
-  /// Starts the work thread. Once, at boot.
+  /// Starts the work thread. Called once by the scheduler, when it begins; unit tests call it for themselves.
   /// - Throws: ENOMEM.
   public static func begin() throws(Errno) {
+    guard sharedPointer == nil else { return }
+    #if HOSTED
+      let memory: UnsafeMutableRawPointer? = .allocate(byteCount: MemoryLayout<Shared>.size, alignment: 64)
+    #else
+      let memory = KernelHeap.allocate(byteCount: MemoryLayout<Shared>.size, alignment: 64)
+    #endif
+    guard let memory else { throw .ENOMEM }
+    // SAFETY: fresh memory of that size, never freed.
+    let shared = memory.bindMemory(to: Shared.self, capacity: 1)
+    shared.initialize(to: Shared())
+    sharedPointer = shared
     let thread = try Thread.create(name: "work", entry: workMain)
     thread.start()
   }
 
-  /// Queues the work, unless it is queued already. From any context.
+  /// Queues the work, unless it is queued already. From any context, once scheduling has begun.
   public static func submit(_ item: UnsafeMutablePointer<WorkItem>) {
-    guard item.pointee.isQueued.exchange(1) == 0 else { return }
+    guard let shared = sharedPointer, item.pointee.isQueued.exchange(1) == 0 else { return }
     item.pointee.node.owner = UInt(bitPattern: item)
     // SAFETY: the item stays in place while it is queued.
-    _ = list.push(withUnsafeMutablePointer(to: &item.pointee.node) { $0 })
-    submissions.post()
+    _ = shared.pointee.list.push(withUnsafeMutablePointer(to: &item.pointee.node) { $0 })
+    shared.pointee.submissions.post()
   }
 
   fileprivate static func work() {
+    guard let shared = sharedPointer else { return }
     while true {
-      _ = submissions.wait()
-      list.takeAll { address in
+      _ = shared.pointee.submissions.wait()
+      shared.pointee.list.takeAll { address in
         // SAFETY: owners in this list are addresses of queued items.
         let item = UnsafeMutablePointer<WorkItem>(bitPattern: address).unsafelyUnwrapped
         let function = item.pointee.function
