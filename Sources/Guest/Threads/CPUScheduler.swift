@@ -103,6 +103,7 @@
     func interrupted() {
       let now = Clock.now()
       takeIncoming(now: now)
+      if !Scheduler.shared.pointee.periods.isCurrent(pointee.cpu) { Preemption.isRequested = true }
       while pointee.timers.serveRequest(post: Scheduler.post) {}
       fireDue(now: now)
       look(now: now)

@@ -27,6 +27,7 @@
       let activeCPUs = Atomic<UInt64>(0)
       /// The next thread's number.
       let nextNumber = Atomic<UInt64>(1)
+      let periods: GracePeriods
       var schedulers: InlineArray<64, UnsafeMutablePointer<CPUScheduler>?> = InlineArray(repeating: nil)
     }
     nonisolated(unsafe) private static var sharedPointer: UnsafeMutablePointer<Shared>? = nil
@@ -34,10 +35,14 @@
 
     /// Makes what all CPUs share; false if memory is out.
     static func makeShared() -> Bool {
-      guard let memory = KernelHeap.allocate(byteCount: MemoryLayout<Shared>.size, alignment: 64) else { return false }
-      // SAFETY: fresh memory of that size, never freed.
+      let words = CPU.limit &* GracePeriods.stride
+      guard let memory = KernelHeap.allocate(byteCount: MemoryLayout<Shared>.size, alignment: 64),
+        let periods = KernelHeap.allocate(byteCount: words &* MemoryLayout<LiveWord>.size, alignment: 64)
+      else { return false }
+      // SAFETY: fresh memory of those sizes, never freed.
+      let cpus = periods.bindMemory(to: LiveWord.self, capacity: words)
       sharedPointer = memory.bindMemory(to: Shared.self, capacity: 1)
-      shared.initialize(to: Shared())
+      shared.initialize(to: Shared(periods: GracePeriods(cpus: cpus, count: CPU.limit)))
       return true
     }
 
@@ -88,6 +93,7 @@
       let next = node.map { ThreadControl.at($0.pointee.owner) } ?? here.pointee.idle
       here.noteQueued()
       Preemption.isRequested = false
+      notePeriod(here.pointee.cpu, isIdle: next == here.pointee.idle, wasIdle: current == here.pointee.idle)
       if next == current { return }
       if reason == .preempted { current.pointee.involuntarySwitches &+= 1 }
       if current == here.pointee.idle {
@@ -96,6 +102,17 @@
       here.pointee.current = next
       here.armTimer(now: now)
       switchTo(next, from: current, here)
+    }
+
+    /// Nobody reads under RCU here and now: preemption is on.
+    @inline(__always) private static func notePeriod(_ cpu: Int, isIdle: Bool, wasIdle: Bool) {
+      if isIdle {
+        shared.pointee.periods.enterIdle(cpu)
+      } else if wasIdle {
+        shared.pointee.periods.leaveIdle(cpu)
+      } else {
+        shared.pointee.periods.quiescent(cpu)
+      }
     }
 
     /// The running thread leaves the CPU: back into the queue, to another CPU, or nowhere.

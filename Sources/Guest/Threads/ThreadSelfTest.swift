@@ -42,6 +42,7 @@
       case 8: "migration"
       case 9: "timers"
       case 10: "work queue"
+      case 11: "grace period beside a spinning thread"
       default: nil
       }
     }
@@ -58,7 +59,8 @@
       case 7: deadlines()
       case 8: migration()
       case 9: timers()
-      default: work()
+      case 10: work()
+      default: gracePeriod()
       }
     }
 

@@ -155,6 +155,20 @@
     }
   }
 
+  extension ThreadSelfTest {
+    static func gracePeriod() -> Outcome {
+      shared.stop.store(false, ordering: .relaxed)
+      let spinner = spawn(spinMain)
+      _ = Thread.sleep(until: .after(1_000_000))
+      let start = Clock.now()
+      for _ in 0..<10 { RCU.synchronize() }
+      let each = (Clock.now() &- start) / 10
+      shared.stop.store(true, ordering: .relaxed)
+      spinner?.join()
+      return Outcome().with("ns each", each)
+    }
+  }
+
   // What the threads of the checks run.
 
   private func countMain(_ argument: UnsafeMutableRawPointer?) {
