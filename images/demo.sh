@@ -8,7 +8,7 @@ echo "osv-run starts a virtual machine for one program: a kernel of its own, a f
 echo "start-up, and nothing of this host but what you attach."
 show $run --self-test
 echo; echo "A unikernel written in Swift, kernel and program in one file:"
-show $run --volume .:/data .build/images/hello.elf world
+show $run --volume .:/data .build/images/hello.elf README.md
 echo; echo "Debian's busybox, unmodified, with this directory attached at /data:"
 show $run --volume .:/data /bin/busybox sha256sum /data/README.md
 echo; echo "The same on this machine itself:"
