@@ -71,13 +71,23 @@ func run(_ command: [String], input: Data? = nil, seconds: Double = 60, environm
   process.standardInput = input == nil ? FileHandle.nullDevice : stdin
   let ended = DispatchSemaphore(value: 0)
   process.terminationHandler = { _ in ended.signal() }
+  // Test threads have signals blocked and a child inherits the mask; programs are used to an empty one.
+  var none = sigset_t()
+  var mask = sigset_t()
+  sigemptyset(&none)
+  pthread_sigmask(SIG_SETMASK, &none, &mask)
+  defer { pthread_sigmask(SIG_SETMASK, &mask, nil) }
   try process.run()
   let text = Collector(output.fileHandleForReading)
   let errorText = Collector(errors.fileHandleForReading)
   if let input {
-    // A program may end before it has read everything: that is its right, so EPIPE is no error here.
-    _ = signal(SIGPIPE, SIG_IGN)
     Thread.detachNewThread {
+      // A program may end before it has read everything: that is its right, so EPIPE is no error here. Not ignored but blocked: an
+      // ignored signal would stay ignored in every program started from now on.
+      var pipe = sigset_t()
+      sigemptyset(&pipe)
+      sigaddset(&pipe, SIGPIPE)
+      pthread_sigmask(SIG_BLOCK, &pipe, nil)
       try? stdin.fileHandleForWriting.write(contentsOf: input)
       try? stdin.fileHandleForWriting.close()
     }
