@@ -81,7 +81,8 @@ let package = Package(
     // ---- Tests mirror Sources. ----
     tests("BaseTests", of: ["Base"]),
     .target(name: "CFibers", path: "Tests/CFibers"),
-    .target(name: "ModelChecker", dependencies: ["Locks", "CFibers"], path: "Tests/ModelChecker", swiftSettings: hosted),
+    .target(
+      name: "ModelChecker", dependencies: ["Locks", "CFibers"], path: "Tests/ModelChecker", swiftSettings: hosted),
     tests("LocksTests", of: ["Locks", "ModelChecker"]),
     tests("ThreadsTests", of: ["Threads", "ModelChecker"]),
     tests("VirtioABITests", of: ["VirtioABI"]),

@@ -118,11 +118,11 @@ public final class ModelChecker {
     if violation == nil { violation = "\(message); schedule \(trace.map(String.init).joined())" }
   }
 
-  /// A new word's value; numbers below 1,000 are the threads' permits.
+  /// A new word's value, with a reference for the word; numbers below 1,000 are the threads' permits.
   func newCell(_ value: UInt) -> Unmanaged<ModelWord.Cell> {
     let cell = ModelWord.Cell(value, number: 1_000 + cells.count)
     cells.append(cell)
-    return Unmanaged.passUnretained(cell)
+    return Unmanaged.passRetained(cell)
   }
 
   // MARK: One schedule

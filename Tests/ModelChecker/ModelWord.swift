@@ -13,13 +13,17 @@ public struct ModelWord: ~Copyable, LockWord {
       self.number = number
     }
   }
-  // Kept alive by the checker until the schedule ends, so that a late access through a dangling pointer is seen.
+  // Owned by this word, which may outlive the schedule, and kept alive by the checker until the schedule ends, so that a late
+  // access through a dangling pointer is seen.
   private let cell: Unmanaged<Cell>
 
   /// A word with that value.
   public init(_ value: UInt) { cell = ModelChecker.active!.newCell(value) }
 
-  deinit { cell.takeUnretainedValue().isGone = true }
+  deinit {
+    cell.takeUnretainedValue().isGone = true
+    cell.release()
+  }
 
   private borrowing func access(isWrite: Bool) -> Cell {
     let cell = self.cell.takeUnretainedValue()

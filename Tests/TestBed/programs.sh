@@ -29,9 +29,10 @@ check "find" volume find /tmp/tree -type f -name 'f1*'
 check "grep -r" volume grep -r "file 99 " /tmp/tree
 check "cat" volume cat /tmp/tree/sub/f0 /tmp/tree/sub/f199
 if [ -e hello.elf ]; then
-  timeout 60 ./osv-run hello.elf bed > /tmp/hello.out 2>&1; status=$?
+  printf "one\ntwo\n" > /tmp/lines
+  timeout 60 ./osv-run --volume /tmp:/data:ro hello.elf lines > /tmp/hello.out 2>&1; status=$?
   check "hello.elf" [ $status = 0 ]
-  head -n 3 /tmp/hello.out
+  tail -n 1 /tmp/hello.out
 fi
 echo "$failed failed"
 [ $failed = 0 ]
