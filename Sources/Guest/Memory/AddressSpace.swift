@@ -72,7 +72,7 @@ public final class AddressSpace: @unchecked Sendable {
     if shared && object == nil { object = MemoryObject(byteCount: size) }
     if shared && request.protection.contains(.write) && !request.mayWrite { throw .EACCES }
     if object == nil && !request.flags.contains(.noReserve) && request.protection.contains(.write)
-      && size > Frames.statistics.total.u64 &* PageSize.small
+      && size > Frames.promisedByteCount
     {
       throw .ENOMEM
     }

@@ -149,7 +149,7 @@ extension AddressSpace {
     if then < now {
       guard (try? removeRegions(then, now)) != nil else { return VirtualAddress(breakEnd) }
     } else if then > now {
-      guard regions.isFree(now, then), then &- now <= Frames.statistics.total.u64 &* PageSize.small,
+      guard regions.isFree(now, then), then &- now <= Frames.promisedByteCount,
         let region = RegionPointer.make(
           Region(start: now, end: then, protection: [.read, .write], flags: [], label: .heap))
       else { return VirtualAddress(breakEnd) }

@@ -6,6 +6,7 @@
 import Base
 import Platform
 import Synchronization
+import VirtioABI
 
 /// Who asks for memory.
 public enum FrameUse {
@@ -80,14 +81,28 @@ public enum Frames {
   ///   - old: bytes of RAM known so far.
   ///   - new: bytes of RAM now.
   public static func memoryGrew(from old: UInt64, to new: UInt64) {
+    let added = grownRanges(from: old, to: new)
+    if let low = added.low { addMemory(low) }
+    if let high = added.high { addMemory(high) }
+  }
+
+  /// The physical ranges, below and above the hole, by which RAM has grown.
+  static func grownRanges(from old: UInt64, to new: UInt64) -> (low: PhysicalRange?, high: PhysicalRange?) {
     let low = AddressMap.lowMemoryEnd.rawValue
-    if old < low && old < new {
-      addMemory(PhysicalRange(start: PhysicalAddress(old), end: PhysicalAddress(min(new, low))))
-    }
-    if new > low {
-      let start = AddressMap.physical(ofMemoryOffset: max(old, low))
-      addMemory(PhysicalRange(start: start, end: AddressMap.highMemoryStart + (new &- low)))
-    }
+    let below =
+      old < low && old < new ? PhysicalRange(start: PhysicalAddress(old), end: PhysicalAddress(min(new, low))) : nil
+    guard new > low && old < new else { return (below, nil) }
+    let start = AddressMap.physical(ofMemoryOffset: max(old, low))
+    return (below, PhysicalRange(start: start, end: AddressMap.highMemoryStart + (new &- low)))
+  }
+
+  /// Bytes that programs may be promised: all RAM there will be, also what osv-run has not added yet.
+  public static var promisedByteCount: UInt64 {
+    #if GUEST
+      return max(statistics.total.u64 << frameShift, Boot.information.pointee.memoryByteCountFinal)
+    #else
+      return statistics.total.u64 << frameShift
+    #endif
   }
 
   // MARK: Allocation
