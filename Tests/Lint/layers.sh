@@ -3,6 +3,7 @@
 # (SwiftPM itself lets a file import any module that happens to be built), and raw inline assembly stays in its homes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+mkdir -p .build
 swift package dump-package > .build/package.json
 python3 - <<'PY'
 import json, os, re, sys
