@@ -29,6 +29,28 @@ trap_stubs:
     .set vector, vector + 1
     .endr
 
+// All registers to the frame at RAX: three of them lie on the CPU's stack, where trap_common pushed them. Destroys RCX.
+    .macro move_registers
+    movq 16(%rsp), %rcx
+    movq %rcx, FRAME_RAX(%rax)
+    movq 8(%rsp), %rcx
+    movq %rcx, FRAME_RBX(%rax)
+    movq (%rsp), %rcx
+    movq %rcx, FRAME_RCX(%rax)
+    movq %rdx, FRAME_RDX(%rax)
+    movq %rsi, FRAME_RSI(%rax)
+    movq %rdi, FRAME_RDI(%rax)
+    movq %rbp, FRAME_RBP(%rax)
+    movq %r8, FRAME_R8(%rax)
+    movq %r9, FRAME_R9(%rax)
+    movq %r10, FRAME_R10(%rax)
+    movq %r11, FRAME_R11(%rax)
+    movq %r12, FRAME_R12(%rax)
+    movq %r13, FRAME_R13(%rax)
+    movq %r14, FRAME_R14(%rax)
+    movq %r15, FRAME_R15(%rax)
+    .endm
+
 // ---- Interrupts and exceptions -------------------------------------------------------------------------------------
 // On the IST stack: 0 rcx, 8 rbx, 16 rax, 24 vector, 32 error, 40 rip, 48 cs, 56 rflags, 64 rsp, 72 ss.
     .balign 16
@@ -77,24 +99,7 @@ trap_registers:
     movq %rcx, FRAME_ERROR(%rax)
     movq 24(%rsp), %rcx
     movq %rcx, FRAME_VECTOR(%rax)
-    movq 16(%rsp), %rcx
-    movq %rcx, FRAME_RAX(%rax)
-    movq 8(%rsp), %rcx
-    movq %rcx, FRAME_RBX(%rax)
-    movq (%rsp), %rcx
-    movq %rcx, FRAME_RCX(%rax)
-    movq %rdx, FRAME_RDX(%rax)
-    movq %rsi, FRAME_RSI(%rax)
-    movq %rdi, FRAME_RDI(%rax)
-    movq %rbp, FRAME_RBP(%rax)
-    movq %r8, FRAME_R8(%rax)
-    movq %r9, FRAME_R9(%rax)
-    movq %r10, FRAME_R10(%rax)
-    movq %r11, FRAME_R11(%rax)
-    movq %r12, FRAME_R12(%rax)
-    movq %r13, FRAME_R13(%rax)
-    movq %r14, FRAME_R14(%rax)
-    movq %r15, FRAME_R15(%rax)
+    move_registers
     wrgsbase %rbx                   // programs can change it
     movq %rax, %rsp                 // the IST stack is free: interrupts may be enabled from here on
     movq %rax, %rdi
@@ -138,24 +143,7 @@ trap_lost:
     movq \pair(%rsp), %rcx
     movq %rcx, (FRAME_VECTOR - 24 + \pair)(%rax)
     .endr
-    movq 16(%rsp), %rcx
-    movq %rcx, FRAME_RAX(%rax)
-    movq 8(%rsp), %rcx
-    movq %rcx, FRAME_RBX(%rax)
-    movq (%rsp), %rcx
-    movq %rcx, FRAME_RCX(%rax)
-    movq %rdx, FRAME_RDX(%rax)
-    movq %rsi, FRAME_RSI(%rax)
-    movq %rdi, FRAME_RDI(%rax)
-    movq %rbp, FRAME_RBP(%rax)
-    movq %r8, FRAME_R8(%rax)
-    movq %r9, FRAME_R9(%rax)
-    movq %r10, FRAME_R10(%rax)
-    movq %r11, FRAME_R11(%rax)
-    movq %r12, FRAME_R12(%rax)
-    movq %r13, FRAME_R13(%rax)
-    movq %r14, FRAME_R14(%rax)
-    movq %r15, FRAME_R15(%rax)
+    move_registers
     wrgsbase %rbx
     movq %rax, %rsp
     movq %rax, %rdi
