@@ -50,6 +50,48 @@ private final class Collector: @unchecked Sendable {
   }
 }
 
+// glibc has these, its headers show them to _GNU_SOURCE only, which Swift's view of it does not define.
+@_silgen_name("posix_spawn_file_actions_addclosefrom_np")
+private func addCloseFrom(_ actions: UnsafeMutablePointer<posix_spawn_file_actions_t>, _ first: Int32) -> Int32
+@_silgen_name("posix_spawn_file_actions_addchdir_np")
+private func addChangeDirectory(
+  _ actions: UnsafeMutablePointer<posix_spawn_file_actions_t>, _ path: UnsafePointer<CChar>
+) -> Int32
+
+/// Starts a program as an ordinary shell would: every signal at its default and none blocked, whatever this process has done with its
+/// own (device tests ignore SIGPIPE here, and the threads of tests have signals blocked), and no descriptor but the three.
+private func start(_ command: [String], environment: [String], input: Int32, output: Int32, errors: Int32) throws
+  -> pid_t
+{
+  var actions = posix_spawn_file_actions_t()
+  posix_spawn_file_actions_init(&actions)
+  defer { posix_spawn_file_actions_destroy(&actions) }
+  for (target, source) in [(0, input), (1, output), (2, errors)] as [(Int32, Int32)] {
+    posix_spawn_file_actions_adddup2(&actions, source, target)
+  }
+  _ = addCloseFrom(&actions, 3)
+  _ = addChangeDirectory(&actions, packageRoot)
+
+  var attributes = posix_spawnattr_t()
+  posix_spawnattr_init(&attributes)
+  defer { posix_spawnattr_destroy(&attributes) }
+  var signals = sigset_t()
+  sigemptyset(&signals)
+  posix_spawnattr_setsigmask(&attributes, &signals)
+  sigfillset(&signals)
+  posix_spawnattr_setsigdefault(&attributes, &signals)
+  posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
+
+  // SAFETY: the strings live until posix_spawn has returned, which is when the child has its own copies.
+  var arguments = command.map { strdup($0) } + [nil]
+  var variables = environment.map { strdup($0) } + [nil]
+  defer { (arguments + variables).forEach { free($0) } }
+  var child = pid_t()
+  let failure = posix_spawn(&child, command[0], &actions, &attributes, &arguments, &variables)
+  guard failure == 0 else { throw POSIXError(POSIXErrorCode(rawValue: failure) ?? .EIO) }
+  return child
+}
+
 /// Runs a command and waits for its end.
 /// - Parameters:
 ///   - command: the program's path and its arguments.
@@ -58,32 +100,22 @@ private final class Collector: @unchecked Sendable {
 func run(_ command: [String], input: Data? = nil, seconds: Double = 60, environment: [String: String]? = nil) throws
   -> Outcome
 {
-  let process = Process()
-  process.executableURL = URL(filePath: command[0])
-  process.arguments = Array(command.dropFirst())
-  process.currentDirectoryURL = URL(filePath: packageRoot)
-  if let environment { process.environment = environment }
   let output = Pipe()
   let errors = Pipe()
-  process.standardOutput = output
-  process.standardError = errors
   let stdin = Pipe()
-  process.standardInput = input == nil ? FileHandle.nullDevice : stdin
-  let ended = DispatchSemaphore(value: 0)
-  process.terminationHandler = { _ in ended.signal() }
-  // Test threads have signals blocked and a child inherits the mask; programs are used to an empty one.
-  var none = sigset_t()
-  var mask = sigset_t()
-  sigemptyset(&none)
-  pthread_sigmask(SIG_SETMASK, &none, &mask)
-  defer { pthread_sigmask(SIG_SETMASK, &mask, nil) }
-  try process.run()
+  for end in [stdin, output, errors].flatMap({ [$0.fileHandleForReading, $0.fileHandleForWriting] }) {
+    _ = fcntl(end.fileDescriptor, F_SETFD, FD_CLOEXEC)
+  }
+  let child = try start(
+    command, environment: (environment ?? ProcessInfo.processInfo.environment).map { "\($0.key)=\($0.value)" },
+    input: (input == nil ? FileHandle.nullDevice : stdin.fileHandleForReading).fileDescriptor,
+    output: output.fileHandleForWriting.fileDescriptor, errors: errors.fileHandleForWriting.fileDescriptor)
+  for end in [stdin.fileHandleForReading, output.fileHandleForWriting, errors.fileHandleForWriting] { try end.close() }
   let text = Collector(output.fileHandleForReading)
   let errorText = Collector(errors.fileHandleForReading)
   if let input {
     Thread.detachNewThread {
-      // A program may end before it has read everything: that is its right, so EPIPE is no error here. Not ignored but blocked: an
-      // ignored signal would stay ignored in every program started from now on.
+      // A program may end before it has read everything: that is its right, so EPIPE is no error here.
       var pipe = sigset_t()
       sigemptyset(&pipe)
       sigaddset(&pipe, SIGPIPE)
@@ -92,13 +124,18 @@ func run(_ command: [String], input: Data? = nil, seconds: Double = 60, environm
       try? stdin.fileHandleForWriting.close()
     }
   }
+  let ended = DispatchSemaphore(value: 0)
+  nonisolated(unsafe) var result: Int32 = 0
+  Thread.detachNewThread {
+    while waitpid(child, &result, 0) < 0 && errno == EINTR {}
+    ended.signal()
+  }
   let killed = ended.wait(timeout: .now() + seconds) == .timedOut
   if killed {
-    kill(process.processIdentifier, SIGKILL)
-    _ = ended.wait(timeout: .now() + 10)
+    kill(child, SIGKILL)
+    ended.wait()
   }
-  var status: Int32? = process.terminationStatus
-  if process.terminationReason == .uncaughtSignal { status = 128 + process.terminationStatus }
+  let status = result & 0x7f == 0 ? result >> 8 & 0xff : 128 + result & 0x7f
   return Outcome(status: killed ? nil : status, output: text.finish(), errors: errorText.finish())
 }
 
