@@ -73,8 +73,7 @@ final class TestPager: Pager, @unchecked Sendable {
     var model = Self.pattern(30_000)
     let pager = TestPager(model)
     // Three kinds: memory of its own, a pager, a file in memory.
-    let file = Frames.allocate(order: 3, zeroed: true)!
-    LinearMap.pointer(file).copyMemory(from: model, byteCount: model.count)
+    let file = HostedArena.placeFile(model)
     let objects = [
       MemoryObject(), MemoryObject(byteCount: 30_000, pager: pager), MemoryObject(direct: file, byteCount: 30_000),
     ]
@@ -190,9 +189,8 @@ final class TestPager: Pager, @unchecked Sendable {
   }
 
   @Test func filesInMemoryAreMappedWithoutCopies() throws {
-    let file = Frames.allocate(order: 5, zeroed: true)!
     let bytes = Self.pattern(32 * 4096)
-    LinearMap.pointer(file).copyMemory(from: bytes, byteCount: bytes.count)
+    let file = HostedArena.placeFile(bytes)
     let object = MemoryObject(direct: file, byteCount: bytes.count.u64)
     let space = try AddressSpace(seed: 3)
     let program = Program(space: space)

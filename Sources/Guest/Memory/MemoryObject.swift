@@ -64,8 +64,10 @@ public final class MemoryObject: @unchecked Sendable {
     if pager != nil { PageCache.add(self) }
   }
 
-  /// An object whose pages lie at `direct`, contiguous and never written.
+  /// An object whose pages lie at `direct`, contiguous and never written: not memory of `Frames`, whose frames would be freed with
+  /// their last mapping.
   public init(direct: PhysicalAddress, byteCount: UInt64) {
+    precondition(!Frames.isManaged(direct), "a file in memory must not lie in memory that is handed out")
     size = Atomic(byteCount)
     pager = nil
     self.direct = direct

@@ -3,6 +3,7 @@
   import Base
   import Glibc
   import Platform
+  import Synchronization
 
   /// The arena: `Frames` uses its first part by itself, tests may play with the rest.
   public enum HostedArena {
@@ -21,6 +22,19 @@
       // Page 0 stays out: it is an empty root of page tables.
       return FrameState.make(start: PhysicalAddress(0x10_0000), end: PhysicalAddress(managedByteCount), cpuCount: 1)
     }()
+
+    private static let nextFile = Atomic<UInt64>(3 << 30)
+
+    /// Puts bytes where boot files lie: in memory that `Frames` does not manage, on whole pages of their own, for good.
+    /// - Returns: where they are.
+    public static func placeFile(_ bytes: [UInt8]) -> PhysicalAddress {
+      prepare()
+      let count = bytes.count.u64.alignedUp(to: frameByteCount)
+      let place = nextFile.add(count, ordering: .relaxed).oldValue
+      precondition(place + count <= byteCount, "too many files in memory")
+      LinearMap.pointer(PhysicalAddress(place)).copyMemory(from: bytes, byteCount: bytes.count)
+      return PhysicalAddress(place)
+    }
 
     /// Makes the arena if it is not there yet; for tests that use physical addresses before they allocate.
     public static func prepare() { _ = state }
