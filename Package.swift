@@ -31,7 +31,9 @@ let package = Package(
   products: [
     .executable(name: "osv-run", targets: ["osv-run"]),
     // What the package under Fuzz drives (Kernel and GuestAPI so that the plugin can see them from there).
-    .library(name: "Fuzzed", targets: ["Kernel", "GuestAPI", "Machine", "VirtioFileSystem", "VirtioQueue", "Command"]),
+    .library(
+      name: "Fuzzed",
+      targets: ["Kernel", "GuestAPI", "Machine", "VirtioFileSystem", "VirtioQueue", "Closure", "Command"]),
   ],
   targets: [
     // Wire formats shared by both worlds.
@@ -73,7 +75,8 @@ let package = Package(
     host(
       "Machine", imports: ["KVM", "VirtioConsole", "VirtioEntropy", "VirtioFileSystem", "Jail", "GuestImage"],
       path: "VMM/Machine"),
-    host("Command", imports: ["Machine"], path: "VMM/Command"),
+    host("Closure", imports: ["Machine"], path: "VMM/Closure"),
+    host("Command", imports: ["Closure"], path: "VMM/Command"),
     .executableTarget(
       name: "osv-run", dependencies: ["Command"], path: "Sources/VMM/Main", swiftSettings: strict,
       linkerSettings: [.unsafeFlags(["-static-executable"])]),
@@ -100,6 +103,7 @@ let package = Package(
     tests("KVMTests", of: ["KVM"]),
     tests("JailTests", of: ["Jail"]),
     tests("MachineTests", of: ["Machine"]),
+    tests("ClosureTests", of: ["Closure"]),
     tests("CommandTests", of: ["Command"]),
     tests("MemoryTests", of: ["Memory"]),
     tests("LinuxTests", of: ["Linux", "Locks", "Base"]),

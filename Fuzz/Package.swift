@@ -15,6 +15,7 @@ let package = Package(
   targets: [
     fuzz("ELFLoader", "Linux"),
     fuzz("ELFFile", "Machine"),
+    fuzz("Closure", "Closure"),
     fuzz("FUSE", "VirtioFileSystem"),
     fuzz("Options", "Command"),
     fuzz("Queue", "VirtioQueue"),

@@ -8,11 +8,12 @@ swift build --package-path Fuzz --scratch-path .build/fuzz --sanitize fuzzer > .
 mkdir -p .build/fuzz-crashes
 # Seeds: real programs for the ELF readers, an ordinary command line for the options.
 seed() { mkdir -p ".build/fuzz-corpus/$1"; }
-for target in ELFLoader ELFFile; do
+for target in ELFLoader ELFFile Closure; do
   seed $target
   head -c 4096 /bin/busybox > .build/fuzz-corpus/$target/busybox
   head -c 4096 /bin/true > .build/fuzz-corpus/$target/true
 done
+head -c 16000 /etc/ld.so.cache > .build/fuzz-corpus/Closure/cache
 seed Options
 printf -- '--memory\00064M\000--volume\000.:/data:ro\000--env\000A=B\000--\000/bin/true\000-x' > .build/fuzz-corpus/Options/plain
 failed=0

@@ -1,5 +1,6 @@
 // osv-run as a command: arguments to a machine, failures to sentences.
 
+import Closure
 import Machine
 
 #if canImport(Glibc)
@@ -60,7 +61,14 @@ public enum Command {
   private static func explain(_ options: Options) throws(Failure) -> String {
     let root = try options.root.map { path throws(Failure) in try directory(path) }
     let file = try ProgramFile(path: options.image ?? [], root: root, volumes: options.volumes)
-    return "\(file.name): \(file.kind.description)\n"
+    var volumes: [GuestView.Volume] = []
+    for volume in options.volumes {
+      volumes.append(GuestView.Volume(guest: volume.guest, descriptor: try directory(volume.host)))
+    }
+    let view = GuestView(
+      root: root, volumes: volumes, workingDirectory: options.workingDirectory ?? [UInt8(ascii: "/")])
+    let closure = try file.closure(view: view, environment: GuestEnvironment.variables(options))
+    return "\(file.name): \(file.kind.description)\n" + (closure?.explanation ?? "")
   }
 
   /// Opens a directory of the host for sharing.
@@ -115,9 +123,12 @@ public enum Command {
       root = descriptor
       configuration.shares.append(SharedDirectory(descriptor: descriptor, guest: [UInt8(ascii: "/")], readOnly: true))
     }
+    var volumes: [GuestView.Volume] = []
     for volume in options.volumes {
+      let descriptor = try directory(volume.host)
       configuration.shares.append(
-        SharedDirectory(descriptor: try directory(volume.host), guest: volume.guest, readOnly: volume.readOnly))
+        SharedDirectory(descriptor: descriptor, guest: volume.guest, readOnly: volume.readOnly))
+      volumes.append(GuestView.Volume(guest: volume.guest, descriptor: descriptor))
     }
     if root == nil { configuration.files = GuestEnvironment.etc(hostName: options.hostName) }
 
@@ -132,11 +143,16 @@ public enum Command {
       case .pvhKernel, .bzImage:
         throw Failure(.unsupported, "\(file.name) is \(file.kind.description); this osv-run cannot start those yet")
       case .linuxProgram:
-        try file.checkInterpreter(root: root)
         content.program = file.guestPath
-        if !file.isInRoot {
-          configuration.files.append(
-            GuestFile(path: file.guestPath, mode: file.mode | 0o500, source: .descriptor(file.descriptor)))
+        if let root {
+          try file.checkInterpreter(root: root)
+        } else {
+          configuration.files += file.files
+          let view = GuestView(
+            root: nil, volumes: volumes, workingDirectory: options.workingDirectory ?? [UInt8(ascii: "/")])
+          if let closure = try file.closure(view: view, environment: content.environment) {
+            configuration.files += closure.files
+          }
         }
       }
     }

@@ -135,7 +135,7 @@ enum OptionTable {
     Option("self-test", help: "name this machine's KVM and check everything the kernel needs of it") {
       options, _ throws(Failure) in options.action = .selfTest
     },
-    Option("explain", help: "say what PROGRAM is taken for, and run nothing") { options, _ throws(Failure) in
+    Option("explain", help: "say what PROGRAM is, list its libraries, run nothing") { options, _ throws(Failure) in
       options.action = .explain
     },
     Option("help", letter: "-h", help: "print this text") { options, _ throws(Failure) in options.action = .help },

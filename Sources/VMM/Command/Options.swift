@@ -116,10 +116,7 @@ public struct Options: Equatable {
   }
 
   /// Bytes for a message: at most 80, control characters replaced.
-  public static func show(_ bytes: [UInt8]) -> String {
-    let printable = bytes.prefix(80).map { $0 < 0x20 || $0 == 0x7f ? UInt8(ascii: "?") : $0 }
-    return "'" + String(decoding: printable, as: UTF8.self) + (bytes.count > 80 ? "...'" : "'")
-  }
+  public static func show(_ bytes: [UInt8]) -> String { Failure.show(bytes) }
 }
 
 /// Values of options.

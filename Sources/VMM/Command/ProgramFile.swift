@@ -1,5 +1,6 @@
 // Finding, opening and judging the file that osv-run was asked to run.
 
+import Closure
 import Machine
 
 #if canImport(Glibc)
@@ -16,10 +17,12 @@ struct ProgramFile {
   let name: String
   /// Its permission bits and type.
   let mode: UInt32
-  /// Where the guest finds it.
+  /// Its bytes, for the life of the process.
+  let bytes: UnsafeRawBufferPointer
+  /// Where the guest finds it: the path that the program was asked for by.
   let guestPath: [UInt8]
-  /// Whether the guest finds it in its root directory rather than in memory.
-  let isInRoot: Bool
+  /// The same, symbolic links of the host followed.
+  let guestFile: [UInt8]
 
   /// Opens `path`, beneath the directory `root` if there is one.
   init(path: [UInt8], root: CInt?, volumes: [Options.Volume]) throws(Failure) {
@@ -42,40 +45,44 @@ struct ProgramFile {
     guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
       throw Failure(.file, "\(name) is not a regular file: name the program itself")
     }
-    do throws(ELFFile.Defect) {
-      let bytes: UnsafeRawBufferPointer
-      switch Result(catching: { () throws(Failure) in try HostFile.map(descriptor) }) {
-      case .success(let mapped): bytes = mapped
-      case .failure(let failure): throw .malformed(failure.sentence)
-      }
-      kind = try ImageKind(bytes)
-    } catch {
-      throw Failure(error, path: name)
-    }
+    bytes = try HostFile.map(descriptor)
+    do throws(ELFFile.Defect) { kind = try ImageKind(bytes) } catch { throw Failure(error, path: name) }
     if root != nil, !inRoot, kind != .osvImage {
       throw Failure(.file, "there is no file \(name) in the directory given by --root")
     }
     self.descriptor = descriptor
     self.name = name
     mode = status.st_mode
-    isInRoot = inRoot
     guestPath = Self.place(path, isInRoot: inRoot, volumes: volumes)
+    let real = HostFile.path(of: descriptor).map { Self.place($0, isInRoot: false, volumes: volumes) }
+    // A root of its own has its own links, and a volume in the way leaves no choice.
+    guestFile = inRoot || Self.isHidden(guestPath, volumes) ? guestPath : real ?? guestPath
+  }
+
+  /// The files that a guest without a root of its own is given to run it.
+  var files: [GuestFile] {
+    var files = [GuestFile(path: guestFile, mode: mode | 0o500, source: .descriptor(descriptor))]
+    if guestPath != guestFile { files.append(GuestFile(path: guestPath, mode: 0o120777, source: .bytes(guestFile))) }
+    return files
+  }
+
+  /// The interpreter and shared libraries of a dynamically linked program, nil for others.
+  func closure(view: GuestView, environment: [[UInt8]]) throws(Failure) -> LibraryClosure? {
+    guard case .linuxProgram(let interpreter?) = kind else { return nil }
+    let file: ELFFile
+    do throws(ELFFile.Defect) { file = try ELFFile(bytes) } catch { throw Failure(error, path: name) }
+    return try LibraryClosure(
+      program: file, name: name, path: guestFile, interpreter: interpreter, environment: environment, view: view)
   }
 
   /// Checks that a dynamically linked program will find its interpreter beneath `root`.
-  func checkInterpreter(root: CInt?) throws(Failure) {
+  func checkInterpreter(root: CInt) throws(Failure) {
     guard case .linuxProgram(let interpreter?) = kind else { return }
-    let shown = Options.show(interpreter)
-    guard let root else {
-      throw Failure(
-        .interpreter,
-        "\(name) needs the interpreter \(shown), which the guest does not have: link it statically, or give a root with --root"
-      )
-    }
     let found = HostFile.open(interpreter, inRoot: root)
     guard found >= 0 else {
       throw Failure(
-        .interpreter, "\(name) needs the interpreter \(shown), which is not in the directory given by --root")
+        .interpreter,
+        "\(name) needs the interpreter \(Options.show(interpreter)), which is not in the directory given by --root")
     }
     close(found)
   }
@@ -94,8 +101,12 @@ struct ProgramFile {
       if piece.elementsEqual("..".utf8) { _ = pieces.popLast() } else { pieces.append(piece) }
     }
     let whole = pieces.flatMap { [UInt8(ascii: "/")] + $0 }
-    let hidden =
-      !isInRoot && volumes.contains { whole.starts(with: $0.guest + [UInt8(ascii: "/")]) || whole == $0.guest }
-    return hidden ? [UInt8(ascii: "/")] + (pieces.last.map(Array.init) ?? []) : whole
+    let isMoved = !isInRoot && isHidden(whole, volumes)
+    return isMoved ? [UInt8(ascii: "/")] + (pieces.last.map(Array.init) ?? []) : whole
+  }
+
+  /// Whether a volume lies over a path.
+  private static func isHidden(_ path: [UInt8], _ volumes: [Options.Volume]) -> Bool {
+    volumes.contains { path.starts(with: $0.guest + [UInt8(ascii: "/")]) || path == $0.guest }
   }
 }

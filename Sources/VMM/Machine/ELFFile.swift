@@ -136,8 +136,17 @@ public struct ELFFile {
     return notes
   }
 
+  /// Where the bytes that are loaded at [address, address+count) lie in the file; nil unless one segment's file part has them all.
+  public func fileOffset(of address: UInt64, count: UInt64) -> UInt64? {
+    for segment in segments where segment.type == 1 && segment.address <= address {
+      let into = address - segment.address
+      if into <= segment.fileCount, count <= segment.fileCount - into { return segment.fileOffset + into }
+    }
+    return nil
+  }
+
   /// The bytes [offset, offset+count) of the file, empty unless all of them are there.
-  func slice(_ offset: UInt64, _ count: UInt64) -> UnsafeRawBufferPointer {
+  public func slice(_ offset: UInt64, _ count: UInt64) -> UnsafeRawBufferPointer {
     guard offset <= UInt64(bytes.count), count <= UInt64(bytes.count) - offset else {
       return UnsafeRawBufferPointer(start: nil, count: 0)
     }

@@ -42,6 +42,8 @@ public struct Failure: Error, Equatable {
     case jail = 17
     /// An image kind that is not supported.
     case unsupported = 18
+    /// A shared library that the program needs is not there.
+    case library = 19
   }
 
   /// The stable code.
@@ -53,6 +55,12 @@ public struct Failure: Error, Equatable {
   public init(_ code: Code, _ sentence: String) {
     self.code = code
     self.sentence = sentence
+  }
+
+  /// Bytes for a message: at most 80, control characters replaced.
+  public static func show(_ bytes: [UInt8]) -> String {
+    let printable = bytes.prefix(80).map { $0 < 0x20 || $0 == 0x7f ? UInt8(ascii: "?") : $0 }
+    return "'" + String(decoding: printable, as: UTF8.self) + (bytes.count > 80 ? "...'" : "'")
   }
 
   /// "E07" and the like.

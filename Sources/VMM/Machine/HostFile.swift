@@ -46,6 +46,22 @@ public enum HostFile {
     }
   }
 
+  /// The path of an open file, symbolic links followed; nil if it has none or the host shows no /proc.
+  public static func path(of descriptor: CInt) -> [UInt8]? {
+    let link = "/proc/self/fd/\(descriptor)"
+    var bytes = [UInt8](repeating: 0, count: 4096)
+    let count = bytes.withUnsafeMutableBytes { readlink(link, $0.baseAddress!, $0.count) }
+    guard count > 0, count < bytes.count, bytes[0] == UInt8(ascii: "/") else { return nil }
+    // A file that has been removed has " (deleted)" behind a path that leads elsewhere by now.
+    let path = Array(bytes.prefix(count))
+    var status = stat()
+    var other = stat()
+    guard fstat(descriptor, &status) == 0, withPath(path, { stat($0, &other) }) == 0,
+      status.st_dev == other.st_dev, status.st_ino == other.st_ino
+    else { return nil }
+    return path
+  }
+
   private static func withPath(_ path: [UInt8], _ body: (UnsafePointer<CChar>) -> CInt) -> CInt {
     (path + [0]).withUnsafeBufferPointer { bytes in
       bytes.withMemoryRebound(to: CChar.self) { body($0.baseAddress!) }

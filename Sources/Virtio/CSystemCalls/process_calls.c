@@ -12,6 +12,7 @@
 #include <sys/capability.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <string.h>
 #include <unistd.h>
 
 _Static_assert(sizeof(struct osv_filter_instruction) == sizeof(struct sock_filter), "same layout");
@@ -75,4 +76,8 @@ uint64_t osv_resident_bytes(int statm) {
   text[count] = 0;
   unsigned long size, resident;
   return sscanf(text, "%lu %lu", &size, &resident) == 2 ? (uint64_t)resident * 4096 : 0;
+}
+
+const void *osv_find(const void *bytes, size_t count, const void *needle, size_t needle_count) {
+  return memmem(bytes, count, needle, needle_count);
 }

@@ -1,6 +1,7 @@
 // The Linux calls that the monitor needs for itself and Swift's Glibc module does not have, one wrapper each.
 // Every wrapper returns the call's result, or the error number negated.
 #pragma once
+#include <stddef.h>
 
 #include <stdint.h>
 
@@ -35,3 +36,5 @@ int osv_landlock_read_only(const int *directories, int count);
 
 /// Resident memory of this process in bytes, read from an open /proc/self/statm; 0 if the kernel does not say.
 uint64_t osv_resident_bytes(int statm);
+/// Where `needle` begins in `bytes` (memmem(3)), NULL if it does not occur.
+const void *osv_find(const void *bytes, size_t count, const void *needle, size_t needle_count);
