@@ -1,0 +1,177 @@
+// The rewriter's decisions and stubs on whole libraries, with objdump as the judge, and on small made-up functions.
+import Foundation
+import Testing
+
+@testable import Linux
+
+/// What becomes of every pair of bytes 0f 05 in a file's code.
+struct Survey {
+  var windows: [SiteWindow] = []
+  var left: [(address: UInt64, reason: LeftReason)] = []
+  var file: CodeFile<Bytes>
+
+  init(_ path: String) throws {
+    let source = Bytes(storage: [UInt8](try Data(contentsOf: URL(fileURLWithPath: path))))
+    try self.init(source)
+  }
+
+  init(_ source: Bytes) throws {
+    let scratch = UnsafeMutableRawBufferPointer.allocate(
+      byteCount: SiteAnalysis<Bytes>.scratchByteCount, alignment: 16)
+    defer { scratch.deallocate() }
+    file = try #require(CodeFile(source, scratch: scratch))
+    var analysis = SiteAnalysis(file, scratch: scratch)
+    for number in 0..<file.image.segmentCount where file.image.segments[number].isExecutable {
+      let segment = file.image.segments[number]
+      var hits: [Int] = []
+      source.storage.withUnsafeBytes {
+        let code = UnsafeRawBufferPointer(
+          rebasing: $0[Int(segment.fileOffset)..<Int(segment.fileOffset + segment.fileByteCount)])
+        CodeScan.forEachHit(code) { hits.append($0) }
+        // The plain search finds the same.
+        var plain: [Int] = []
+        for index in 0..<(code.count - 1) where code[index] == 0x0f && code[index + 1] == 0x05 { plain.append(index) }
+        #expect(hits == plain)
+      }
+      for hit in hits {
+        let address = segment.address + UInt64(hit)
+        switch analysis.decide(address, limit: segment.address + segment.fileByteCount) {
+        case .window(let window): windows.append(window)
+        case .left(let reason): left.append((address, reason))
+        }
+      }
+    }
+  }
+
+  func bytes(_ address: UInt64, _ count: UInt64) -> [UInt8] {
+    let offset = Int(file.fileOffset(of: address)!)
+    return Array(file.source.storage[offset..<offset + Int(count)])
+  }
+
+  func count(_ reason: LeftReason) -> Int { left.count { $0.reason == reason } }
+}
+
+struct RewritingTests {
+  @Test(arguments: sampleBinaries) func everySiteIsRewrittenOrExplained(_ path: String) throws {
+    let survey = try Survey(path)
+    var real: Set<UInt64> = []
+    try disassemble(path) { if $0.text.hasPrefix("syscall") { real.insert($0.address) } }
+    let windows = Set(survey.windows.map(\.site))
+    // No false hit is ever touched, and no real one is taken for a false one.
+    #expect(windows.subtracting(real) == [])
+    for (address, reason) in survey.left where reason == .notAnInstruction {
+      #expect(!real.contains(address), "\(String(address, radix: 16))")
+    }
+    #expect(survey.count(.signalReturn) == 1)
+    let before = survey.windows.count { $0.shape == .before }
+    let explained = survey.left.filter { real.contains($0.address) }
+    let summary =
+      "\(path): \(real.count) sites, \(before) before (\(survey.windows.count { $0.isPartial }) partial), "
+      + "\(windows.count - before) after, not proven \(survey.count(.notProven)), no window \(survey.count(.noWindow)), "
+      + "false \(survey.count(.notAnInstruction))"
+    print(summary)
+    for item in explained { print("  ", String(item.address, radix: 16), item.reason) }
+    // At most one site in twenty-five stays a trap.
+    #expect(explained.count * 25 <= real.count + 25, "\(summary)")
+    #expect(windows.count + explained.count == real.count)
+  }
+
+  /// Walks a stub as the CPU would and checks that it does what the site did.
+  @Test(arguments: sampleBinaries) func everyStubDoesWhatItsSiteDid(_ path: String) throws {
+    let survey = try Survey(path)
+    let bias: UInt64 = 0x7f12_3456_7000
+    let stubs = bias &- 0x10_0000
+    for window in survey.windows {
+      // Where the third byte of the jump is `int3`, as the patcher would choose for the shape `after`.
+      var stub = stubs
+      if window.shape == .after {
+        let behind = window.start &+ bias &+ 5
+        stub = (behind &- 0x20_0000) & ~0xffff
+        stub |= (behind &+ 0xcc00) & 0xff00
+        while (stub &- behind) >> 8 & 0xff != 0xcc || stub & 63 != 0 { stub &+= 1 }
+      }
+      var buffer = [UInt8](repeating: 0xcc, count: Stub.byteCount)
+      let displaced = survey.bytes(window.displacedStart, window.displacedByteCount)
+      let site = try #require(
+        buffer.withUnsafeMutableBytes { buffer in
+          displaced.withUnsafeBytes {
+            Stub.write(window, bias: bias, displaced: $0, at: stub, gateOffset: 0x858, into: buffer)
+          }
+        })
+      let jump = try #require(Stub.jump(from: site.start, to: stub))
+      #expect(jump & 0xff == 0xe9)
+      if window.shape == .after { #expect(jump >> 16 & 0xff == 0xcc) }
+      // The stub, instruction by instruction.
+      var at = 0
+      var original = window.shape == .before ? window.start &+ bias : window.site &+ bias
+      var sawGate = false
+      var sawCounter = false
+      var end = false
+      while at < Int(site.byteCount), !end {
+        let instruction = try #require(buffer.withUnsafeBytes { Instruction(UnsafeRawBufferPointer(rebasing: $0[at...])) })
+        let place = stub &+ UInt64(at)
+        if at == Int(site.gate) {
+          // lea resume(%rip), %rcx; jmp *%gs:0x858
+          #expect(buffer[at..<at + 15].elementsEqual(
+            [0x48, 0x8d, 0x0d, 8, 0, 0, 0, 0x65, 0xff, 0x24, 0x25, 0x58, 0x08, 0, 0]))
+          #expect(site.original(of: place) == window.site &+ bias)
+          #expect(site.original(of: place &+ 7) == window.site &+ bias)
+          #expect(original == window.site &+ bias)
+          sawGate = true
+          original = window.site &+ bias &+ 2
+          at += 15
+          continue
+        }
+        #expect(site.original(of: place) == original, "\(window) at \(at)")
+        if at == Int(site.resume) {
+          #expect(buffer[at] == 0x48 && buffer[at + 1] == 0x8d && buffer[at + 2] == 0x0d)
+          let distance = buffer.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: at + 3, as: Int32.self) }
+          #expect(place &+ 7 &+ UInt64(bitPattern: Int64(distance)) == window.site &+ bias &+ 2)
+          sawCounter = true
+          at += 7
+          continue
+        }
+        if sawCounter, buffer[at] == 0xe9, at + 5 == Int(site.byteCount), original == window.site &+ bias &+ 2
+          &+ (window.shape == .after ? window.displacedByteCount : 0)
+        {
+          #expect(place &+ 5 &+ UInt64(bitPattern: instruction.displacement) == original)
+          end = true
+          break
+        }
+        // A displaced instruction: the same but for what is relative to it.
+        let bytes = survey.bytes(original &- bias, UInt64(instruction.byteCount))
+        let twin = try #require(bytes.withUnsafeBytes { Instruction($0) })
+        #expect(twin.byteCount == instruction.byteCount && twin.flow == instruction.flow)
+        var field: Int?
+        if twin.relativeOffset > 0 { field = twin.relativeOffset }
+        if twin.isDirectBranch { field = twin.byteCount - 4 }
+        for index in 0..<twin.byteCount where field == nil || index < field! || index >= field! + 4 {
+          #expect(bytes[index] == buffer[at + index])
+        }
+        if let field {
+          let old = bytes.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: field, as: Int32.self) }
+          let new = buffer.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: at + field, as: Int32.self) }
+          #expect(original &+ UInt64(bitPattern: Int64(old)) == place &+ UInt64(bitPattern: Int64(new)))
+        }
+        if twin.flow == .return || twin.flow == .jump { end = true }
+        original &+= UInt64(twin.byteCount)
+        at += twin.byteCount
+      }
+      #expect(sawGate && sawCounter && end, "\(window)")
+      // Going back.
+      #expect(site.replacement(for: site.site) == stub &+ UInt64(site.gate))
+      #expect(site.original(of: stub &- 1) == nil && site.original(of: stub &+ UInt64(site.byteCount)) == nil)
+    }
+  }
+
+  /// Patches do not overlap, and each lies in one page.
+  @Test(arguments: sampleBinaries) func jumpsDoNotOverlap(_ path: String) throws {
+    let survey = try Survey(path)
+    var end: UInt64 = 0
+    for window in survey.windows.sorted(by: { $0.start < $1.start }) {
+      #expect(window.start >= end, "\(window)")
+      #expect(window.start >> 12 == (window.start + 4) >> 12)
+      end = window.start + (window.shape == .after ? 2 + window.displacedByteCount : 5)
+    }
+  }
+}
