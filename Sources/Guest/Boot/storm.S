@@ -3,6 +3,7 @@
 // What it finds wrong it numbers in its block and stops at `ud2`.
 //
 // Test code: nothing else in the kernel runs it. The prefix vector_ allows it vector instructions.
+#include "cpu_layout.h"
 #include "storm_layout.h"
 
     .text
@@ -35,12 +36,17 @@ vector_storm_program:
     movq $0x100000000000, %rdx
     addq %rdx, %rcx
     movq %rcx, %fs:STORM_FAULT_ADDRESS
+    // A system call in every other iteration, by the instruction (1) or by a jump (2).
     shrl $8, %eax
-    andl $7, %eax
+    movl %eax, %ecx
+    andl $1, %eax
     cmpl $1, %eax
     sbbq %rax, %rax
-    andl $1, %eax
-    movq %rax, %fs:STORM_CALLS      // one iteration in eight
+    shrl $1, %ecx
+    andl $1, %ecx
+    incl %ecx
+    andq %rcx, %rax
+    movq %rax, %fs:STORM_CALLS
 
     // Extended state.
     fildq %fs:STORM_PATTERN + 40
@@ -100,7 +106,13 @@ vector_storm_program:
     movq %fs:STORM_CALLS, %rcx
     jrcxz 2f
     movl $STORM_CALL_NUMBER, %eax
-    syscall
+    leaq -1(%rcx), %rcx
+    jrcxz 3f
+    leaq 4f(%rip), %rcx
+    jmpq *%gs:PER_CPU_JUMP
+4:  leaq vector_storm_called(%rip), %rcx
+    jmp vector_storm_called
+3:  syscall
 vector_storm_called:
     movq %rax, %fs:STORM_CALL_RESULT
     movq %rcx, %fs:STORM_CALL_RCX
@@ -314,6 +326,31 @@ self_test_gate_program:
     addq %r14, %rax
     addq %r15, %rax
     orq %rcx, %rax
+    jmp self_test_end
+
+// System calls by jumps, as rewritten sites make them, timed: RDI = how many. The result is the cycles they took.
+    .globl self_test_jump_program
+    .type self_test_jump_program, @function
+    .balign 16
+self_test_jump_program:
+    movl $100000, %ebx
+    rdtsc
+    shlq $32, %rdx
+    orq %rax, %rdx
+    movq %rdx, %r12
+    .balign 64
+1:  movl $0x5713, %eax
+    leaq 2f(%rip), %rcx
+    jmpq *%gs:PER_CPU_JUMP
+2:  leaq 3f(%rip), %rcx
+    jmp 3f
+    .balign 64
+3:  decl %ebx
+    jnz 1b
+    rdtsc
+    shlq $32, %rdx
+    orq %rdx, %rax
+    subq %r12, %rax
     jmp self_test_end
 
 // Exceptions: #DE, #BP, #UD, #GP, #PF, #GP by the kernel's own iretq,

@@ -246,28 +246,103 @@ system_call_frame:
     call trap_system_call
     jmp trap_return
 
-// By a jump, through %gs:PER_CPU_GATE: RCX = where to go on; R11 is free; interrupts are enabled, and come off before the
-// per-CPU fields are used.
-    .globl gate_entry_hardware
-    .balign 16
-gate_entry_hardware:
-    cli
-    movq %rsp, %gs:PER_CPU_SCRATCH
+// By a jump, through %gs:PER_CPU_JUMP from a rewritten site, or through %gs:PER_CPU_GATE from code that made a function call:
+// RCX = where to go on; R11 is free; interrupts are enabled and stay so. Both ways RSP changes stacks in one instruction,
+// so that an interrupt finds the program before it and the kernel behind it, and nothing in between.
+//
+// Who comes from a rewritten site did not make a call: every register but RCX and R11, the flags, the vector registers and
+// what lies below RSP are as they were when it goes on.
+    .macro jump_entry vector
+    movq %rsp, %r11
     movq %gs:PER_CPU_KERNEL_STACK_TOP, %rsp
-    jmp 1f
-    .globl gate_entry_pvm
-    .balign 16
-gate_entry_pvm:
-    movb $0, %gs:PER_CPU_INTERRUPT_FLAG
-    movq %rsp, %gs:PER_CPU_SCRATCH
-    movq %gs:PER_CPU_KERNEL_STACK_TOP, %rsp
-1:  pushfq
-    popq %r11
-    leaq -FRAME_SIZE(%rsp), %rsp    // leaves the flags as they are
-    orq $0x200, %r11
-    movq $VECTOR_GATE, FRAME_VECTOR(%rsp)
+    pushq $SELECTOR_KERNEL_DATA
+    pushq %r11
+    pushfq
+    movq (%rsp), %r11
+    pushq $SELECTOR_KERNEL_CODE
+    pushq %rcx                      // RIP
+    pushq %rax
+    pushq %rbx
+    pushq %rcx
+    pushq %rdx
+    pushq %rsi
+    pushq %rdi
+    pushq %rbp
+    pushq %r8
+    pushq %r9
+    pushq %r10
+    pushq %r11
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    pushq %rax                      // the number, where exceptions have their error code
+    pushq $\vector
+    subq $FRAME_VECTOR, %rsp
+    movq %rsp, %rdi
+    xorl %ebp, %ebp
+    testl $(FLAG_DIRECTION | FLAG_ALIGNMENT_CHECK), %r11d
+    jnz jump_with_odd_flags
+    .endm
+
+    .globl jump_entry
+    .balign 64
+jump_entry:
+    jump_entry VECTOR_JUMP
+jump_call:
+    call *system_call_handler(%rip)
+
+// Interrupts are enabled between the look at what is to be done first and the last step to the program, so one that comes in
+// between may bring something to do: its way back begins again here (`Traps.leave`). RSP points to the frame all
+// the while, and nothing but registers changes. The kernel's functions have kept RBX, RBP and R12 to R15.
+    .globl jump_return
+jump_return:
+    movq %gs:PER_CPU_CURRENT_THREAD, %rax
+    testb $THREAD_INTERRUPTED, THREAD_PARK_WORD(%rax)
+    jnz jump_return_slowly
+    cmpl $0, %gs:PER_CPU_RESCHEDULE
+    jne jump_return_slowly
+    movq FRAME_R11(%rsp), %r11
+    movq FRAME_RBP(%rsp), %rbp
+    movq FRAME_R10(%rsp), %r10
+    movq FRAME_R9(%rsp), %r9
+    movq FRAME_R8(%rsp), %r8
+    movq FRAME_RDI(%rsp), %rdi
+    movq FRAME_RSI(%rsp), %rsi
+    movq FRAME_RDX(%rsp), %rdx
+    // The flags, at a fraction of popfq's price: an addition overflows if OF was set, and sahf loads the others. Those that
+    // are left have not changed: no program comes here whose direction or alignment flag is set.
+    movl %r11d, %ecx
+    movl %r11d, %eax
+    andl $FLAG_OVERFLOW, %eax
+    addl $(0x80000000 - FLAG_OVERFLOW), %eax
+    movb %cl, %ah
+    sahf
+    movq FRAME_RAX(%rsp), %rax
+    movq FRAME_RIP(%rsp), %rcx
+    movq FRAME_RSP(%rsp), %rsp
+    .globl jump_return_last
+jump_return_last:
+    jmpq *%rcx
+
+    .globl gate_entry
+    .balign 64
+gate_entry:
+    jump_entry VECTOR_GATE
+    jmp jump_call
+
+// The kernel runs forwards and without alignment checks. All flags come back by the other way out.
+jump_with_odd_flags:
     cld
-    jmp system_call_frame
+    pushfq
+    andl $~FLAG_ALIGNMENT_CHECK, (%rsp)
+    popfq
+    call *system_call_handler(%rip)
+jump_return_slowly:
+    movq %rsp, %rdi
+    xorl %ebp, %ebp
+    call trap_leave_enabled
+    jmp trap_return
 system_call_entry_end:
 
 // What programs linked with the kernel call: long osv_gate(long number, long, long, long, long, long, long). A function
@@ -286,6 +361,14 @@ osv_gate:
     leaq 1f(%rip), %rcx
     jmpq *%gs:PER_CPU_GATE
 1:  ret
+
+// Who serves system calls that came by a jump: a function of the frame.
+    .data
+    .globl system_call_handler
+    .balign 8
+system_call_handler:
+    .quad trap_unserved_call
+    .text
 
 // ---- NMI and double fault ------------------------------------------------------------------------------------------
 // Each on a stack of its own: they may hit the entries above at any instruction. They return by the emulated iretq of

@@ -17,8 +17,8 @@ public enum CPU {
   /// How many CPUs there are.
   @inline(__always) public static var count: Int { cpuCount }
 
-  /// The running thread, an object of the module Threads; nil before there are threads. Survives a migration, since the
-  /// value moves with the thread.
+  /// The running thread, an object of the module Threads; of no meaning before there are threads. Survives a migration,
+  /// since the value moves with the thread. The way back from system calls looks at its word at THREAD_PARK_WORD.
   @inline(__always) public static var currentThread: UnsafeMutableRawPointer? {
     get { per_cpu_current_thread() }
     set { per_cpu_set_current_thread(newValue) }

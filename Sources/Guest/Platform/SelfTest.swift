@@ -86,7 +86,9 @@
       case 7: threadPointer(&report)
       case 8: extendedState(bench, &report)
       case 9: systemCall(bench, &report)
-      case 10: gate(bench, &report)
+      case 10:
+        gate(bench, &report)
+        jumps(bench, &report)
       case 11: exceptions(bench, &report)
       case 12: secondCPU(bench, &report)
       case 13: interProcessor(bench, &report)

@@ -129,6 +129,19 @@
       }
     }
 
+    /// By jumps from rewritten sites: what one costs. (The storm looks at what it leaves behind.)
+    static func jumps(_ bench: TestBench, _ report: inout SelfTestReport) {
+      let calls: UInt64 = 100_000
+      testCalls = 0
+      var best = UInt64.max
+      for round in 1...5 as ClosedRange<UInt64> {
+        best = min(best, bench.run(address_of_self_test_jump_program()))
+        report.require(testCalls == calls &* round, "calls were lost", testCalls)
+      }
+      report.figure("a call", best / calls, " cycles")
+      report.figure("or", nanoseconds(best &* 100 / calls) / 100, " ns")
+    }
+
     /// Exceptions in programs arrive as what they are, with RIP where it belongs.
     static func exceptions(_ bench: TestBench, _ report: inout SelfTestReport) {
       testExceptions = 0

@@ -97,8 +97,11 @@
       area.storeBytes(
         of: platformIsPVM ? BootPlatform.softwarePVM : BootPlatform.hardware, toByteOffset: PER_CPU_PLATFORM.int,
         as: UInt32.self)
-      let gate = platformIsPVM ? address_of_gate_entry_pvm() : address_of_gate_entry_hardware()
-      area.storeBytes(of: UInt(bitPattern: gate).u64, toByteOffset: PER_CPU_GATE.int, as: UInt64.self)
+      area.storeBytes(
+        of: UInt(bitPattern: address_of_gate_entry()).u64, toByteOffset: PER_CPU_GATE.int, as: UInt64.self)
+      area.storeBytes(
+        of: UInt(bitPattern: address_of_jump_entry()).u64, toByteOffset: PER_CPU_JUMP.int, as: UInt64.self)
+      area.storeBytes(of: address &+ PER_CPU_NOBODY.u64, toByteOffset: PER_CPU_CURRENT_THREAD.int, as: UInt64.self)
       area.storeBytes(of: address, toByteOffset: PER_CPU_NMI_AREA.int, as: UInt64.self)
       if cpu == 0 {
         area.storeBytes(

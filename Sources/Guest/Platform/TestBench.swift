@@ -228,6 +228,7 @@
         frame.pointee.rax = argumentsAreRight && frame.pointee.vector == TrapFrame.systemCallVector ? 0 : 1
       case 0x5711:
         frame.pointee.rax = argumentsAreRight && frame.pointee.vector == TrapFrame.gateVector ? 0 : 1
+      case 0x5713: testCalls &+= 1
       case 0x5712:
         frame.pointee.rip = 0x8000_0000_0000_0000
       default:
@@ -271,6 +272,7 @@
   nonisolated(unsafe) var testResult: UInt64 = 0
   nonisolated(unsafe) var testExceptions: UInt64 = 0
   nonisolated(unsafe) var testSteps: UInt64 = 0
+  nonisolated(unsafe) var testCalls: UInt64 = 0
   nonisolated(unsafe) var testFaultAddress: UInt64 = 0
   nonisolated(unsafe) var testFaultError: UInt64 = 0
   nonisolated(unsafe) var testFaultMode: TestFaultMode = .refuse

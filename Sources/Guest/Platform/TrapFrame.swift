@@ -11,6 +11,8 @@ extension trap_frame {
   public static let systemCallVector: UInt64 = 0x100
   /// `vector` of a system call that came by a jump from code that made a function call: vector registers are dead.
   public static let gateVector: UInt64 = 0x101
+  /// `vector` of a system call that came by a jump from a rewritten site: everything but RCX and R11 is live.
+  public static let jumpVector: UInt64 = 0x102
   /// RFLAGS.IF.
   public static let interruptFlag: UInt64 = 0x200
   /// RFLAGS.TF: a debug exception after each instruction.

@@ -24,6 +24,17 @@
     Traps.leave(frame)
   }
 
+  /// A system call by a jump before there is anybody to serve it.
+  @c func trap_unserved_call(_ frame: UnsafeMutablePointer<trap_frame>) {
+    panic("a system call, and nobody to serve it", frame, address: 0)
+  }
+
+  /// The last look on the way back from a jump that has found something to do. Interrupts are enabled, and disabled after it.
+  @c func trap_leave_enabled(_ frame: UnsafeMutablePointer<trap_frame>) {
+    _ = Interrupts.disable()
+    Traps.leave(frame)
+  }
+
   /// The last look before a frame is returned to.
   @c func trap_leave(_ frame: UnsafeMutablePointer<trap_frame>) { Traps.leave(frame) }
 
@@ -81,6 +92,7 @@
       if vector == 14 { address = platformIsPVM ? per_cpu_fault_address() : instruction_read_cr2() }
       let isFromProgram = frame.pointee.isFromProgram
       // Single steps of a program end where the kernel begins (its own flags are safe in the frame or in R11).
+      if vector == 1 && isFromProgram && isJumpEntry(frame.pointee.rip) { return stepIntoEntry(frame) }
       if vector == 1 && (!isFromProgram || isSystemCallEntry(frame.pointee.rip)) {
         frame.pointee.rflags &= ~TrapFrame.trapFlag
         return
@@ -113,6 +125,32 @@
       return address &- start < UInt(bitPattern: address_of_system_call_entry_end()).u64 &- start
     }
 
+    /// Whether a jump has arrived at its entry and is still on the program's stack.
+    private static func isJumpEntry(_ address: UInt64) -> Bool {
+      let isAt = { (entry: UnsafeRawPointer) in address &- UInt(bitPattern: entry).u64 < 4 }
+      return isAt(address_of_jump_entry()) || isAt(address_of_gate_entry())
+    }
+
+    /// A program that steps through itself jumps to the kernel: it comes in as by the instruction, whose way out keeps its flag.
+    private static func stepIntoEntry(_ frame: UnsafeMutablePointer<TrapFrame>) {
+      frame.pointee.r11 = frame.pointee.rflags
+      frame.pointee.rflags &= ~(TrapFrame.trapFlag | TrapFrame.interruptFlag | FLAG_DIRECTION.u64 | FLAG_ALIGNMENT_CHECK.u64)
+      frame.pointee.rip = UInt(bitPattern: address_of_osv_system_call_entry()).u64
+    }
+
+    /// An interrupt that found the program's stack but the kernel's code: the program is to be seen where it was before the
+    /// jump, or where it goes on. (The jump is repeated: all that it has changed are RCX and R11.)
+    private static func leaveEntry(_ frame: UnsafeMutablePointer<TrapFrame>) {
+      if frame.pointee.rip == UInt(bitPattern: address_of_jump_return_last()).u64 {
+        frame.pointee.rip = frame.pointee.rcx
+      } else if isJumpEntry(frame.pointee.rip) {
+        frame.pointee.rip = frame.pointee.rcx &- jumpSequenceByteCount
+      }
+    }
+
+    /// Bytes of `lea resume(%rip), %rcx; jmp *%gs:…`, with which every jump to the kernel is made.
+    static let jumpSequenceByteCount: UInt64 = 15
+
     private static func resolve(_ frame: UnsafeMutablePointer<TrapFrame>, _ address: UInt64) -> Bool {
       guard let pageFault = Upcalls.pageFault else { return false }
       return pageFault(frame, address)
@@ -121,6 +159,9 @@
     /// Before going back: give the CPU away if that was asked for, and to a program only with its signals delivered.
     static func leave(_ frame: UnsafeMutablePointer<TrapFrame>) {
       if frame.pointee.isFromProgram {
+        // Programs run with interrupts enabled: this is the first step of an entry by the instruction.
+        guard frame.pointee.interruptsWereEnabled else { return }
+        if isSystemCallEntry(frame.pointee.rip) { leaveEntry(frame) }
         repeat {
           if per_cpu_reschedule() != 0 && per_cpu_preemption_count() == 0 { Upcalls.callPreempt() }
           if let returnToProgram = Upcalls.returnToProgram { returnToProgram(frame) }
@@ -128,6 +169,10 @@
       } else if per_cpu_reschedule() != 0 && per_cpu_preemption_count() == 0 && frame.pointee.interruptsWereEnabled {
         Upcalls.callPreempt()
       }
+      // What the way back from a jump has looked at may have changed.
+      let start = UInt(bitPattern: address_of_jump_return()).u64
+      let end = UInt(bitPattern: address_of_jump_return_last()).u64
+      if frame.pointee.rip &- start < end &- start { frame.pointee.rip = start }
     }
 
     private static func name(of vector: UInt64) -> StaticString {

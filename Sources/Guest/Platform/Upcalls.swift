@@ -16,7 +16,13 @@ public enum Upcalls {
   nonisolated(unsafe) public static var exception: (@convention(c) (UnsafeMutablePointer<TrapFrame>, UInt64) -> Void)? =
     nil
   /// A system call; its result goes to frame.rax. Interrupts are enabled, preemption too.
-  nonisolated(unsafe) public static var systemCall: (@convention(c) (UnsafeMutablePointer<TrapFrame>) -> Void)? = nil
+  nonisolated(unsafe) public static var systemCall: (@convention(c) (UnsafeMutablePointer<TrapFrame>) -> Void)? = nil {
+    didSet {
+      #if GUEST
+        set_system_call_handler(unsafeBitCast(systemCall, to: UnsafeMutableRawPointer?.self))
+      #endif
+    }
+  }
   /// The program is about to go on: deliver signals, end the thread. Called with interrupts disabled and returns so, with
   /// nothing left to do, but may enable them and sleep meanwhile.
   nonisolated(unsafe) public static var returnToProgram: (@convention(c) (UnsafeMutablePointer<TrapFrame>) -> Void)? =

@@ -14,6 +14,7 @@
 //     same compare-exchange, or `interrupt` sees the sleep.
 // All changes are read-modify-writes, sequentially consistent: what a waker wrote before it is seen by the sleeper after.
 
+import Instructions
 import Locks
 
 struct ParkWord<Word: LockWord & ~Copyable>: ~Copyable {
@@ -26,7 +27,8 @@ struct ParkWord<Word: LockWord & ~Copyable>: ~Copyable {
   private static var timedOut: UInt { 4 }
   private static var interrupted: UInt { 5 }
   private static var stateMask: UInt { 7 }
-  private static var interruptFlag: UInt { 8 }
+  /// The way back from system calls looks at it too.
+  private static var interruptFlag: UInt { UInt(truncatingIfNeeded: THREAD_INTERRUPTED) }
 
   init() {}
 

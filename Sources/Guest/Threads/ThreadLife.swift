@@ -1,6 +1,7 @@
 // The life of threads: making, starting, ending, joining, and the start of scheduling itself.
 #if GUEST
   import Base
+  import Instructions
   import Locks
   import Pages
   import Platform
@@ -83,6 +84,12 @@
     /// The current stack becomes the CPU's idle thread. Interrupts are off.
     private static func enter(_ scheduler: UnsafeMutablePointer<CPUScheduler>) {
       scheduler.pointee.since = Clock.now()
+      // The way back from system calls finds a thread's interrupt by itself.
+      let idle = scheduler.pointee.idle
+      _ = idle.pointee.park.interrupt()
+      precondition(
+        UnsafeRawPointer(idle).load(fromByteOffset: THREAD_PARK_WORD.int, as: UInt8.self) == THREAD_INTERRUPTED.u8)
+      idle.pointee.park.clearInterrupt()
       CPU.setSlot(.scheduler, scheduler)
       CPU.setSlot(.idleThread, scheduler.pointee.idle)
       CPU.currentThread = UnsafeMutableRawPointer(scheduler.pointee.idle)

@@ -15,12 +15,14 @@
 #define PER_CPU_PREEMPTION_COUNT 0x818  // u32, 0 = may be preempted
 #define PER_CPU_RESCHEDULE 0x81c        // u32, not 0 = somebody should run instead
 #define PER_CPU_CURRENT_THREAD 0x820    // pointer, of the module Threads
-#define PER_CPU_GATE 0x828              // entry address of system calls that arrive by a jump
+#define PER_CPU_GATE 0x828              // entry address of system calls from code that made a function call
 #define PER_CPU_SCRATCH 0x830           // u64, RSP during system-call entry
 #define PER_CPU_RELEASE 0x838           // u64, a waiting secondary CPU starts on the stack that is stored here
 #define PER_CPU_RELEASE_ENTRY 0x840     // u64, the function it calls
 #define PER_CPU_IN_INTERRUPT 0x848      // u32, not 0 = an interrupt handler runs
 #define PER_CPU_ADOPTED 0x850          // u64, interrupts that adopted the frame on its way back
+#define PER_CPU_JUMP 0x858              // entry address of system calls from rewritten sites
+#define PER_CPU_NOBODY 0x860            // two zero words: what CURRENT_THREAD points to before there are threads
 #define PER_CPU_SLOTS 0x880             // 16 pointers for the modules above
 #define PER_CPU_FLUSH 0x900              // two u64: flushes requested by other CPUs, and done
 #define PER_CPU_INTERRUPT_STACK_END 0x4000
@@ -57,6 +59,16 @@
 
 #define VECTOR_SYSTEM_CALL 0x100 // by the syscall instruction
 #define VECTOR_GATE 0x101        // by a jump, from code that made a function call
+#define VECTOR_JUMP 0x102        // by a jump, from a rewritten site
+
+// Bits of RFLAGS.
+#define FLAG_DIRECTION 0x400
+#define FLAG_OVERFLOW 0x800
+#define FLAG_ALIGNMENT_CHECK 0x40000
+
+// What entries look at in a thread's control block: the word that says whether the thread is interrupted, and its bit.
+#define THREAD_PARK_WORD 0
+#define THREAD_INTERRUPTED 8
 
 // Selectors of the GDT that the monitor made. On kvm_pvm everything runs at hardware CPL 3 and returns by an
 // ordinary ring-3 iretq; on hardware everything runs at CPL 0.

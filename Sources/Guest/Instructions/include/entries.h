@@ -23,9 +23,16 @@ ENTRY_LABEL(trap_double_fault)
 ENTRY_LABEL(trap_return)
 /// The same, after a look at rescheduling and signals: where a new program thread begins.
 ENTRY_LABEL(trap_return_checked)
-/// Where jumps enter on each platform (`syscall` enters at osv_system_call_entry, by the note in the image).
-ENTRY_LABEL(gate_entry_pvm)
-ENTRY_LABEL(gate_entry_hardware)
+/// Where jumps enter (`syscall` enters at osv_system_call_entry, by the note in the image).
+ENTRY_LABEL(gate_entry)
+ENTRY_LABEL(jump_entry)
+ENTRY_LABEL(osv_system_call_entry)
+/// The way back from jumps: interrupts that come between these labels begin it again; the last instruction is at the second.
+ENTRY_LABEL(jump_return)
+ENTRY_LABEL(jump_return_last)
+/// Who serves system calls that come by a jump.
+extern void *system_call_handler;
+static inline void set_system_call_handler(void *function) { system_call_handler = function; }
 /// All of that code.
 ENTRY_LABEL(system_call_entry_start)
 ENTRY_LABEL(system_call_entry_end)
@@ -70,6 +77,7 @@ _Bool usercopy_compare_exchange32(void *at, uint32_t *expected, uint32_t desired
 ENTRY_LABEL(vector_storm_program)
 ENTRY_LABEL(self_test_call_program)
 ENTRY_LABEL(self_test_gate_program)
+ENTRY_LABEL(self_test_jump_program)
 ENTRY_LABEL(self_test_exception_program)
 ENTRY_LABEL(vector_storm_failed)
 /// Spoils a vector register of the running program.

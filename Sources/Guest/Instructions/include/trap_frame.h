@@ -9,7 +9,7 @@
 typedef struct trap_frame {
   uint64_t reserved0;
   uint64_t reserved1;
-  /// The vector, 0 to 255, or VECTOR_SYSTEM_CALL or VECTOR_GATE.
+  /// The vector, 0 to 255, or VECTOR_SYSTEM_CALL, VECTOR_GATE or VECTOR_JUMP.
   uint64_t vector;
   /// The CPU's error code; for system calls the number as it was called (RAX is the result's).
   uint64_t error;
