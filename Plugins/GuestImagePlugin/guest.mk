@@ -39,9 +39,11 @@ kernel.elf: kernel.debug.elf
 kernel.o: $(BOOT_OBJECTS) $(OBJECTS)
 	$(BIN)ld.lld -r -o $@ $^
 
+# Linked from the modules' own objects: in one relocatable object, functions that several modules have copies of lie in one
+# section, and all copies stay.
 kernel.debug.elf: kernel.o $(BOOT)/kernel.ld
 	$(BIN)ld.lld -pie --no-dynamic-linker -z norelro -z notext -z max-page-size=4096 --gc-sections \
-	  -T $(BOOT)/kernel.ld kernel.o $(RESOURCES)/libswiftUnicodeDataTables.a -o $@
+	  -T $(BOOT)/kernel.ld $(BOOT_OBJECTS) $(OBJECTS) $(RESOURCES)/libswiftUnicodeDataTables.a -o $@
 
 boot-%.o: $(BOOT)/%.S $(HEADERS) modules.mk
 	$(BIN)clang $(CFLAGS) -c $< -o $@
