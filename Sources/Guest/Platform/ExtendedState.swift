@@ -21,7 +21,20 @@ public enum ExtendedState {
     if extendedStateMethod != .fxsave { area.storeBytes(of: 3, toByteOffset: 512, as: UInt64.self) }
   }
 
-  /// Saves the registers to the area from which they were last restored on this CPU, or to a new one.
+  /// Saves the registers to an area that may hold anything. (The optimised form leaves out what has not changed since the
+  /// registers were restored from the same address, even if something else has been there since.)
+  public static func saveWhole(_ area: UnsafeMutableRawPointer) {
+    #if GUEST
+      if extendedStateMethod == .fxsave {
+        vector_fxsave(area)
+      } else {
+        vector_xsave(area, extendedStateMask)
+      }
+    #endif
+  }
+
+  /// Saves the registers to the area from which they were last restored on this CPU, unchanged since, or to one from which
+  /// registers are restored before they are saved there.
   @inline(__always) public static func save(_ area: UnsafeMutableRawPointer) {
     #if GUEST
       switch extendedStateMethod {

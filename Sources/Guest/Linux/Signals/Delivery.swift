@@ -133,7 +133,7 @@ extension Task {
   /// Stores the vector registers to the program's stack, in the form that sigreturn expects.
   private func saveExtendedState(at address: VirtualAddress, byteCount: Int) throws(Errno) {
     guard let image = ExtendedStateImage() else { throw .ENOMEM }
-    ExtendedState.save(image.bytes.baseAddress!)
+    ExtendedState.saveWhole(image.bytes.baseAddress!)
     SignalExtendedState.seal(image.bytes, byteCount: byteCount, mask: ExtendedState.programMask)
     let used = UnsafeRawBufferPointer(rebasing: image.bytes[..<(byteCount &+ 4)])
     try UserSpan(address, count: used.count).write(from: used)
