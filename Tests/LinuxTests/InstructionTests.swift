@@ -79,7 +79,8 @@ struct InstructionTests {
       let length = bytes.count
       let instruction = decode(bytes + [0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90])
       if instruction?.byteCount != length, wrong.count < 20 {
-        wrong.append("\(String(expected.address, radix: 16)): \(bytes) \(expected.text) → \(instruction?.byteCount ?? 0)")
+        wrong.append(
+          "\(String(expected.address, radix: 16)): \(bytes) \(expected.text) → \(instruction?.byteCount ?? 0)")
       }
     }
     #expect(wrong == [])
@@ -110,7 +111,9 @@ struct InstructionTests {
   }
 
   @Test func whatIsNoInstructionHasNoLength() {
-    for bytes: [UInt8] in [[0x06], [0x0f, 0x04], [0xea, 0, 0, 0, 0], [0x66, 0xe9, 0, 0], [0x48], [0x0f], [0xe9, 0, 0]] {
+    for bytes: [UInt8] in [
+      [0x06], [0x0f, 0x04], [0xea, 0, 0, 0, 0], [0x66, 0xe9, 0, 0], [0x48], [0x0f], [0xe9, 0, 0],
+    ] {
       #expect(decode(bytes) == nil)
     }
     #expect(decode([UInt8](repeating: 0x66, count: 15) + [0x90]) == nil)

@@ -21,8 +21,7 @@ struct Survey {
     defer { scratch.deallocate() }
     file = try #require(CodeFile(source, scratch: scratch))
     var analysis = SiteAnalysis(file, scratch: scratch)
-    for number in 0..<file.image.segmentCount where file.image.segments[number].isExecutable {
-      let segment = file.image.segments[number]
+    for segment in file.segments where segment.isExecutable {
       var hits: [Int] = []
       source.storage.withUnsafeBytes {
         let code = UnsafeRawBufferPointer(
@@ -108,12 +107,14 @@ struct RewritingTests {
       var sawCounter = false
       var end = false
       while at < Int(site.byteCount), !end {
-        let instruction = try #require(buffer.withUnsafeBytes { Instruction(UnsafeRawBufferPointer(rebasing: $0[at...])) })
+        let instruction = try #require(
+          buffer.withUnsafeBytes { Instruction(UnsafeRawBufferPointer(rebasing: $0[at...])) })
         let place = stub &+ UInt64(at)
         if at == Int(site.gate) {
           // lea resume(%rip), %rcx; jmp *%gs:0x858
-          #expect(buffer[at..<at + 15].elementsEqual(
-            [0x48, 0x8d, 0x0d, 8, 0, 0, 0, 0x65, 0xff, 0x24, 0x25, 0x58, 0x08, 0, 0]))
+          #expect(
+            buffer[at..<at + 15].elementsEqual(
+              [0x48, 0x8d, 0x0d, 8, 0, 0, 0, 0x65, 0xff, 0x24, 0x25, 0x58, 0x08, 0, 0]))
           #expect(site.original(of: place) == window.site &+ bias)
           #expect(site.original(of: place &+ 7) == window.site &+ bias)
           #expect(original == window.site &+ bias)
@@ -131,8 +132,9 @@ struct RewritingTests {
           at += 7
           continue
         }
-        if sawCounter, buffer[at] == 0xe9, at + 5 == Int(site.byteCount), original == window.site &+ bias &+ 2
-          &+ (window.shape == .after ? window.displacedByteCount : 0)
+        if sawCounter, buffer[at] == 0xe9, at + 5 == Int(site.byteCount),
+          original == window.site &+ bias &+ 2
+            &+ (window.shape == .after ? window.displacedByteCount : 0)
         {
           #expect(place &+ 5 &+ UInt64(bitPattern: instruction.displacement) == original)
           end = true

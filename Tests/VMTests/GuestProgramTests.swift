@@ -62,7 +62,16 @@ struct GuestProgramTests {
 
   @Test(arguments: GuestProgram.all, [1, 2])
   func behavesAsOnLinux(_ program: GuestProgram, cpus: Int) throws {
-    var arguments = ["--cpus", "\(cpus)"]
+    try compare(program, ["--cpus", "\(cpus)"])
+  }
+
+  /// The same with every system call a trap.
+  @Test(arguments: GuestProgram.all) func behavesAsOnLinuxUnchanged(_ program: GuestProgram) throws {
+    try compare(program, ["--cpus", "2", "--no-rewrite"])
+  }
+
+  private func compare(_ program: GuestProgram, _ options: [String]) throws {
+    var arguments = options
     if let volume = program.volume { arguments += ["--volume", "\(volume):/data"] }
     let guest = try vm(arguments + [program.path] + program.arguments, input: program.input)
     if program.guestOnly || program.expected != nil {

@@ -4,6 +4,7 @@ import Base
 import Memory
 import Platform
 import Threads
+import VirtioABI
 
 /// The upcalls of the Linux layer.
 public enum LinuxEntry {
@@ -14,6 +15,12 @@ public enum LinuxEntry {
     Upcalls.pageFault = { LinuxEntry.pageFault($0, $1) }
     Upcalls.exception = { frame, address in Task.current.raiseException(frame, address: address) }
     Upcalls.returnToProgram = { LinuxEntry.returnToProgram($0) }
+    if !Boot.has(flag: BootFlags.noRewrite) {
+      Upcalls.systemCallTrap = { frame in
+        let process = Task.current.process
+        process.rewriter.noteTrap(frame, in: process.addressSpace)
+      }
+    }
   }
 
   /// A system call: the frame's `error` has its number, RAX gets the result.

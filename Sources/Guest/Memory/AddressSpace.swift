@@ -104,6 +104,7 @@ public final class AddressSpace: @unchecked Sendable {
     if request.flags.contains(.growsDown) { flags.insert([.growsDown, .stack]) }
     if request.flags.contains(.stack) { flags.insert(.stack) }
     if request.flags.contains(.shared) && !request.mayWrite { flags.insert(.neverWrite) }
+    if request.object != nil && request.protection.contains(.write) { flags.insert(.wasWritable) }
     return flags
   }
 
@@ -167,6 +168,7 @@ public final class AddressSpace: @unchecked Sendable {
     var address = range.start.rawValue
     while address < range.end.rawValue, let region = regions.find(address) {
       region.pointee.protection = protection
+      if region.pointee.object != nil && protection.contains(.write) { region.pointee.flags.insert(.wasWritable) }
       updateRights(of: region)
       address = region.pointee.end
       _ = merge(region)

@@ -60,7 +60,9 @@ extension AddressSpace {
     try cut(at: old.start.rawValue &+ moved)
     region = regions.find(old.start.rawValue).unsafelyUnwrapped
 
+    if region.pointee.label != .patches, let patcher = region.pointee.patcher { removePatches(old, of: patcher) }
     var copy = region.pointee
+    copy.patcher = nil
     copy.start = target
     copy.end = target &+ size
     copy.faultEnd = 0

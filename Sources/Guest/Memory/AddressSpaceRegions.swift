@@ -43,7 +43,9 @@ extension AddressSpace {
   func drop(_ region: RegionPointer) {
     regions.remove(region)
     region.pointee.object?.unlink(region)
+    let patcher = region.pointee.label == .patches ? nil : region.pointee.patcher
     region.discard()
+    if let patcher { dropRoom(of: patcher) }
   }
 
   /// Joins a region with the one right before it if they are alike.

@@ -37,6 +37,8 @@ public enum MappingLabel: UInt8 {
   case vdso
   /// The clock page: `[vvar]`.
   case vvar
+  /// A patcher's own code: `[patches]`.
+  case patches
 }
 
 /// Who stands behind a mapped object: kept alive by its mappings, asked for /proc/self/maps. An open file or a vnode.

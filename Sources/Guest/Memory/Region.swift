@@ -19,6 +19,8 @@ struct Region {
   /// Offset of `start` in the object, a multiple of 4096.
   var offset: UInt64
   var owner: (any MappingOwner)?
+  /// Who changes its code; or, with the label `patches`, whose own code it is.
+  var patcher: (any CodePatcher)?
 
   /// One behind what the last anonymous fault mapped, and how many pages that were.
   var faultEnd: UInt64 = 0
@@ -56,10 +58,16 @@ struct Region {
   /// The offset in the object that belongs to an address.
   func objectOffset(_ address: UInt64) -> UInt64 { offset &+ (address &- start) }
 
+  /// Whether it is code of a file that may be patched.
+  var isPatchable: Bool {
+    object != nil && label != .patches && protection.contains(.execute) && !protection.contains(.write)
+      && flags.isDisjoint(with: [.shared, .wasWritable])
+  }
+
   /// Whether `next`, which starts where this one ends, could be one region with it.
   func continues(into next: borrowing Region) -> Bool {
     guard end == next.start, protection == next.protection, flags == next.flags, label == next.label,
-      object === next.object, owner === next.owner
+      object === next.object, owner === next.owner, patcher === next.patcher
     else { return false }
     return object == nil || offset &+ (end &- start) == next.offset
   }
@@ -100,4 +108,6 @@ struct RegionFlags: OptionSet {
   static var hugePages: RegionFlags { RegionFlags(rawValue: 1 << 4) }
   /// mprotect may not add the right to write.
   static var neverWrite: RegionFlags { RegionFlags(rawValue: 1 << 5) }
+  /// Stores were allowed at some time: its code is not patched (any more).
+  static var wasWritable: RegionFlags { RegionFlags(rawValue: 1 << 6) }
 }

@@ -6,6 +6,15 @@ import Instructions
 /// and `error`; for system calls RAX is the result and `error` the number that was called.
 public typealias TrapFrame = trap_frame
 
+/// How code that was made for it jumps to the kernel: `lea resume(%rip), %rcx; jmp *%gs:pointerOffset`, and the call returns
+/// to `resume`.
+public enum JumpEntry {
+  /// Offset in the per-CPU area of the entry's address.
+  public static let pointerOffset: UInt32 = PER_CPU_JUMP.u32
+  /// Bytes of the two instructions.
+  public static let sequenceByteCount: UInt64 = 15
+}
+
 extension trap_frame {
   /// `vector` of a system call made by the instruction.
   public static let systemCallVector: UInt64 = 0x100

@@ -15,6 +15,7 @@
   /// System calls, of both kinds.
   @c func trap_system_call(_ frame: UnsafeMutablePointer<trap_frame>) {
     Interrupts.enable()
+    if let systemCallTrap = Upcalls.systemCallTrap { systemCallTrap(frame) }
     if let systemCall = Upcalls.systemCall {
       systemCall(frame)
     } else {
@@ -134,7 +135,8 @@
     /// A program that steps through itself jumps to the kernel: it comes in as by the instruction, whose way out keeps its flag.
     private static func stepIntoEntry(_ frame: UnsafeMutablePointer<TrapFrame>) {
       frame.pointee.r11 = frame.pointee.rflags
-      frame.pointee.rflags &= ~(TrapFrame.trapFlag | TrapFrame.interruptFlag | FLAG_DIRECTION.u64 | FLAG_ALIGNMENT_CHECK.u64)
+      frame.pointee.rflags &=
+        ~(TrapFrame.trapFlag | TrapFrame.interruptFlag | FLAG_DIRECTION.u64 | FLAG_ALIGNMENT_CHECK.u64)
       frame.pointee.rip = UInt(bitPattern: address_of_osv_system_call_entry()).u64
     }
 
@@ -144,12 +146,9 @@
       if frame.pointee.rip == UInt(bitPattern: address_of_jump_return_last()).u64 {
         frame.pointee.rip = frame.pointee.rcx
       } else if isJumpEntry(frame.pointee.rip) {
-        frame.pointee.rip = frame.pointee.rcx &- jumpSequenceByteCount
+        frame.pointee.rip = frame.pointee.rcx &- JumpEntry.sequenceByteCount
       }
     }
-
-    /// Bytes of `lea resume(%rip), %rcx; jmp *%gs:…`, with which every jump to the kernel is made.
-    static let jumpSequenceByteCount: UInt64 = 15
 
     private static func resolve(_ frame: UnsafeMutablePointer<TrapFrame>, _ address: UInt64) -> Bool {
       guard let pageFault = Upcalls.pageFault else { return false }

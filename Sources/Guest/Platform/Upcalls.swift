@@ -23,6 +23,10 @@ public enum Upcalls {
       #endif
     }
   }
+  /// A system call has come by the instruction and is about to be served: it may be made cheaper for the next time.
+  /// Interrupts are enabled, preemption too.
+  nonisolated(unsafe) public static var systemCallTrap: (@convention(c) (UnsafeMutablePointer<TrapFrame>) -> Void)? =
+    nil
   /// The program is about to go on: deliver signals, end the thread. Called with interrupts disabled and returns so, with
   /// nothing left to do, but may enable them and sleep meanwhile.
   nonisolated(unsafe) public static var returnToProgram: (@convention(c) (UnsafeMutablePointer<TrapFrame>) -> Void)? =

@@ -92,15 +92,17 @@ enum OptionTable {
       options.hostName = value
     },
     Option(
-      "log", argument: "WHAT", help: "report on stderr: syscalls, faults, signals, boot (commas between several)"
+      "log", argument: "WHAT",
+      help: "report on stderr: syscalls, faults, signals, boot, rewrite (commas between several)"
     ) { options, value throws(Failure) in
       let names: [(String, UInt32)] = [
         ("syscalls", BootLog.systemCalls), ("faults", BootLog.faults), ("signals", BootLog.signals),
-        ("boot", BootLog.boot),
+        ("boot", BootLog.boot), ("rewrite", BootLog.rewrite),
       ]
       for piece in value.split(separator: UInt8(ascii: ","), omittingEmptySubsequences: false) {
         guard let found = names.first(where: { piece.elementsEqual($0.0.utf8) }) else {
-          throw Failure(.usage, "--log knows syscalls, faults, signals and boot, not \(Options.show(Array(piece)))")
+          throw Failure(
+            .usage, "--log knows syscalls, faults, signals, boot and rewrite, not \(Options.show(Array(piece)))")
         }
         options.log |= found.1
       }
@@ -126,6 +128,9 @@ enum OptionTable {
     },
     Option("debug-memory", help: "poison freed kernel memory and put guard pages around it") {
       options, _ throws(Failure) in options.flags |= BootFlags.debugMemory
+    },
+    Option("no-rewrite", help: "leave the program's code as it is: every system call is a trap") {
+      options, _ throws(Failure) in options.flags |= BootFlags.noRewrite
     },
     Option("kernel", argument: "FILE", help: nil) { options, value throws(Failure) in
       if value.isEmpty { throw Failure(.usage, "--kernel wants a file") }

@@ -153,6 +153,8 @@ public enum BootFlags {
   public static let selfTest: UInt32 = 1 << 4
   /// Debug allocator: poison freed memory, guard pages.
   public static let debugMemory: UInt32 = 1 << 5
+  /// System calls of programs stay traps: their code is not changed.
+  public static let noRewrite: UInt32 = 1 << 6
 }
 
 /// `BootInformation.log`: what `--log` and `--trace` turn on.
@@ -165,6 +167,8 @@ public enum BootLog {
   public static let faults: UInt32 = 1 << 2
   /// Signals.
   public static let signals: UInt32 = 1 << 3
+  /// What became of each site of a system call in the program's code.
+  public static let rewrite: UInt32 = 1 << 4
 }
 
 /// A file that lies in guest memory, in whole pages: it appears in the initial RAM file system at `pathOffset`.

@@ -7,7 +7,8 @@ extension Task {
   /// Turns an exception that the program caused into the signal for it.
   func raiseException(_ frame: UnsafeMutablePointer<TrapFrame>, address: UInt64) {
     typealias Code = SignalInformation.Code
-    let rip = frame.pointee.rip
+    if frame.pointee.vector == 3, continueBehindJump(frame) { return }
+    let rip = originalAddress(frame.pointee.rip) ?? frame.pointee.rip
     switch frame.pointee.vector {
     case 0: raise(SignalInformation(.floatingPoint, code: Code.integerDivide, address: rip))
     case 1: raise(SignalInformation(.trap, code: Code.trace, address: rip))

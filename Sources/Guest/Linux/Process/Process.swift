@@ -23,6 +23,9 @@ public final class Process {
   /// From where it sees the tree of names.
   public let context: FileSystemContext
 
+  /// What makes jumps of its system calls.
+  let rewriter = CodeRewriter()
+
   let lock = Mutex()
 
   // MARK: Guarded by `lock`

@@ -95,6 +95,7 @@ public enum ProcessFiles {
       case .heap: "[heap]"
       case .stack: "[stack]"
       case .vdso: "[vdso]"
+      case .patches: "[patches]"
       case .vvar: "[vvar]"
       }
     if let label {

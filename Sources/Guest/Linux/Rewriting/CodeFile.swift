@@ -3,6 +3,8 @@
 // Bounds come from the table that exception handling searches (.eh_frame_hdr), and where that says nothing from sized function
 // symbols. Nothing here is trusted further than that: a bound is a place to start decoding, and decoding has to stay in
 // step up to the site. The file is read through a `ByteSource`; a failure to read is the end of what is known.
+import Base
+import Pages
 
 /// Where a function lies, in the file's own addresses.
 struct CodeBound: Equatable {
@@ -15,51 +17,66 @@ struct CodeBound: Equatable {
 }
 
 /// What the rewriter knows about a file.
-struct CodeFile<Source: ByteSource> {
+final class CodeFile<Source: ByteSource> {
   let source: Source
-  let image: ELFImage
+  /// The file's segments.
+  let segments: UnsafeBufferPointer<ELFSegment>
   /// The search table of .eh_frame_hdr.
   private var index: UnwindIndex?
-
   /// What stands for it in files without one.
   private var table: UnwindTable?
 
-  /// Reads the headers; nil if the file is no ELF file for this machine.
+  /// Reads the headers; nil if the file is no ELF file for this machine, or if memory is out.
   /// - Parameter scratch: memory for pieces of the file.
   init?(_ source: Source, scratch: UnsafeMutableRawBufferPointer) {
-    guard let image = try? ELFImage(source) else { return nil }
     self.source = source
-    self.image = image
-    findIndex()
-    if index == nil { table = UnwindTable(source, code: image.lowestAddress..<image.highestAddress, scratch: scratch) }
+    guard let segments = Self.segments(of: source) else { return nil }
+    self.segments = segments
+    index = Self.index(of: source)
+    guard index == nil, let first = segments.first, let last = segments.last else { return }
+    let code = first.address..<(last.address &+ last.memoryByteCount)
+    table = UnwindTable(source, code: code, scratch: scratch)
   }
 
-  private mutating func findIndex() {
-    guard let header = source.load(ELFHeader.self, at: 0) else { return }
-    for number in 0..<image.headerCount {
+  deinit { KernelHeap.free(UnsafeMutableRawPointer(mutating: segments.baseAddress.unsafelyUnwrapped)) }
+
+  @inline(never) private static func segments(of source: Source) -> UnsafeBufferPointer<ELFSegment>? {
+    guard let image = try? ELFImage(source),
+      let memory = KernelHeap.allocate(byteCount: image.segmentCount &* MemoryLayout<ELFSegment>.stride)
+    else { return nil }
+    // SAFETY: a block for that many segments, all initialised here, freed with the object.
+    let segments = memory.bindMemory(to: ELFSegment.self, capacity: image.segmentCount)
+    for number in 0..<image.segmentCount { (segments + number).initialize(to: image.segments[number]) }
+    return UnsafeBufferPointer(start: segments, count: image.segmentCount)
+  }
+
+  @inline(never) private static func index(of source: Source) -> UnwindIndex? {
+    guard let header = source.load(ELFHeader.self, at: 0) else { return nil }
+    for number in 0..<min(Int(header.headerCount), ELFImage.headerLimit) {
       let offset = header.headersOffset &+ UInt64(truncatingIfNeeded: number &* MemoryLayout<ELFProgramHeader>.size)
-      guard let entry = source.load(ELFProgramHeader.self, at: offset) else { return }
-      guard entry.type == UnwindIndex.headerType else { continue }
-      index = UnwindIndex(source, fileOffset: entry.fileOffset, address: entry.address)
-      return
+      guard let entry = source.load(ELFProgramHeader.self, at: offset) else { return nil }
+      if entry.type == UnwindIndex.headerType {
+        return UnwindIndex(source, fileOffset: entry.fileOffset, address: entry.address)
+      }
     }
+    return nil
   }
 
   // MARK: Addresses
 
   /// Where the byte at an address lies in the file; nil if no segment's file part has it.
   func fileOffset(of address: UInt64) -> UInt64? {
-    for number in 0..<image.segmentCount {
-      let segment = image.segments[number]
-      if address &- segment.address < segment.fileByteCount { return segment.fileOffset &+ (address &- segment.address) }
+    for segment in segments {
+      if address &- segment.address < segment.fileByteCount {
+        return segment.fileOffset &+ (address &- segment.address)
+      }
     }
     return nil
   }
 
   /// The address of a byte of the file, and the end of its segment; nil if it is not in an executable segment.
   func codeAddress(of fileOffset: UInt64) -> (address: UInt64, end: UInt64)? {
-    for number in 0..<image.segmentCount {
-      let segment = image.segments[number]
+    for segment in segments {
       if segment.isExecutable, fileOffset &- segment.fileOffset < segment.fileByteCount {
         let address = segment.address &+ (fileOffset &- segment.fileOffset)
         return (address, segment.address &+ segment.fileByteCount)
@@ -90,7 +107,9 @@ struct CodeFile<Source: ByteSource> {
     for number in 0..<header.sectionCount {
       let offset = header.sectionsOffset &+ UInt64(truncatingIfNeeded: number) &* 64
       guard let section = source.load(ELFSectionHeader.self, at: offset) else { return nil }
-      guard section.type == ELFSectionHeader.symbols || section.type == ELFSectionHeader.dynamicSymbols else { continue }
+      guard section.type == ELFSectionHeader.symbols || section.type == ELFSectionHeader.dynamicSymbols else {
+        continue
+      }
       search(section, for: address, limit: limit, scratch: scratch, &found)
     }
     return found
@@ -101,7 +120,9 @@ struct CodeFile<Source: ByteSource> {
     _ found: inout CodeBound?
   ) {
     let size = MemoryLayout<ELFSymbol>.size
-    guard section.entryByteCount == UInt64(truncatingIfNeeded: size), section.fileOffset < source.byteCount else { return }
+    guard section.entryByteCount == UInt64(truncatingIfNeeded: size), section.fileOffset < source.byteCount else {
+      return
+    }
     var offset = section.fileOffset
     let end = offset &+ min(section.byteCount, source.byteCount &- offset)
     while offset < end {
@@ -120,7 +141,9 @@ struct CodeFile<Source: ByteSource> {
         if symbol.value > address {
           if let known = found, symbol.value < known.next { found?.next = symbol.value }
           if found == nil { found = CodeBound(start: 0, end: 0, next: symbol.value) }
-        } else if let known = found, known.start > symbol.value || (known.start == symbol.value && known.end >= symbolEnd) {
+        } else if let known = found,
+          known.start > symbol.value || (known.start == symbol.value && known.end >= symbolEnd)
+        {
           continue
         } else {
           found = CodeBound(start: symbol.value, end: symbolEnd, next: found?.next ?? limit)

@@ -10,9 +10,6 @@ struct SiteAnalysis<Source: ByteSource> {
   static var reach: UInt64 { 1 << 16 }
   /// Bytes of scratch memory it needs.
   static var scratchByteCount: Int { 4096 }
-  /// Instructions before the call that are looked at.
-  private static var history: Int { 8 }
-
   let file: CodeFile<Source>
   private let scratch: UnsafeMutableRawBufferPointer
   /// What the scratch memory holds: bytes from this address on.
@@ -24,22 +21,44 @@ struct SiteAnalysis<Source: ByteSource> {
     self.scratch = scratch
   }
 
-  /// An instruction and where it is.
+  /// An instruction and where it is, as far as windows need it.
   private struct Placed {
     var address: UInt64 = 0
-    var instruction = Instruction()
-    var end: UInt64 { address &+ UInt64(truncatingIfNeeded: instruction.byteCount) }
+    var byteCount: UInt8 = 0
+    var flow = Instruction.Flow.next
+    var hasSkippablePrefix = false
+    /// It can be moved: it does not compute an address relative to itself in 32 bits.
+    var isMovable = false
+
+    init() {}
+    init(_ instruction: Instruction, at address: UInt64) {
+      self.address = address
+      byteCount = instruction.byteCount.u8
+      flow = instruction.flow
+      hasSkippablePrefix = instruction.hasSkippablePrefix
+      isMovable = !(instruction.hasShortAddress && instruction.relativeOffset > 0)
+    }
+    var end: UInt64 { address &+ byteCount.u64 }
   }
 
   /// What decoding a function told about a site.
   private struct Surroundings {
-    /// Instructions before it, the last one first, without a gap between them.
-    var before: [8 of Placed] = .init(repeating: Placed())
-    var beforeCount = 0
+    /// The last instructions before it, without a gap between them: number i of the function is at i modulo 8.
+    private var ring: [8 of Placed] = .init(repeating: Placed())
+    private var count = 0
     var after = Placed()
     /// Bit i: a branch of the function goes to the site - 56 + i.
     var targets: UInt64 = 0
     var site: UInt64 = 0
+
+    /// How many instructions before it are known.
+    var beforeCount: Int { min(count, 8) }
+    /// Instruction `number` before it, the last one first.
+    func before(_ number: Int) -> Placed { ring[(count &- 1 &- number) & 7] }
+    mutating func push(_ placed: Placed) {
+      ring[count & 7] = placed
+      count &+= 1
+    }
 
     func isTarget(_ address: UInt64) -> Bool {
       let bit = address &- (site &- 56)
@@ -75,7 +94,8 @@ struct SiteAnalysis<Source: ByteSource> {
     guard let bound else { return .left(.notProven) }
     let isCovered = site &+ 2 <= bound.end
     guard site &- bound.start <= Self.reach else { return .left(.notProven) }
-    guard let around = walk(from: bound, to: site, limit: limit) else {
+    var around = Surroundings()
+    guard walk(from: bound, to: site, limit: limit, &around) else {
       return .left(isCovered ? .notAnInstruction : .notProven)
     }
     if !isCovered && !loadsNumber(around) { return .left(.notProven) }
@@ -102,24 +122,23 @@ struct SiteAnalysis<Source: ByteSource> {
     return Instruction(UnsafeRawBufferPointer(rebasing: scratch[at..<loadedByteCount]))
   }
 
-  /// Decodes a function from its start, past the site, to its end; nil if the site is not among its instructions.
-  private mutating func walk(from bound: CodeBound, to site: UInt64, limit: UInt64) -> Surroundings? {
-    var around = Surroundings()
+  /// Decodes a function from its start, past the site, to its end; false if the site is not among its instructions.
+  private mutating func walk(from bound: CodeBound, to site: UInt64, limit: UInt64, _ around: inout Surroundings)
+    -> Bool
+  {
     around.site = site
     var address = bound.start
     let end = max(bound.end, min(site &+ 2 &+ UInt64(truncatingIfNeeded: Instruction.longest), bound.next))
     var isFound = false
     while address < end, address &- bound.start <= 2 &* Self.reach {
-      guard let instruction = instruction(at: address, limit: limit) else { return isFound ? around : nil }
-      let placed = Placed(address: address, instruction: instruction)
+      guard let instruction = instruction(at: address, limit: limit) else { return isFound }
+      let placed = Placed(instruction, at: address)
       if address == site {
-        guard instruction.flow == .systemCall, instruction.byteCount == 2 else { return nil }
+        guard instruction.flow == .systemCall, instruction.byteCount == 2 else { return false }
         isFound = true
       } else if address < site {
-        guard placed.end <= site else { return nil }
-        for slot in stride(from: Self.history &- 1, to: 0, by: -1) { around.before[slot] = around.before[slot &- 1] }
-        around.before[0] = placed
-        around.beforeCount = min(around.beforeCount &+ 1, Self.history)
+        guard placed.end <= site else { return false }
+        around.push(placed)
       } else if address == site &+ 2 {
         around.after = placed
       }
@@ -128,7 +147,7 @@ struct SiteAnalysis<Source: ByteSource> {
       }
       address = placed.end
     }
-    return isFound ? around : nil
+    return isFound
   }
 
   private func bytes(_ address: UInt64, _ count: Int) -> UInt64? {
@@ -146,11 +165,11 @@ struct SiteAnalysis<Source: ByteSource> {
   }
 
   /// Whether one of the six instructions before the call loads EAX or RAX, by `mov` or `xor`, with no jump in between.
-  private func loadsNumber(_ around: Surroundings) -> Bool {
+  private func loadsNumber(_ around: borrowing Surroundings) -> Bool {
     for number in 0..<min(around.beforeCount, 6) {
-      let placed = around.before[number]
-      guard placed.instruction.flow == .next else { return false }
-      guard let value = bytes(placed.address, min(placed.instruction.byteCount, 4)) else { return false }
+      let placed = around.before(number)
+      guard placed.flow == .next else { return false }
+      guard let value = bytes(placed.address, min(placed.byteCount.int, 4)) else { return false }
       switch value & 0xff {
       case 0xb8, 0x58: return true  // mov $n, %eax; pop %rax
       case 0xb0: return true  // mov $n, %al
@@ -179,7 +198,7 @@ struct SiteAnalysis<Source: ByteSource> {
 
   // MARK: The window
 
-  private func window(_ around: Surroundings, _ bound: CodeBound) -> SiteOutcome {
+  private func window(_ around: borrowing Surroundings, _ bound: CodeBound) -> SiteOutcome {
     let before = windowBefore(around)
     if let before, !before.isPartial { return .window(before) }
     if let after = windowAfter(around, bound) { return .window(after) }
@@ -188,15 +207,13 @@ struct SiteAnalysis<Source: ByteSource> {
   }
 
   /// The nearest instruction before the call that may give way.
-  private func windowBefore(_ around: Surroundings) -> SiteWindow? {
+  private func windowBefore(_ around: borrowing Surroundings) -> SiteWindow? {
     var isPartial = around.isTarget(around.site)
     for number in 0..<around.beforeCount {
-      let placed = around.before[number]
+      let placed = around.before(number)
       let displaced = around.site &- placed.address
-      guard placed.instruction.flow == .next, displaced <= SiteWindow.displacedLimit,
-        !(placed.instruction.hasShortAddress && placed.instruction.relativeOffset > 0)
-      else { return nil }
-      if placed.instruction.byteCount >= 5, !placed.instruction.hasSkippablePrefix, !around.isEntered(placed),
+      guard placed.flow == .next, displaced <= SiteWindow.displacedLimit, placed.isMovable else { return nil }
+      if placed.byteCount >= 5, !placed.hasSkippablePrefix, !around.isEntered(placed),
         Self.fitsPage(placed.address)
       {
         return SiteWindow(
@@ -208,14 +225,13 @@ struct SiteAnalysis<Source: ByteSource> {
   }
 
   /// `syscall` and what stands behind it.
-  private func windowAfter(_ around: Surroundings, _ bound: CodeBound) -> SiteWindow? {
+  private func windowAfter(_ around: borrowing Surroundings, _ bound: CodeBound) -> SiteWindow? {
     let after = around.after
-    let count = UInt64(truncatingIfNeeded: after.instruction.byteCount)
-    guard count > 0, Self.fitsPage(around.site), !after.instruction.hasSkippablePrefix, !around.isEntered(after),
-      !(after.instruction.hasShortAddress && after.instruction.relativeOffset > 0)
+    let count = after.byteCount.u64
+    guard count > 0, Self.fitsPage(around.site), !after.hasSkippablePrefix, !around.isEntered(after), after.isMovable
     else { return nil }
     let window = SiteWindow(shape: .after, site: around.site, start: around.site, displacedByteCount: count)
-    switch after.instruction.flow {
+    switch after.flow {
     case .next: return count >= 3 ? window : nil
     case .jump, .conditional: return count >= 5 ? window : nil
     case .return:

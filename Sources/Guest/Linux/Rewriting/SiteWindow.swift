@@ -51,8 +51,6 @@ enum LeftReason: UInt8 {
   case notProven
   /// Nothing around it can give way.
   case noWindow
-  /// No stub can lie where the jump needs it.
-  case noRoom
 
   /// For `--log rewrite`.
   var text: StaticString {
@@ -61,7 +59,6 @@ enum LeftReason: UInt8 {
     case .signalReturn: "signal return, recognised by its bytes"
     case .notProven: "in no known function"
     case .noWindow: "nothing beside it can give way"
-    case .noRoom: "no room for its stub"
     }
   }
 }

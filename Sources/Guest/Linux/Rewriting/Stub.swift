@@ -11,8 +11,6 @@
 // and its original are the same distance from their starts.
 import Base
 
-import Base
-
 /// One site that jumps, in addresses of the running program.
 struct RewrittenSite {
   /// Where `syscall` is, or was.
@@ -27,6 +25,11 @@ struct RewrittenSite {
   var byteCount: UInt8
   /// `syscall` itself gave way, and an instruction of so many bytes behind it; 0 for the other shape.
   var displacedAfter: UInt8
+  /// The five bytes that the jump takes the place of.
+  var before: UInt64 = 0
+
+  /// The bytes of a jump in a word.
+  static let jumpMask: UInt64 = 0xff_ffff_ffff
 
   /// Offset of `resume` in the stub.
   var resume: UInt64 { gate.u64 &+ Stub.gateByteCount }

@@ -25,7 +25,8 @@ struct UnwindIndex {
   }
 
   private func word<Source: ByteSource>(_ number: UInt64, _ offset: UInt64, _ source: Source) -> UInt64? {
-    guard number < count, let word = source.load(Int32.self, at: table &+ number &* Self.entryByteCount &+ offset) else {
+    guard number < count, let word = source.load(Int32.self, at: table &+ number &* Self.entryByteCount &+ offset)
+    else {
       return nil
     }
     return address &+ UInt64(truncatingIfNeeded: word)
@@ -52,7 +53,9 @@ struct UnwindIndex {
 /// A record (FDE) of .eh_frame.
 enum UnwindRecord {
   /// How long its function is, and whether it describes a signal trampoline (augmentation 'S').
-  static func range<Source: ByteSource>(at offset: UInt64, _ source: Source) -> (byteCount: UInt64, isSignalFrame: Bool)? {
+  static func range<Source: ByteSource>(at offset: UInt64, _ source: Source) -> (
+    byteCount: UInt64, isSignalFrame: Bool
+  )? {
     guard let length = source.load(UInt32.self, at: offset), length > 8, length < 0xffff_fff0,
       let pointer = source.load(UInt32.self, at: offset &+ 4), pointer != 0,
       UInt64(truncatingIfNeeded: pointer) <= offset &+ 4

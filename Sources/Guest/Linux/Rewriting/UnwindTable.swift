@@ -56,7 +56,8 @@ final class UnwindTable {
       guard place < total else { break }  // The file changes while it is read.
       functions[place] = Function(
         start: (record.start &- base).u32,
-        byteCount: min(record.byteCount, UInt64(Self.signalFrame) &- 1).u32 | (record.isSignalFrame ? Self.signalFrame : 0))
+        byteCount: min(record.byteCount, UInt64(Self.signalFrame) &- 1).u32
+          | (record.isSignalFrame ? Self.signalFrame : 0))
       firsts[page &+ 1] = place.u32 &+ 1
     }
   }
@@ -91,7 +92,8 @@ final class UnwindTable {
     }
     let start = base &+ best.start.u64
     return CodeBound(
-      start: start, end: min(start &+ best.byteCount.u64, limit), next: next.map { min(base &+ $0.u64, limit) } ?? limit)
+      start: start, end: min(start &+ best.byteCount.u64, limit), next: next.map { min(base &+ $0.u64, limit) } ?? limit
+    )
   }
 
   /// The section's place in the file and in memory.

@@ -66,10 +66,12 @@ extension Task {
     } else {
       guard call.mayRestart else { return }
     }
-    // Only the instruction can be repeated; who came by a jump sees EINTR.
-    guard frame.pointee.vector == TrapFrame.systemCallVector else { return }
+    switch frame.pointee.vector {
+    case TrapFrame.systemCallVector: frame.pointee.rip &-= 2
+    case TrapFrame.jumpVector: frame.pointee.rip &-= JumpEntry.sequenceByteCount
+    default: return  // Who called as a function sees EINTR.
+    }
     frame.pointee.rax = call.number
-    frame.pointee.rip &-= 2
   }
 
   private func die(_ signal: Signal, _ information: SignalInformation, _ frame: UnsafeMutablePointer<TrapFrame>)
@@ -102,6 +104,11 @@ extension Task {
       signalStack.flags & SignalStack.disabled != 0
       ? SignalStack.disabled : signalStack.contains(old.rsp) ? SignalStack.onStack : 0
     built.context = SignalContext(old, extendedState: place.extendedState)
+    if let original = originalAddress(old.rip) {
+      built.context.rip = original
+      // Behind the call, where RCX should have that address.
+      if old.rcx == old.rip { built.context.rcx = original }
+    }
     if information.code > 0, signal == .segmentation || signal == .bus {
       built.context.faultAddress = information.first
     }
@@ -151,12 +158,21 @@ extension Task {
       }
       guard saved.context.rip < AddressMap.programEnd.rawValue || process.isImage else { throw .EFAULT }
       saved.context.restore(to: frame)
+      if let place = rewrittenAddress(frame.pointee.rip) { frame.pointee.rip = place }
+      // A call that came by a jump does not go back to another place by itself.
+      if frame.pointee.vector == TrapFrame.jumpVector { leaveByFrame(frame) }
       process.lock.withLock { blocked = saved.mask.subtracting(.unblockable) }
       setSignalStack(saved.stack, stackPointer: saved.context.rsp)
     } catch {
       raise(SignalInformation(.segmentation, code: SignalInformation.Code.kernel, address: 0))
     }
     interruptedCall = nil
+  }
+
+  /// Makes the way back to the program load every register from the frame.
+  private func leaveByFrame(_ frame: UnsafeMutablePointer<TrapFrame>) {
+    frame.pointee.vector = TrapFrame.systemCallVector
+    thread.interrupt()
   }
 
   private func restoreExtendedState(at address: VirtualAddress) throws(Errno) {

@@ -65,7 +65,7 @@ enum SystemLog {
     line.append(", address ")
     line.append(hexadecimal: information.first)
     line.append(") at ")
-    line.append(hexadecimal: frame.pointee.rip)
+    line.append(hexadecimal: Task.current.originalAddress(frame.pointee.rip) ?? frame.pointee.rip)
     line.append(", stack ")
     line.append(hexadecimal: frame.pointee.rsp)
     line.show()
