@@ -21,6 +21,8 @@ public enum AddressMap {
   public static var programEnd: VirtualAddress { VirtualAddress(0x4000_0000_0000) }
   /// Where programs may map.
   public static var program: VirtualRange { VirtualRange(start: programStart, end: programEnd) }
+  /// Kept for the first thread's stack, at a random place in it: nothing else comes here unasked.
+  public static var firstStack: VirtualRange { VirtualRange(start: programEnd - (32 << 30), end: programEnd) }
   /// Where the linear map may lie; its base is `BootInformation.linearMapBase`.
   public static var linearMap: VirtualRange { region(0x4000_0000_0000, tebibytes: 16) }
   /// Where the kernel image may lie; its base is `BootInformation.kernelVirtual`.

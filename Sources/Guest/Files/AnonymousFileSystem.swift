@@ -89,6 +89,11 @@ public final class AnonymousFileSystem: FileSystem {
       name.append(decimal: vnode.inode)
       name.append(0x5d)
     }
+    return location(of: vnode, name: name)
+  }
+
+  /// A place for an open file of such a vnode, which shows under this name.
+  public static func location(of vnode: Vnode, name: [UInt8]) -> Location {
     let dentry = name.withPath { Dentry(root: vnode, name: $0) }
     return Location(mount: mount, dentry: dentry)
   }

@@ -33,6 +33,7 @@
       processes.addSystemFiles()
       ProcessFiles.add(to: processes)
       devicesMount = try Self.mount(devices, PathBytes("/dev"), PathBytes("devtmpfs"), [], context)
+      try Self.mount(RamFileSystem(mode: 0o1777), PathBytes("/dev/shm"), PathBytes("tmpfs"), [], context)
       try Self.mount(processes, PathBytes("/proc"), PathBytes("proc"), [], context)
       if !rootFlags.contains(.readOnly) { try Self.makeDirectory(PathBytes("/tmp"), mode: 0o1777, context) }
       try mountVolumes()

@@ -20,8 +20,10 @@ public final class AddressSpace: @unchecked Sendable {
   var breakBase: UInt64 = 0
   var breakEnd: UInt64 = 0
 
-  /// How far a region that grows downwards may grow, in bytes (RLIMIT_STACK).
-  public var stackLimit: UInt64 = 8 << 20
+  /// What the process may use; changed by whole words, and looked at by the next call.
+  public var limits = MemoryLimits()
+  /// What new mappings are locked like (mlockall with MCL_FUTURE); guarded by `lock`.
+  var lockFuture: RegionFlags = []
 
   /// The page tables.
   @inline(__always) var table: PageTable { tables.pointee.table }
@@ -32,8 +34,9 @@ public final class AddressSpace: @unchecked Sendable {
   /// - Parameter seed: random bits for the place of mappings.
   /// - Throws: ENOMEM.
   public init(seed: UInt64) throws(Errno) {
-    // Mappings go down from a random page in the highest TiB.
-    mappingTop = AddressMap.programEnd.rawValue &- PageSize.large &- (seed & 0xfff_ffff) &* PageSize.small
+    // Mappings go down from a random page in the highest TiB below what is kept for the first stack, so that nothing comes to lie
+    // right below a stack that grows.
+    mappingTop = AddressMap.firstStack.start.rawValue &- PageSize.large &- (seed & 0xfff_ffff) &* PageSize.small
     guard let tables = AddressSpaceTablesPointer.make() else { throw .ENOMEM }
     self.tables = tables
   }
@@ -53,25 +56,28 @@ public final class AddressSpace: @unchecked Sendable {
   /// - Returns: where.
   /// - Throws: EINVAL, ENOMEM, EEXIST, EPERM (below the lowest address), EACCES.
   public func map(_ request: MapRequest) throws(Errno) -> VirtualAddress {
-    let (start, populates) = try mapWithoutPopulating(request)
-    if populates {
-      populate(
-        VirtualRange(start: start, count: request.byteCount.alignedUp(to: PageSize.small)),
-        forWriting: request.protection.contains(.write) && !request.flags.contains(.shared))
+    let (start, size, populates) = try mapWithoutPopulating(request)
+    guard populates else { return start }
+    let range = VirtualRange(start: start, count: size)
+    let result = populate(
+      range, forWriting: request.protection.contains(.write) && !request.flags.contains(.shared))
+    if result != .resolved && request.flags.contains(.hugeOnly) {
+      try unmap(range)
+      throw .ENOMEM
     }
     return start
   }
 
-  private func mapWithoutPopulating(_ request: MapRequest) throws(Errno) -> (VirtualAddress, Bool) {
-    guard request.byteCount > 0, request.byteCount <= AddressMap.program.count, request.offset.isAligned(to: 4096),
-      request.offset.addingReportingOverflow(request.byteCount).overflow == false
-    else { throw request.byteCount > AddressMap.program.count ? .ENOMEM : .EINVAL }
-    let size = request.byteCount.alignedUp(to: PageSize.small)
+  private func mapWithoutPopulating(_ request: MapRequest) throws(Errno) -> (VirtualAddress, UInt64, Bool) {
+    guard request.byteCount > 0, request.offset.isAligned(to: 4096) else { throw .EINVAL }
+    guard request.byteCount <= AddressMap.program.count else { throw .ENOMEM }
+    guard !request.offset.addingReportingOverflow(request.byteCount).overflow else { throw .EOVERFLOW }
+    let size = request.byteCount.alignedUp(to: request.flags.contains(.hugeOnly) ? PageSize.large : PageSize.small)
     var object = request.object
     let shared = request.flags.contains(.shared)
     if shared && object == nil { object = MemoryObject(byteCount: size) }
     if shared && request.protection.contains(.write) && !request.mayWrite { throw .EACCES }
-    if object == nil && !request.flags.contains(.noReserve) && request.protection.contains(.write)
+    if request.object == nil && !request.flags.contains(.noReserve) && (shared || request.protection.contains(.write))
       && size > Frames.promisedByteCount
     {
       throw .ENOMEM
@@ -80,10 +86,14 @@ public final class AddressSpace: @unchecked Sendable {
     lock.writeLock()
     defer { lock.writeUnlock() }
     let start = try place(request, size)
+    let replaced = request.flags.contains(.fixed) ? mappedByteCount(in: start, start &+ size) : 0
+    let isData = request.protection.contains(.write) && !shared && !request.flags.contains(.growsDown)
+    try checkLimits(adding: size, replacing: replaced, isData: isData)
     guard
       let region = RegionPointer.make(
         Region(
-          start: start, end: start &+ size, protection: request.protection, flags: Self.flags(of: request),
+          start: start, end: start &+ size, protection: request.protection,
+          flags: Self.flags(of: request).union(lockFuture),
           label: request.label, object: object, offset: request.offset, owner: request.owner))
     else { throw .ENOMEM }
     if request.flags.contains(.fixed) {
@@ -94,8 +104,14 @@ public final class AddressSpace: @unchecked Sendable {
         throw error
       }
     }
+    let (isLocked, onFault) = (region.pointee.flags.contains(.locked), region.pointee.flags.contains(.lockedOnFault))
+    let populates = request.flags.contains(.populate) || (isLocked && !onFault)
     adopt(region)
-    return (VirtualAddress(start), request.flags.contains(.populate) && request.protection != .none)
+    if populates || request.flags.contains(.hugeOnly) {
+      return (VirtualAddress(start), size, request.protection != .none)
+    }
+    if object == nil { mapFirstPages(start, start &+ size) }
+    return (VirtualAddress(start), size, false)
   }
 
   private static func flags(of request: MapRequest) -> RegionFlags {
@@ -104,6 +120,9 @@ public final class AddressSpace: @unchecked Sendable {
     if request.flags.contains(.growsDown) { flags.insert([.growsDown, .stack]) }
     if request.flags.contains(.stack) { flags.insert(.stack) }
     if request.flags.contains(.shared) && !request.mayWrite { flags.insert(.neverWrite) }
+    if request.flags.contains(.locked) { flags.insert(.locked) }
+    if request.flags.contains(.hugeOnly) { flags.insert([.hugeOnly, .hugePages]) }
+    if request.flags.contains(.noReserve) { flags.insert(.noReserve) }
     if request.object != nil && request.protection.contains(.write) { flags.insert(.wasWritable) }
     return flags
   }
@@ -112,17 +131,27 @@ public final class AddressSpace: @unchecked Sendable {
   private func place(_ request: MapRequest, _ size: UInt64) throws(Errno) -> UInt64 {
     let address = request.address.rawValue
     if !request.flags.isDisjoint(with: [.fixed, .fixedNoReplace]) {
-      guard address.isAligned(to: PageSize.small) else { throw .EINVAL }
+      guard address.isAligned(to: request.flags.contains(.hugeOnly) ? PageSize.large : PageSize.small) else {
+        throw .EINVAL
+      }
       guard address >= AddressMap.programStart.rawValue else { throw .EPERM }
       guard address <= AddressMap.programEnd.rawValue &- size else { throw .ENOMEM }
       if !request.flags.contains(.fixed) && !regions.isFree(address, address &+ size) { throw .EEXIST }
       return address
     }
-    let hint = address.alignedDown(to: PageSize.small)
+    let hint = address.alignedDown(to: request.flags.contains(.hugeOnly) ? PageSize.large : PageSize.small)
     if hint >= AddressMap.programStart.rawValue, hint <= AddressMap.programEnd.rawValue &- size,
       regions.isFree(hint, hint &+ size)
     {
       return hint
+    }
+    if request.flags.contains(.hugeOnly) {
+      let top = request.flags.contains(.low2GiB) ? 1 << 31 : mappingTop
+      guard
+        let gap = regions.highestGap(
+          size: size, low: AddressMap.programStart.rawValue, high: top, alignment: PageSize.large)
+      else { throw .ENOMEM }
+      return gap
     }
     guard let gap = freeRange(size, low2GiB: request.flags.contains(.low2GiB)) else { throw .ENOMEM }
     return gap
@@ -149,31 +178,48 @@ public final class AddressSpace: @unchecked Sendable {
     try check(range, empty: .EINVAL)
     lock.writeLock()
     defer { lock.writeUnlock() }
+    try forEachRegion(in: range) { region throws(Errno) in
+      let part = region.pointee.part(of: range)
+      guard
+        !region.pointee.flags.contains(.hugeOnly)
+          || (part.start.isAligned(to: PageSize.large) && part.end.isAligned(to: PageSize.large))
+      else { throw .EINVAL }
+    }
     try removeRegions(range.start.rawValue, range.end.rawValue)
   }
 
-  /// Changes the rights of a range of whole pages (mprotect).
+  /// Changes the rights of a range of whole pages (mprotect), up to the first page that is not mapped or may not have them.
+  /// - Parameter fromStart: the start is that of the growing region that `range` begins in (PROT_GROWSDOWN).
   /// - Throws: EINVAL, ENOMEM (something is not mapped), EACCES.
-  public func protect(_ range: VirtualRange, _ protection: Protection) throws(Errno) {
+  public func protect(_ range: VirtualRange, _ protection: Protection, fromStart: Bool = false) throws(Errno) {
     if range.isEmpty { return }
     try check(range, empty: .EINVAL)
     lock.writeLock()
     defer { lock.writeUnlock() }
-    try requireMapped(range)
-    try forEachRegion(in: range) { region throws(Errno) in
-      if protection.contains(.write) && region.pointee.flags.contains(.neverWrite) { throw .EACCES }
-    }
-    try cut(at: range.start.rawValue)
-    try cut(at: range.end.rawValue)
     var address = range.start.rawValue
-    while address < range.end.rawValue, let region = regions.find(address) {
+    let end = range.end.rawValue
+    guard let first = regions.find(address) else { throw .ENOMEM }
+    if fromStart {
+      guard first.pointee.flags.contains(.growsDown) else { throw .EINVAL }
+      address = first.pointee.start
+    }
+    try cut(at: address)
+    try cut(at: end)
+    defer { if let behind = regions.find(end) { _ = merge(behind) } }
+    while address < end {
+      guard let region = regions.find(address) else { throw .ENOMEM }
+      if protection.contains(.write) && region.pointee.flags.contains(.neverWrite) { throw .EACCES }
+      let becomesData = !region.pointee.isData
       region.pointee.protection = protection
+      if becomesData && region.pointee.isData && dataByteCount > limits.data {
+        region.pointee.protection = protection.subtracting(.write)
+        throw .ENOMEM
+      }
       if region.pointee.object != nil && protection.contains(.write) { region.pointee.flags.insert(.wasWritable) }
       updateRights(of: region)
       address = region.pointee.end
       _ = merge(region)
     }
-    if let behind = regions.find(range.end.rawValue) { _ = merge(behind) }
   }
 
   // MARK: Looking

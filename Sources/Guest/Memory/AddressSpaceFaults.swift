@@ -139,28 +139,31 @@ extension AddressSpace {
     } else {
       start = address.alignedDown(to: count &* PageSize.small)
     }
+    if region.pointee.flags.contains(.hugeOnly) { return .needsMemory }
     if isShort { (start, count) = (address, 1) }
     // Within one table and within the region.
     let table2M = address.alignedDown(to: PageSize.large)
     let low = max(start, max(region.pointee.start, table2M))
     let high = min(start &+ count &* PageSize.small, min(region.pointee.end, table2M &+ PageSize.large))
-    guard let first = table.slotMakingTables(VirtualAddress(low)) else {
+    guard let end = installZeroes(region, low, high) else {
       // A 2 MiB page has come in between: look again.
       return table.slot(page).slot.entry.isLarge ? .done(.resolved) : .needsMemory
     }
-    var here = first
+    return end > address ? .done(.resolved) : .needsMemory
+  }
+
+  /// Maps zeroed pages wherever nothing is mapped between two addresses of one table and one region.
+  /// - Returns: how far it came before memory was out; nil if it could not begin.
+  private func installZeroes(_ region: RegionPointer, _ low: UInt64, _ high: UInt64) -> UInt64? {
+    guard var here = table.slotMakingTables(VirtualAddress(low)) else { return nil }
+    let protection = region.pointee.protection
     var mapped = 0
     var at = low
     while at < high {
       if here.entry.rawValue == 0 {
-        guard let frame = Frames.allocate(zeroed: true, use: .program) else {
-          if at > address { break }
-          residentPages.add(mapped, ordering: .relaxed)
-          return .needsMemory
-        }
+        guard let frame = Frames.allocate(zeroed: true, use: .program) else { break }
         let entry = PageTableEntry.leaf(
-          frame, writable: region.pointee.protection.contains(.write),
-          executable: region.pointee.protection.contains(.execute)
+          frame, writable: protection.contains(.write), executable: protection.contains(.execute)
         ).asOwned
         if here.replace(.absent, by: entry) { mapped &+= 1 } else { Frames.free(frame, zeroed: true) }
       }
@@ -170,7 +173,24 @@ extension AddressSpace {
     residentPages.add(mapped, ordering: .relaxed)
     region.pointee.faultPages = ((high &- low) >> frameShift).int
     region.pointee.faultEnd = high
-    return .done(.resolved)
+    return at
+  }
+
+  /// Maps the start of fresh anonymous memory before anybody touches it: a small region is nearly always used at once, and a fault
+  /// costs ten times what its pages do. Large regions begin with a 2 MiB page at their first touch. Under the write lock.
+  func mapFirstPages(_ start: UInt64, _ end: UInt64) {
+    guard let region = regions.find(start), region.pointee.protection.contains(.write),
+      region.pointee.flags.isDisjoint(with: [.shared, .growsDown, .stack, .noReserve, .lockedOnFault])
+    else { return }
+    if end &- start >= 2 &* PageSize.large && start.isAligned(to: PageSize.large) {
+      region.pointee.faultEnd = start
+      return
+    }
+    let statistics = Frames.statistics
+    guard statistics.free >= statistics.total >> 2 else { return }
+    let table2M = start.alignedDown(to: PageSize.large)
+    _ = installZeroes(
+      region, start, min(min(end, start &+ Self.anonymousPages &* PageSize.small), table2M &+ PageSize.large))
   }
 
   /// Whether the 2 MiB around an address should be one page: they lie in the region, nothing is there yet, and
@@ -182,7 +202,7 @@ extension AddressSpace {
     else { return false }
     if region.pointee.flags.contains(.hugePages) { return true }
     // Without advice: where a program has asked for much and has begun to walk through it.
-    return region.pointee.end &- region.pointee.start >= 4 &* PageSize.large
+    return region.pointee.end &- region.pointee.start >= 2 &* PageSize.large
       && statistics.free > statistics.total >> 1 && region.pointee.faultEnd == start
   }
 
@@ -213,7 +233,10 @@ extension AddressSpace {
     if region.pointee.start <= address.rawValue { return true }
     guard region.pointee.flags.contains(.growsDown) else { return false }
     let start = address.alignedDown().rawValue
-    guard region.pointee.end &- start <= stackLimit, start >= AddressMap.programStart.rawValue else { return false }
+    guard region.pointee.end &- start <= limits.stack,
+      limits.addressSpace == .max || regions.byteCount &+ (region.pointee.start &- start) <= limits.addressSpace,
+      start >= AddressMap.programStart.rawValue
+    else { return false }
     // A gap of 1 MiB to what lies below catches stacks that run over.
     if let below = regions.last(startingBelow: region.pointee.start), below.pointee.end &+ (1 << 20) > start {
       return false

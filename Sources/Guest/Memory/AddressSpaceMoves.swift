@@ -7,7 +7,7 @@ import Synchronization
 extension AddressSpace {
   /// Grows, shrinks or moves a mapping (mremap).
   /// - Parameters:
-  ///   - old: the range now, whole pages; an empty one is refused.
+  ///   - old: the range now, whole pages; an empty one asks for a second mapping of the shared memory there.
   ///   - byteCount: bytes wanted.
   ///   - mayMove: MREMAP_MAYMOVE.
   ///   - fixed: the new address if MREMAP_FIXED was given.
@@ -17,7 +17,7 @@ extension AddressSpace {
   public func remap(
     _ old: VirtualRange, byteCount: UInt64, mayMove: Bool, fixed: VirtualAddress? = nil, keepOld: Bool = false
   ) throws(Errno) -> VirtualAddress {
-    try check(old, empty: .EINVAL)
+    guard old.start.isAligned(), old.end.isAligned(), old.end <= AddressMap.programEnd else { throw .EINVAL }
     guard byteCount > 0, byteCount <= AddressMap.program.count else { throw .EINVAL }
     let size = byteCount.alignedUp(to: PageSize.small)
     if fixed != nil && !mayMove { throw .EINVAL }
@@ -26,6 +26,17 @@ extension AddressSpace {
     defer { lock.writeUnlock() }
     guard var region = regions.find(old.start.rawValue) else { throw .EFAULT }
     guard region.pointee.end >= old.end.rawValue else { throw .EFAULT }
+    guard !region.pointee.flags.contains(.hugeOnly) else { throw .EINVAL }
+    if old.isEmpty { return try duplicate(region, old.start.rawValue, size, mayMove: mayMove, fixed: fixed) }
+    let isData = region.pointee.isData
+    let grown = keepOld ? size : size > old.count ? size &- old.count : 0
+    if grown > 0 {
+      if limits.addressSpace != .max, regions.byteCount &+ grown > limits.addressSpace { throw .ENOMEM }
+      if isData, limits.data != .max, dataByteCount &+ grown > limits.data { throw .ENOMEM }
+      if region.pointee.object == nil, !region.pointee.flags.contains(.noReserve), size > Frames.promisedByteCount {
+        throw .ENOMEM
+      }
+    }
 
     if fixed == nil && !keepOld {
       if size == old.count { return old.start }
@@ -79,6 +90,35 @@ extension AddressSpace {
     if !keepOld { drop(region) }
     _ = merge(new)
     return VirtualAddress(target)
+  }
+
+  /// A second mapping of what a shared region maps from an address on (mremap with an old size of 0).
+  private func duplicate(
+    _ region: RegionPointer, _ address: UInt64, _ size: UInt64, mayMove: Bool, fixed: VirtualAddress?
+  ) throws(Errno) -> VirtualAddress {
+    guard region.pointee.flags.contains(.shared), region.pointee.object != nil else { throw .EINVAL }
+    guard mayMove else { throw .ENOMEM }
+    try checkLimits(adding: size, replacing: 0, isData: false)
+    var copy = region.pointee
+    copy.offset = region.pointee.objectOffset(address)
+    copy.faultEnd = 0
+    copy.nextMapping = nil
+    copy.previousMapping = nil
+    if let fixed {
+      guard fixed.isAligned(), fixed >= AddressMap.programStart,
+        fixed.rawValue <= AddressMap.programEnd.rawValue &- size
+      else { throw .EINVAL }
+      try removeRegions(fixed.rawValue, fixed.rawValue &+ size)
+      copy.start = fixed.rawValue
+    } else {
+      guard let gap = freeRange(size) else { throw .ENOMEM }
+      copy.start = gap
+    }
+    copy.end = copy.start &+ size
+    guard let new = RegionPointer.make(copy) else { throw .ENOMEM }
+    let start = VirtualAddress(new.pointee.start)
+    adopt(new)
+    return start
   }
 
   /// Lets a region end later; what follows must be free.
@@ -135,15 +175,13 @@ extension AddressSpace {
   }
 
   /// Moves the program break (brk).
-  /// - Parameters:
-  ///   - address: where to; anything below the base asks for the present place.
-  ///   - limit: bytes the heap may have (RLIMIT_DATA).
+  /// - Parameter address: where to; anything below the base asks for the present place.
   /// - Returns: where it is now: unchanged if the move was not possible.
-  public func setBreak(_ address: VirtualAddress, limit: UInt64 = .max) -> VirtualAddress {
+  public func setBreak(_ address: VirtualAddress) -> VirtualAddress {
     lock.writeLock()
     defer { lock.writeUnlock() }
     let wanted = address.rawValue
-    guard wanted >= breakBase, wanted < AddressMap.programEnd.rawValue, wanted &- breakBase <= limit else {
+    guard wanted >= breakBase, wanted < AddressMap.programEnd.rawValue, wanted &- breakBase <= limits.data else {
       return VirtualAddress(breakEnd)
     }
     let now = breakEnd.alignedUp(to: PageSize.small)
@@ -152,10 +190,12 @@ extension AddressSpace {
       guard (try? removeRegions(then, now)) != nil else { return VirtualAddress(breakEnd) }
     } else if then > now {
       guard regions.isFree(now, then), then &- now <= Frames.promisedByteCount,
+        (try? checkLimits(adding: then &- now, replacing: 0, isData: true)) != nil,
         let region = RegionPointer.make(
-          Region(start: now, end: then, protection: [.read, .write], flags: [], label: .heap))
+          Region(start: now, end: then, protection: [.read, .write], flags: lockFuture, label: .heap))
       else { return VirtualAddress(breakEnd) }
       adopt(region)
+      mapFirstPages(now, then)
     }
     breakEnd = wanted
     return VirtualAddress(breakEnd)

@@ -23,6 +23,10 @@ public struct MapFlags: OptionSet, Sendable {
   public static var stack: MapFlags { MapFlags(rawValue: 1 << 6) }
   /// In the low 2 GiB (MAP_32BIT).
   public static var low2GiB: MapFlags { MapFlags(rawValue: 1 << 7) }
+  /// Pages stay present (MAP_LOCKED).
+  public static var locked: MapFlags { MapFlags(rawValue: 1 << 8) }
+  /// 2 MiB pages only, all of them present at once or ENOMEM (MAP_HUGETLB).
+  public static var hugeOnly: MapFlags { MapFlags(rawValue: 1 << 9) }
 }
 
 /// What a mapping is for, where no file says it.
@@ -110,10 +114,12 @@ public struct MappingInformation {
 public enum MemoryAdvice {
   /// Forget the contents now: zero, or the object's bytes, at the next access (MADV_DONTNEED).
   case discard
-  /// The contents may be forgotten (MADV_FREE).
+  /// The contents may be forgotten; anonymous memory only (MADV_FREE).
   case free
-  /// Make the pages present (MADV_POPULATE_READ, MADV_WILLNEED).
+  /// Fetch the object's pages into the cache (MADV_WILLNEED).
   case willNeed
+  /// Make the pages present (MADV_POPULATE_READ).
+  case populateRead
   /// Make the pages present and writable (MADV_POPULATE_WRITE).
   case populateWrite
   /// 2 MiB pages are welcome (MADV_HUGEPAGE).
@@ -122,6 +128,18 @@ public enum MemoryAdvice {
   case noHugePages
   /// Punch a hole into the shared object (MADV_REMOVE).
   case remove
+  /// Copy what is there into 2 MiB pages (MADV_COLLAPSE).
+  case collapse
+  /// Whether a copy of the address space gets the mapping, and with its contents (MADV_DONTFORK, DOFORK, WIPEONFORK,
+  /// KEEPONFORK).
+  case copying(CopyRule)
+  /// Whether core dumps have it (MADV_DONTDUMP, DODUMP).
+  case dumping(Bool)
   /// Any other hint: checked for being mapped, otherwise ignored.
   case hint
+
+  /// What becomes of a mapping when the address space is copied.
+  public enum CopyRule {
+    case copied, notCopied, copiedEmpty, copiedFull
+  }
 }

@@ -55,6 +55,17 @@ struct Region {
     self.owner = owner
   }
 
+  /// What of a range lies in the region; they overlap.
+  func part(of range: VirtualRange) -> VirtualRange {
+    VirtualRange(
+      start: VirtualAddress(max(start, range.start.rawValue)), end: VirtualAddress(min(end, range.end.rawValue)))
+  }
+
+  /// Whether it counts as the program's data: private, writable, no stack (RLIMIT_DATA).
+  var isData: Bool {
+    protection.contains(.write) && flags.isDisjoint(with: [.shared, .growsDown])
+  }
+
   /// The offset in the object that belongs to an address.
   func objectOffset(_ address: UInt64) -> UInt64 { offset &+ (address &- start) }
 
@@ -95,7 +106,7 @@ extension UnsafeMutablePointer where Pointee == Region {
 
 /// Lasting properties of a region.
 struct RegionFlags: OptionSet {
-  let rawValue: UInt8
+  let rawValue: UInt16
   /// Stores go to the object.
   static var shared: RegionFlags { RegionFlags(rawValue: 1 << 0) }
   /// Grows downwards at faults below it.
@@ -108,6 +119,20 @@ struct RegionFlags: OptionSet {
   static var hugePages: RegionFlags { RegionFlags(rawValue: 1 << 4) }
   /// mprotect may not add the right to write.
   static var neverWrite: RegionFlags { RegionFlags(rawValue: 1 << 5) }
+  /// Its pages stay (mlock); they are made present when it is mapped or grows, but for `lockedOnFault`.
+  static var locked: RegionFlags { RegionFlags(rawValue: 1 << 6) }
+  /// With `locked`: pages are made present by faults only (MLOCK_ONFAULT).
+  static var lockedOnFault: RegionFlags { RegionFlags(rawValue: 1 << 7) }
+  /// 2 MiB pages, all present from the start, never split (MAP_HUGETLB).
+  static var hugeOnly: RegionFlags { RegionFlags(rawValue: 1 << 8) }
+  /// A copy of the address space does not get it (MADV_DONTFORK).
+  static var notCopied: RegionFlags { RegionFlags(rawValue: 1 << 9) }
+  /// A copy of the address space gets it empty (MADV_WIPEONFORK).
+  static var copiedEmpty: RegionFlags { RegionFlags(rawValue: 1 << 10) }
+  /// Not promised: does not count as memory that the program asked for (MAP_NORESERVE).
+  static var noReserve: RegionFlags { RegionFlags(rawValue: 1 << 11) }
+  /// Not in core dumps (MADV_DONTDUMP).
+  static var notDumped: RegionFlags { RegionFlags(rawValue: 1 << 12) }
   /// Stores were allowed at some time: its code is not patched (any more).
-  static var wasWritable: RegionFlags { RegionFlags(rawValue: 1 << 6) }
+  static var wasWritable: RegionFlags { RegionFlags(rawValue: 1 << 13) }
 }

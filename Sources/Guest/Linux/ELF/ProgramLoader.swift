@@ -35,6 +35,8 @@ struct ProgramLoader {
   private static let programBase: UInt64 = 0x1000_0000_0000
   /// The first thread's stack ends this far, plus up to 16 GiB, below the programs' end.
   private static let stackGap: UInt64 = 0x1_0000_0000
+  /// Bytes of it that are mapped before it grows, besides what is on it at the start.
+  private static let firstStack: UInt64 = 128 << 10
   /// Addresses a stack may grow over at most, whatever the limit says.
   private static let largestStack: UInt64 = 1 << 30
 
@@ -155,14 +157,16 @@ struct ProgramLoader {
     program.minimumSignalStack = SignalFrame.stackByteCount(extendedByteCount: ExtendedState.programByteCount)
     program.random = (Random.next(), Random.next())
 
-    let limit = min(process.limits[ResourceLimits.stack].current, Self.largestStack).alignedUp(to: PageSize.small)
+    let limit = min(process.limits[ResourceLimits.stack].current, Self.largestStack).alignedDown(to: PageSize.small)
     let byteCount = InitialStack.byteCount(arguments: arguments, environment: environment, path: path)
     guard byteCount.u64 &+ PageSize.small &* 4 <= limit else { throw .E2BIG }
+    let size = min(limit, byteCount.u64.alignedUp(to: PageSize.small) &+ Self.firstStack)
     let top = AddressMap.programEnd - Self.stackGap - (Random.next() & 0x3f_ffff) &* PageSize.small
     _ = try process.addressSpace.map(
       MapRequest(
-        address: top - limit, byteCount: limit, protection: [.read, .write],
-        flags: [.fixed, .stack, .noReserve], label: .stack))
+        address: top - size, byteCount: size, protection: [.read, .write],
+        flags: [.fixed, .growsDown, .noReserve], label: .stack))
+    process.addressSpace.limits.stack = limit
 
     guard let memory = KernelHeap.allocateZeroed(byteCount: byteCount, alignment: 16) else { throw .ENOMEM }
     defer { KernelHeap.free(memory) }

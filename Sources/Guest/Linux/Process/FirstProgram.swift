@@ -47,6 +47,8 @@ public struct FirstProgram {
         context: context)
       let task = Task(identifier: identifier, process: process, thread: thread)
       Process.first = process
+      process.applyMemoryLimit(
+        ResourceLimits.lockedMemory, process.limits[ResourceLimits.lockedMemory].current)
       task.attach(to: thread)
       _ = process.add(task)
       let directory = try workingDirectory.withPath { (path) throws(Errno) in try process.find(path) }

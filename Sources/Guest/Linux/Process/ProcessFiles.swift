@@ -155,6 +155,7 @@ public enum ProcessFiles {
     appendNumbers("Uid:", credentials.userID, credentials.effectiveUserID, credentials.savedUserID, &text)
     appendNumbers("Gid:", credentials.groupID, credentials.effectiveGroupID, credentials.savedGroupID, &text)
     appendKibibytes("VmSize:\t", process.addressSpace.mappedByteCount, &text)
+    appendKibibytes("VmLck:\t", process.addressSpace.lockedByteCount, &text)
     appendKibibytes("VmRSS:\t", process.addressSpace.residentByteCount, &text)
     text.append("Threads:\t")
     text.append(process.threadIdentifiers.count.u64)

@@ -1,5 +1,7 @@
 // What a process may use.
 import Base
+import Files
+import Memory
 
 /// One resource limit (struct rlimit64).
 struct ResourceLimit {
@@ -14,9 +16,12 @@ struct ResourceLimit {
 struct ResourceLimits {
   /// How many there are (RLIM_NLIMITS).
   static let count = 16
+  static let data = 2
   static let stack = 3
   static let core = 4
   static let openFiles = 7
+  static let lockedMemory = 8
+  static let addressSpace = 9
   static let pendingSignals = 11
 
   private var values: [16 of ResourceLimit] = .init(repeating: ResourceLimit())
@@ -25,6 +30,7 @@ struct ResourceLimits {
   init() {
     values[Self.stack].current = 8 << 20
     values[Self.core].current = 0
+    values[Self.lockedMemory] = ResourceLimit(current: 8 << 20, maximum: 8 << 20)
     values[Self.openFiles] = ResourceLimit(current: 1024, maximum: 1 << 20)
     values[Self.pendingSignals] = ResourceLimit(current: 64, maximum: 64)
   }
@@ -33,5 +39,20 @@ struct ResourceLimits {
   subscript(index: Int) -> ResourceLimit {
     get { values[index] }
     set { values[index] = newValue }
+  }
+}
+
+extension Process {
+  /// Tells the address space of a limit that it keeps.
+  func applyMemoryLimit(_ resource: Int, _ value: UInt64) {
+    switch resource {
+    case ResourceLimits.data: addressSpace.limits.data = value
+    case ResourceLimits.stack: addressSpace.limits.stack = value
+    case ResourceLimits.addressSpace: addressSpace.limits.addressSpace = value
+    case ResourceLimits.lockedMemory:
+      // Root may lock what it likes (CAP_IPC_LOCK).
+      addressSpace.limits.locked = credentials.isPrivileged ? .max : value
+    default: return
+    }
   }
 }

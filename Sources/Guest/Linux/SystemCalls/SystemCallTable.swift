@@ -106,7 +106,17 @@ extension SystemCall {
     case 26: try msync()
     case 27: try mincore()
     case 28: try madvise()
-    case 149, 150, 151, 152, 325: 0  // mlock and its kin: nothing is ever paged out.
+    case 149: try mlock()
+    case 150: try munlock()
+    case 151: try mlockall()
+    case 152: munlockall()
+    case 325: try mlock2()
+    // SystemCallsSharedMemory
+    case 29: try shmget()
+    case 30: try shmat()
+    case 31: try shmctl()
+    case 67: try shmdt()
+    case 319: try memfd_create()
     // SystemCallsSignals
     case 13: try rt_sigaction()
     case 14: try rt_sigprocmask()

@@ -49,7 +49,8 @@ extension SystemCall {
     case 5: try getLock(at: address2)  // F_GETLK
     case 6, 7: try checkLock(at: address2)  // F_SETLK, F_SETLKW: one process never conflicts with itself.
     case 1031, 1032: return 65_536  // F_SETPIPE_SZ, F_GETPIPE_SZ
-    case 1034: return 0  // F_GET_SEALS
+    case 1033: try addSeals(to: file)  // F_ADD_SEALS
+    case 1034: return try seals(of: file)  // F_GET_SEALS
     default: throw .EINVAL
     }
     return 0
