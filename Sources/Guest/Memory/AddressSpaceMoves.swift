@@ -101,6 +101,7 @@ extension AddressSpace {
     try checkLimits(adding: size, replacing: 0, isData: false)
     var copy = region.pointee
     copy.offset = region.pointee.objectOffset(address)
+    copy.patcher = nil
     copy.faultEnd = 0
     copy.nextMapping = nil
     copy.previousMapping = nil
