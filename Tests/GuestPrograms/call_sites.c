@@ -118,11 +118,11 @@ static void *all(void *argument) {
   intptr_t failures = 0;
   uint64_t seed = 88172645463325252u + (uintptr_t)argument;
   for (int round = 0; round < 10; ++round) {
-    failures += probe("before", probe_before, probe_before_end, getpid(), 3000, seed += round);
-    failures += probe("between", probe_between, probe_between_end, getpid(), 3000, seed += round);
-    failures += probe("after", probe_after, probe_after_end, getpid(), 3000, seed += round);
-    failures += probe("branch", probe_branch, NULL, -1, 100, seed += round);
-    failures += probe("loop", probe_loop, probe_loop_end, getpid(), 1000, seed += round);
+    failures += probe("before", probe_before, probe_before_end, getpid(), 300, seed += round);
+    failures += probe("between", probe_between, probe_between_end, getpid(), 300, seed += round);
+    failures += probe("after", probe_after, probe_after_end, getpid(), 300, seed += round);
+    failures += probe("branch", probe_branch, NULL, -1, 20, seed += round);
+    failures += probe("loop", probe_loop, probe_loop_end, getpid(), 100, seed += round);
   }
   return (void *)failures;
 }

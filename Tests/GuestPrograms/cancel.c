@@ -35,7 +35,7 @@ static void *spin_through_calls(void *argument) {
 int main(void) {
   int one = 1, cancelled = 0;
   if (pipe(ends) != 0 || sem_init(&ready, 0, 0) != 0) return 1;
-  for (int turn = 0; turn < 100; ++turn) {
+  for (int turn = 0; turn < 40; ++turn) {
     pthread_t thread;
     void *result;
     pthread_create(&thread, NULL, turn & 1 ? wait_in_read : spin_through_calls, &one);
