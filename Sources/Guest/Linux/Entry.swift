@@ -25,24 +25,38 @@ public enum LinuxEntry {
 
   /// A system call: the frame's `error` has its number, RAX gets the result.
   static func systemCall(_ frame: UnsafeMutablePointer<TrapFrame>) {
-    let task = Task.current
+    let call = SystemCall(frame: frame, reference: Task.currentReference)
     let number = frame.pointee.error
-    if SystemLog.showsCalls, number == 60 || number == 231 {
-      SystemLog.lastCall(number: number, status: frame.pointee.rdi, task: task)
-    }
-    let call = SystemCall(frame: frame, task: task)
-    let result: Int
+    if SystemLog.showsCalls { return logged(call, number) }
+    frame.pointee.rax = serve(call, number).u64
+  }
+
+  @inline(__always)
+  private static func serve(_ call: SystemCall, _ number: UInt64) -> Int {
     do throws(Errno) {
       guard Reclaim.keepReserve() || SystemCall.needsNoMemory(number) else { throw .ENOMEM }
-      result = try call.dispatch(number)
+      return try call.dispatch(number)
     } catch {
-      result = -error.rawValue.int
-      if error == .EINTR {
-        task.interruptedCall = Task.InterruptedCall(number: number, mayRestart: SystemCall.mayRestart(number))
-      }
+      return failed(call, number, error)
     }
-    if SystemLog.showsCalls { SystemLog.call(frame, number: number, result: result, task: task) }
-    frame.pointee.rax = result.u64
+  }
+
+  @inline(never)
+  private static func failed(_ call: SystemCall, _ number: UInt64, _ error: Errno) -> Int {
+    if error == .EINTR {
+      call.task.interruptedCall = Task.InterruptedCall(number: number, mayRestart: SystemCall.mayRestart(number))
+    }
+    return 0 &- error.rawValue.int
+  }
+
+  @inline(never)
+  private static func logged(_ call: SystemCall, _ number: UInt64) {
+    if number == 60 || number == 231 {
+      SystemLog.lastCall(number: number, status: call.frame.pointee.rdi, task: call.task)
+    }
+    let result = serve(call, number)
+    SystemLog.call(call.frame, number: number, result: result, task: call.task)
+    call.frame.pointee.rax = result.u64
   }
 
   /// A page fault of the program, or of the kernel on behalf of it. False: the access cannot be made possible.

@@ -11,7 +11,9 @@ public final class Task {
   /// Its number (tid).
   let identifier: Int32
   /// The process it belongs to.
-  unowned(unsafe) let process: Process
+  var process: Process { processReference._withUnsafeGuaranteedRef { $0 } }
+  /// The same, uncounted: it outlives its tasks.
+  let processReference: Unmanaged<Process>
   /// The scheduler's thread.
   let thread: Thread
 
@@ -44,7 +46,7 @@ public final class Task {
 
   init(identifier: Int32, process: Process, thread: Thread) {
     self.identifier = identifier
-    self.process = process
+    processReference = .passUnretained(process)
     self.thread = thread
   }
 
@@ -65,9 +67,11 @@ public final class Task {
   var deliverable: SignalSet { pending.set.union(process.pending.set).subtracting(blocked) }
 
   /// The task of the running thread. Only in system calls, faults and their like: a thread without a task has none.
-  @inline(__always) static var current: Task {
+  @inline(__always) static var current: Task { currentReference._withUnsafeGuaranteedRef { $0 } }
+  /// The same, uncounted.
+  @inline(__always) static var currentReference: Unmanaged<Task> {
     // SAFETY: slot 0 of a thread that runs a program holds its task, retained until the thread has ended.
-    Unmanaged<Task>.fromOpaque(Thread.currentSlot(.task).unsafelyUnwrapped)._withUnsafeGuaranteedRef { $0 }
+    Unmanaged<Task>.fromOpaque(Thread.currentSlot(.task).unsafelyUnwrapped)
   }
 }
 

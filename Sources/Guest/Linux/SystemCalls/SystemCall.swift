@@ -11,11 +11,20 @@ import Platform
 struct SystemCall {
   /// The program's registers.
   let frame: UnsafeMutablePointer<TrapFrame>
-  /// Who calls.
-  unowned(unsafe) let task: Task
+  /// Who calls. The thread keeps it alive, so nothing is counted here.
+  let reference: Unmanaged<Task>
 
-  /// The caller's process.
-  @inline(__always) var process: Process { task.process }
+  /// Who calls; holding on to it costs a count.
+  @inline(__always) var task: Task { reference._withUnsafeGuaranteedRef { $0 } }
+  /// The caller's process, likewise.
+  @inline(__always) var process: Process { reference._withUnsafeGuaranteedRef { $0.process } }
+
+  /// Looks at the caller without counting.
+  @inline(__always) func withTask<R>(_ body: (Task) -> R) -> R { reference._withUnsafeGuaranteedRef(body) }
+  /// Looks at the caller's process without counting.
+  @inline(__always) func withProcess<R>(_ body: (Process) -> R) -> R {
+    reference._withUnsafeGuaranteedRef { $0.processReference._withUnsafeGuaranteedRef(body) }
+  }
 
   // SAFETY: the frame lies on the kernel stack of the running thread until the call returns.
   @inline(__always) var argument0: UInt64 { frame.pointee.rdi }

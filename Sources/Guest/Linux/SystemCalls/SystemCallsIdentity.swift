@@ -7,10 +7,11 @@ import Memory
 extension SystemCall {
   private func with<R>(_ body: (inout Credentials) -> R) -> R { process.lock.withLock { body(&process.credentials) } }
 
-  func getuid() -> Int { with { $0.userID.int } }
-  func geteuid() -> Int { with { $0.effectiveUserID.int } }
-  func getgid() -> Int { with { $0.groupID.int } }
-  func getegid() -> Int { with { $0.effectiveGroupID.int } }
+  // One number is read whole, so that no lock is needed.
+  func getuid() -> Int { withProcess { $0.credentials.userID.int } }
+  func geteuid() -> Int { withProcess { $0.credentials.effectiveUserID.int } }
+  func getgid() -> Int { withProcess { $0.credentials.groupID.int } }
+  func getegid() -> Int { withProcess { $0.credentials.effectiveGroupID.int } }
 
   func setuid() -> Int {
     let user = argument0.u32

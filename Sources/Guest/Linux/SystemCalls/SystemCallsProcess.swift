@@ -57,10 +57,10 @@ struct SystemInformation {
 }
 
 extension SystemCall {
-  func getpid() -> Int { process.identifier.int }
-  func gettid() -> Int { task.identifier.int }
+  func getpid() -> Int { withProcess { $0.identifier.int } }
+  func gettid() -> Int { withTask { $0.identifier.int } }
   func getppid() -> Int { 0 }
-  func getpgrp() -> Int { process.group.int }
+  func getpgrp() -> Int { withProcess { $0.group.int } }
 
   /// getpgid and getsid know only the caller.
   func getpgid() throws(Errno) -> Int {
