@@ -176,4 +176,54 @@ struct RewritingTests {
       end = window.start + (window.shape == .after ? 2 + window.displacedByteCount : 5)
     }
   }
+
+  /// A Go program's table, as its linker writes it: three functions, the second with a call.
+  @Test func functionsOfGoProgramsAreFound() throws {
+    var sample = Sample()
+    sample.header.sectionsOffset = 0x2800
+    sample.header.sectionByteCount = 64
+    sample.header.sectionCount = 3
+    sample.header.sectionNames = 2
+    var storage = sample.bytes().storage
+    func put<T>(_ value: T, at offset: Int) {
+      withUnsafeBytes(of: value) { storage.replaceSubrange(offset..<offset + $0.count, with: $0) }
+    }
+    // The code: functions at 0x401000, 0x401020 and 0x401060, the last one empty.
+    for index in 0x1000..<0x1100 { storage[index] = 0xcc }
+    // mov %rax, %rdx; syscall; cmp $-4095, %rax; jbe; ret. And the bytes of a call inside `mov $0x050f1234, %eax`.
+    let body: [UInt8] = [
+      0xb8, 0x34, 0x12, 0x0f, 0x05, 0x48, 0x89, 0xc2, 0x0f, 0x05, 0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff, 0x76, 0x00, 0xc3,
+    ]
+    for (index, byte) in body.enumerated() { storage[0x1020 + index] = byte }
+    var table = ELFSectionHeader()
+    table.type = 1
+    table.name = 1
+    table.fileOffset = 0x2000
+    table.byteCount = 0x200
+    var names = ELFSectionHeader()
+    names.type = 3
+    names.fileOffset = 0x2700
+    names.byteCount = 16
+    put(table, at: 0x2840)
+    put(names, at: 0x2880)
+    for (index, byte) in ("\0.gopclntab\0".utf8).enumerated() { storage[0x2700 + index] = byte }
+    put(UInt32(0xffff_fff1), at: 0x2000)
+    put(UInt32(0x0801_0000), at: 0x2004)
+    put(UInt64(3), at: 0x2008)
+    put(UInt64(0x40_1000), at: 0x2018)
+    put(UInt64(0x100), at: 0x2040)
+    for (number, start) in [0, 0x20, 0x60, 0x80].enumerated() { put(UInt32(start), at: 0x2100 + number * 8) }
+    let survey = try Survey(Bytes(storage: storage))
+    #expect(survey.windows == [SiteWindow(shape: .before, site: 0x40_1028, start: 0x40_1020, displacedByteCount: 8)])
+    #expect(survey.left.map(\.address) == [0x40_1023] && survey.count(.notAnInstruction) == 1)
+    #expect(
+      survey.file.goBound(around: 0x40_1030, limit: 0x40_2000)
+        == CodeBound(
+          start: 0x40_1020, end: 0x40_1060, next: 0x40_1060))
+    #expect(survey.file.goBound(around: 0x40_1080, limit: 0x40_2000) == nil)
+    #expect(survey.file.goBound(around: 0x40_0fff, limit: 0x40_2000) == nil)
+    // Another version is not read.
+    put(UInt32(0xffff_fffb), at: 0x2000)
+    #expect(try Survey(Bytes(storage: storage)).windows.isEmpty)
+  }
 }

@@ -25,6 +25,8 @@ final class CodeFile<Source: ByteSource> {
   private var index: UnwindIndex?
   /// What stands for it in files without one.
   private var table: UnwindTable?
+  /// The functions of a Go program.
+  private let goTable: GoFunctionTable?
 
   /// Reads the headers; nil if the file is no ELF file for this machine, or if memory is out.
   /// - Parameter scratch: memory for pieces of the file.
@@ -33,6 +35,7 @@ final class CodeFile<Source: ByteSource> {
     guard let segments = Self.segments(of: source) else { return nil }
     self.segments = segments
     index = Self.index(of: source)
+    goTable = GoFunctionTable(source)
     guard index == nil, let first = segments.first, let last = segments.last else { return }
     let code = first.address..<(last.address &+ last.memoryByteCount)
     table = UnwindTable(source, code: code, scratch: scratch)
@@ -97,6 +100,11 @@ final class CodeFile<Source: ByteSource> {
     else { return nil }
     let next = index.start(number &+ 1, source) ?? limit
     return CodeBound(start: start, end: min(start &+ range.byteCount, limit), next: max(min(next, limit), address))
+  }
+
+  /// The Go function that contains `address`.
+  func goBound(around address: UInt64, limit: UInt64) -> CodeBound? {
+    goTable?.bound(around: address, limit: limit, source)
   }
 
   /// The function that contains `address`, or the last one before it, by the symbols with a size.
@@ -182,6 +190,28 @@ struct ELFSymbol {
 }
 
 extension ByteSource {
+  /// The section with a name, as long as the file still has its section headers.
+  func section(named name: StaticString) -> ELFSectionHeader? {
+    guard let header = load(ELFHeader.self, at: 0), header.sectionByteCount == 64,
+      header.sectionNames < header.sectionCount,
+      let names = load(ELFSectionHeader.self, at: header.sectionsOffset &+ header.sectionNames.u64 &* 64)
+    else { return nil }
+    for number in 0..<header.sectionCount {
+      guard let section = load(ELFSectionHeader.self, at: header.sectionsOffset &+ number.u64 &* 64) else { return nil }
+      if section.byteCount > 0, hasString(name, at: names.fileOffset &+ section.name.u64) { return section }
+    }
+    return nil
+  }
+
+  /// Whether a NUL-terminated string is there.
+  private func hasString(_ string: StaticString, at offset: UInt64) -> Bool {
+    for index in 0..<string.utf8CodeUnitCount where load(UInt8.self, at: offset &+ index.u64) != string.utf8Start[index]
+    {
+      return false
+    }
+    return load(UInt8.self, at: offset &+ string.utf8CodeUnitCount.u64) == 0
+  }
+
   /// A value of plain bytes at an offset; nil if it cannot be read.
   func load<T: BitwiseCopyable>(_ type: T.Type, at offset: UInt64) -> T? {
     withUnsafeTemporaryAllocation(byteCount: MemoryLayout<T>.size, alignment: MemoryLayout<T>.alignment) { buffer in

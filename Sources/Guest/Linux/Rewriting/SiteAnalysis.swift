@@ -84,6 +84,9 @@ struct SiteAnalysis<Source: ByteSource> {
     if isSignalReturn(site) { return .left(.signalReturn) }
     var bound = file.unwindBound(before: site, limit: limit)
     if bound == nil || site >= bound.unsafelyUnwrapped.end {
+      if let other = file.goBound(around: site, limit: limit) { bound = other }
+    }
+    if bound == nil || site >= bound.unsafelyUnwrapped.end {
       loadedByteCount = 0
       if let other = file.symbolBound(before: site, limit: limit, scratch: scratch), other.end > 0,
         bound == nil || other.start > bound.unsafelyUnwrapped.start

@@ -26,7 +26,8 @@ final class UnwindTable {
   init?<Source: ByteSource>(
     _ source: Source, code: Range<UInt64>, scratch: UnsafeMutableRawBufferPointer
   ) {
-    guard code.upperBound &- code.lowerBound < 1 << 31, let section = Self.section(source) else { return nil }
+    guard code.upperBound &- code.lowerBound < 1 << 31, let section = source.section(named: ".eh_frame")
+    else { return nil }
     let pages = ((code.upperBound &- code.lowerBound) >> 12).int &+ 1
     // SAFETY: a block of `pages + 2` zero words.
     guard let heads = KernelHeap.allocateZeroed(byteCount: (pages &+ 2) &* 4) else { return nil }
@@ -94,25 +95,6 @@ final class UnwindTable {
     return CodeBound(
       start: start, end: min(start &+ best.byteCount.u64, limit), next: next.map { min(base &+ $0.u64, limit) } ?? limit
     )
-  }
-
-  /// The section's place in the file and in memory.
-  private static func section<Source: ByteSource>(_ source: Source) -> ELFSectionHeader? {
-    guard let header = source.load(ELFHeader.self, at: 0), header.sectionByteCount == 64,
-      header.sectionNames < header.sectionCount,
-      let names = source.load(ELFSectionHeader.self, at: header.sectionsOffset &+ header.sectionNames.u64 &* 64)
-    else { return nil }
-    for number in 0..<header.sectionCount {
-      guard let section = source.load(ELFSectionHeader.self, at: header.sectionsOffset &+ number.u64 &* 64) else {
-        return nil
-      }
-      guard section.type == 1 || section.type == 0x7000_0001, section.byteCount > 0,
-        let name = source.load((UInt64, UInt16).self, at: names.fileOffset &+ section.name.u64),
-        name.0 == 0x6d61_7266_5f68_652e, name.1 == 0x65  // ".eh_frame"
-      else { continue }
-      return section
-    }
-    return nil
   }
 }
 
