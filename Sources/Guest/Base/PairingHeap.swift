@@ -65,6 +65,27 @@ public struct PairingHeap<Node: PairingNode & ~Copyable>: ~Copyable {
     node.pointee.links = PairingLinks()
   }
 
+  /// Calls the body with every node, parents before children. It may change the nodes, but not whom they precede.
+  public borrowing func forEach(_ body: (UnsafeMutablePointer<Node>) -> Void) {
+    var next = first
+    while let node = next {
+      body(node)
+      next = node.pointee.links.child ?? Self.following(node)
+    }
+  }
+
+  /// The next node that is not below this one.
+  private static func following(_ start: UnsafeMutablePointer<Node>) -> UnsafeMutablePointer<Node>? {
+    var node = start
+    while true {
+      if let sibling = node.pointee.links.sibling { return sibling }
+      // Up: to the leftmost of the siblings, and from there to the parent.
+      while let previous = node.pointee.links.previous, previous.pointee.links.child != node { node = previous }
+      guard let parent = node.pointee.links.previous else { return nil }
+      node = parent
+    }
+  }
+
   /// Joins two heaps given by their roots; the left one stays on top of equals.
   private static func meld(
     _ left: UnsafeMutablePointer<Node>?, _ right: UnsafeMutablePointer<Node>?

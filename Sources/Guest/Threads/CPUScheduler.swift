@@ -19,10 +19,18 @@
     var queue = RunQueue()
     var timers: TimerQueue<LiveWord>
     let incoming = WakeList<LiveWord>()
-    /// How many threads wait in `queue`, for other CPUs to see.
+    /// For other CPUs to see: how many threads wait in `queue`, switches, and the rank and epoch of the running thread as of
+    /// its last charge (`Int64.min` if it has none).
     let queued = Atomic<Int>(0)
-    /// When the running thread was last charged.
+    let switches = Atomic<UInt64>(0)
+    let runningRank = Atomic<Int64>(.min)
+    let runningEpoch = Atomic<UInt32>(0)
+    /// When the running thread was last charged, and when it got the CPU.
     var since: UInt64 = 0
+    var startedAt: UInt64 = 0
+    /// How long the CPU polls before it halts, ns.
+    var pollTime: UInt64 = 10_000
+    var counts = Counts()
     /// What the local timer is armed for; `UInt64.max` if it is not.
     var armedFor: UInt64 = .max
     /// The thread that was switched away from, until the switch is complete.
@@ -34,8 +42,20 @@
     /// How many of them have stacks.
     var freeStacks: Int = 0
 
+    /// What has happened here, for statistics.
+    struct Counts {
+      /// Threads given to other CPUs, and interrupts sent for that and for timers.
+      var sent: UInt64 = 0
+      var interrupts: UInt64 = 0
+      /// Idle times that ended while the CPU polled, and halts.
+      var polled: UInt64 = 0
+      var halts: UInt64 = 0
+    }
+
     /// A thread that waits longer than this for a CPU goes to an idle one, ns.
     static var patience: UInt64 { 250_000 }
+    /// One that waits less than this is left to the next switch, ns.
+    static var unnoticed: UInt64 { 5_000 }
 
     init(cpu: Int, idle: UnsafeMutablePointer<ThreadControl>) {
       self.cpu = cpu
@@ -55,13 +75,24 @@
   extension UnsafeMutablePointer<CPUScheduler> {
     // MARK: Queueing
 
+    /// Charges the running thread with the time up to now.
+    @inline(__always) func charge(now: UInt64) {
+      let current = pointee.current
+      current.pointee.runTime &+= now &- pointee.since
+      pointee.since = now
+      pointee.queue.advance(to: now, running: current == pointee.idle ? nil : current.runNode)
+    }
+
     /// Puts a thread that may run here into the queue, and asks for a switch if it should run at once.
     func enqueue(_ thread: UnsafeMutablePointer<ThreadControl>, now: UInt64) {
       thread.pointee.cpu.store(pointee.cpu.u32, ordering: .relaxed)
+      thread.adoptPolicy()
+      // A few microseconds that have not been charged yet matter to nobody here.
+      if now &- pointee.since > 100_000 || thread.pointee.run.epoch != pointee.queue.reading.epoch { charge(now: now) }
       pointee.queue.add(thread.runNode, now: now)
       noteQueued()
       if pointee.current == pointee.idle
-        || pointee.queue.shouldPreempt(pointee.current.runNode, ran: now &- pointee.since, isWaking: true)
+        || pointee.queue.shouldPreempt(pointee.current.runNode, ran: now &- pointee.startedAt, isWaking: true)
       {
         Preemption.isRequested = true
       }
@@ -69,26 +100,40 @@
 
     @inline(__always) func noteQueued() { pointee.queued.store(pointee.queue.count, ordering: .relaxed) }
 
+    @inline(__always) func noteSwitch() {
+      pointee.switches.store(pointee.switches.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
+      pointee.runningRank.store(.min, ordering: .relaxed)
+    }
+
     /// Takes in what other CPUs have made runnable here.
     func takeIncoming(now: UInt64) {
-      pointee.incoming.takeAll { Scheduler.place(ThreadControl.at($0), now: now) }
+      pointee.incoming.takeAll { Scheduler.receive(ThreadControl.at($0), now: now) }
     }
 
     // MARK: Timer
 
-    /// Arms the timer if something here must be looked at earlier than it is armed for.
-    func armTimer(now: UInt64) {
+    /// Arms the timer if something here must be looked at earlier than it is armed for. `hasSwitched`: the running thread has
+    /// just been chosen, so that it has at least a slice.
+    func armTimer(now: UInt64, hasSwitched: Bool = false) {
       var wanted = pointee.timers.firstDeadline.u64
-      if !pointee.queue.isEmpty && pointee.current != pointee.idle {
-        let ran = now &- pointee.since
-        var wait = pointee.queue.remaining(pointee.current.runNode, ran: ran)
-        if Scheduler.shared.pointee.idleCPUs.load(ordering: .relaxed) != 0 { wait = min(wait, CPUScheduler.patience) }
-        wanted = min(wanted, now &+ wait)
+      if let first = pointee.queue.first, pointee.current != pointee.idle {
+        let latest = now &+ (hasSwitched ? RunQueue.slice : 0)
+        if pointee.armedFor > latest { wanted = min(wanted, endOfSlice(now: now)) }
+        let allowed = ThreadControl.at(first.pointee.owner).pointee.affinity.load(ordering: .relaxed)
+        if Scheduler.shared.pointee.idleCPUs.load(ordering: .relaxed) & allowed != 0 {
+          wanted = min(wanted, now &+ CPUScheduler.patience)
+        }
       }
       if wanted < pointee.armedFor {
         pointee.armedFor = wanted
         LocalTimer.arm(at: wanted)
       }
+    }
+
+    private func endOfSlice(now: UInt64) -> UInt64 {
+      if now != pointee.since { charge(now: now) }
+      let wait = pointee.queue.remaining(pointee.current.runNode, ran: now &- pointee.startedAt)
+      return wait == .max ? .max : now &+ wait
     }
 
     /// The local timer has fired.
@@ -118,45 +163,86 @@
 
     /// Shares work, ends slices, arms the timer.
     private func look(now: UInt64) {
-      if !pointee.queue.isEmpty && pointee.current != pointee.idle {
-        shareWork(now: now)
-        if pointee.queue.shouldPreempt(pointee.current.runNode, ran: now &- pointee.since, isWaking: false) {
+      let current = pointee.current
+      if current != pointee.idle {
+        charge(now: now)
+        if current.pointee.policy.load(ordering: .relaxed) != current.pointee.adoptedPolicy
+          || current.pointee.affinity.load(ordering: .relaxed) >> pointee.cpu.u64 & 1 == 0
+        {
           Preemption.isRequested = true
+        }
+        pointee.runningEpoch.store(current.pointee.run.epoch, ordering: .relaxed)
+        pointee.runningRank.store(
+          current.pointee.run.priority == 0 ? current.pointee.run.rank : .min, ordering: .relaxed)
+        if !pointee.queue.isEmpty {
+          shareWork(now: now)
+          balance(now: now)
+          if pointee.queue.shouldPreempt(current.runNode, ran: now &- pointee.startedAt, isWaking: false) {
+            Preemption.isRequested = true
+          }
         }
       }
       armTimer(now: now)
     }
 
-    /// Sends threads that have waited here for long to idle CPUs that may run them.
+    /// Sends threads that wait to idle CPUs that may run them: now, if this was asked for or they have waited for long.
     func shareWork(now: UInt64) {
       while let node = pointee.queue.first {
         let thread = ThreadControl.at(node.pointee.owner)
-        guard now &- node.pointee.since >= CPUScheduler.patience else { return }
+        guard now &- node.pointee.since >= CPUScheduler.unnoticed else { return }
         guard let target = Scheduler.claimIdleCPU(thread.pointee.affinity.load(ordering: .relaxed)) else { return }
-        pointee.queue.remove(node, now: now)
-        noteQueued()
-        saveIfLoaded(thread)
-        Scheduler.send(thread, to: target)
+        // Who woke it did not sleep soon, whatever it used to do.
+        pointee.current.pointee.passesOn = 0
+        give(thread, to: target)
       }
+    }
+
+    /// Sends the first waiting thread to a CPU with fewer that wait, if the one that runs there has had much more. So with
+    /// three threads on two CPUs each comes to two thirds.
+    private func balance(now: UInt64) {
+      guard let node = pointee.queue.first else { return }
+      let thread = ThreadControl.at(node.pointee.owner)
+      let allowed = thread.pointee.affinity.load(ordering: .relaxed) & ~(1 << pointee.cpu.u64)
+      var others = Scheduler.shared.pointee.activeCPUs.load(ordering: .relaxed) & allowed
+      while others != 0 {
+        let cpu = others.trailingZeroBitCount
+        others &= others &- 1
+        let other = Scheduler.scheduler(of: cpu)
+        guard other.pointee.queued.load(ordering: .relaxed) < pointee.queue.count else { continue }
+        let rank = other.pointee.runningRank.load(ordering: .relaxed)
+        let epoch = other.pointee.runningEpoch.load(ordering: .relaxed)
+        if pointee.queue.shouldMove(node, besideRank: rank, ofEpoch: epoch) { return give(thread, to: cpu) }
+      }
+    }
+
+    /// Sends a queued thread to another CPU.
+    private func give(_ thread: UnsafeMutablePointer<ThreadControl>, to cpu: Int) {
+      pointee.queue.remove(thread.runNode)
+      noteQueued()
+      _ = saveIfLoaded(thread)
+      Scheduler.send(thread, to: cpu)
     }
 
     // MARK: Registers of programs
 
-    /// Writes the thread's registers to its area if they are in this CPU, so that it may run elsewhere.
-    func saveIfLoaded(_ thread: UnsafeMutablePointer<ThreadControl>) {
-      guard pointee.loaded == thread else { return }
+    /// Writes the thread's registers to its area if they are in this CPU, so that it may run elsewhere. True: x87 is then known
+    /// not to be in use.
+    @inline(__always) @discardableResult func saveIfLoaded(_ thread: UnsafeMutablePointer<ThreadControl>) -> Bool {
+      guard pointee.loaded == thread else { return false }
       thread.pointee.threadPointer = ThreadPointer.current
-      ExtendedState.save(thread.pointee.extendedState.unsafelyUnwrapped)
+      let isX87Clean = ExtendedState.save(thread.pointee.extendedState.unsafelyUnwrapped)
       thread.pointee.unsaved.store(0, ordering: .releasing)
       pointee.loaded = nil
+      return isX87Clean
     }
 
     /// Makes the CPU hold the thread's registers. A thread without a program leaves them as they are: the kernel uses none,
     /// so they are saved only when another program's thread comes.
-    func load(_ thread: UnsafeMutablePointer<ThreadControl>) {
+    @inline(__always) func load(_ thread: UnsafeMutablePointer<ThreadControl>) {
       guard let area = thread.pointee.extendedState, pointee.loaded != thread else { return }
-      if let loaded = pointee.loaded { saveIfLoaded(loaded) }
-      ExtendedState.restore(area)
+      var isX87Clean = false
+      if let loaded = pointee.loaded { isX87Clean = saveIfLoaded(loaded) }
+      ExtendedState.restore(area, isX87Clean: isX87Clean)
       ThreadPointer.current = thread.pointee.threadPointer
       thread.pointee.unsaved.store(1, ordering: .relaxed)
       pointee.loaded = thread

@@ -116,6 +116,10 @@
     }
     static func saveExtendedState() {}
     static func reloadExtendedState() {}
+    static func copyExtendedState(to thread: UnsafeMutablePointer<ThreadControl>) {}
+    static func setPolicy(_ thread: UnsafeMutablePointer<ThreadControl>, _ policy: SchedulingPolicy) {
+      thread.pointee.policy.store(policy.word, ordering: .relaxed)
+    }
 
     // MARK: Timers
 

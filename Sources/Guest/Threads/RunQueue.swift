@@ -1,20 +1,32 @@
 // RunQueue: the policy, who runs next on a CPU and for how long. Pure: time is given to it, nothing is read or armed here.
 //
-// Each thread has a rank: the CPU time it has used, as far as it still counts. The lowest rank runs. `floor` is the rank of
-// the last thread picked, and never goes back. While in no queue, a thread's rank is its distance to the floor, which makes
-// it valid on any CPU. A thread that wakes has moved down by the time it slept, to `credit` below the floor at most: a
-// sleeper runs before those that did not sleep, but cannot save up time.
+// Threads with a real-time priority run before all others, the highest first, in order of arrival among equals. Of the
+// others the one with the lowest rank runs: the decayed CPU time it has used (`DecayClock`) times its price, which is
+// inverse to its weight (nice level, policy). So in the long run each gets CPU time in proportion to its weight, and one that
+// slept runs before those that did not, but cannot save up more than tau.
 //
-// This is the simple member of a family: decayed runtimes and priorities change only this file.
+// The running thread keeps the CPU until it is ahead of the first in the queue by `slice` of its own time: two equal ones
+// change places every 2 * slice. A thread that wakes takes the CPU at once if it is behind by `lead`.
 
 import Base
+import Instructions
 
 /// What the policy knows about a thread.
 struct RunNode: ~Copyable, PairingNode {
   var links = PairingLinks<RunNode>()
-  /// Nanoseconds; see above.
+  /// Price times decayed CPU time, in units of `epoch`.
   var rank: Int64 = 0
-  /// Order of arrival among equal ranks.
+  /// The epoch (`DecayClock`) that `rank` belongs to.
+  var epoch: UInt32 = 0
+  /// 2^16 for the ordinary weight; more is dearer.
+  var price: UInt32 = RunNode.price(weight: 1024)
+  /// 1 to 99 for real-time policies, else 0.
+  var priority: UInt8 = 0
+  /// A real-time thread that goes behind its equals when it has run for `RunQueue.roundRobin`.
+  var isRoundRobin = false
+  /// It does not take the CPU from others when it wakes.
+  var isBatch = false
+  /// Order of arrival among equals.
   var sequence: UInt64 = 0
   /// When it became runnable or stopped being so.
   var since: UInt64 = 0
@@ -24,93 +36,168 @@ struct RunNode: ~Copyable, PairingNode {
   init(owner: UInt) { self.owner = owner }
 
   borrowing func precedes(_ other: borrowing RunNode) -> Bool {
-    rank != other.rank ? rank < other.rank : sequence < other.sequence
+    if priority != other.priority { return priority > other.priority }
+    if priority == 0 && rank != other.rank { return rank < other.rank }
+    return sequence < other.sequence
+  }
+
+  /// The price for a weight; the ordinary one is 1024.
+  static func price(weight: UInt32) -> UInt32 { (1024 << 16) / weight }
+
+  /// The rank as of the epoch.
+  mutating func catchUp(to current: UInt32) {
+    if epoch == current { return }
+    let shift = (current &- epoch).u64 &* DecayClock.doublingsPerEpoch
+    rank = shift > 62 ? 0 : rank &>> shift.i64
+    epoch = current
+  }
+
+  /// What that much charge costs the thread.
+  @inline(__always) borrowing func cost(_ charge: Int64) -> Int64 {
+    let product = charge.u64.multipliedFullWidth(by: price.u64)
+    return (product.high &<< 48 | product.low &>> 16).i64
   }
 }
 
 struct RunQueue: ~Copyable {
   private var heap = PairingHeap<RunNode>()
-  private var floor: Int64 = 0
-  private var sequence: UInt64 = 0
+  /// The moment up to which the running thread has been charged.
+  private(set) var reading = DecayClock.Reading()
+  /// Later than any sequence number in use, or earlier.
+  private var last: UInt64 = 1 << 32
+  private var beforeFirst: UInt64 = 1 << 32
   /// Threads that are queued; the running one is not.
   private(set) var count: Int = 0
 
-  /// How long a thread runs before an equal one gets the CPU, ns.
-  static var slice: Int64 { 4_000_000 }
-  /// How far below the floor a waking thread may start, ns.
-  static var credit: Int64 { 3_000_000 }
-  /// A sleep that counts no more than this, ns.
-  static var longSleep: UInt64 { 1_000_000_000 }
-  /// How far below the running thread's rank a waking thread must be to take the CPU at once, ns.
-  static var lead: Int64 { 1_000_000 }
+  /// A 64th of a charge is 3.1 ms: how far ahead of an equal the running thread may be.
+  private static var sliceShift: Int64 { 6 }
+  /// A 256th is 0.8 ms: how far behind a waking thread must be to take the CPU at once.
+  private static var leadShift: Int64 { 8 }
+  /// The time of such a slice, ns.
+  static var slice: UInt64 { DecayClock.tau &>> 6 }
+  /// How long a real-time thread of policy RR runs before its equals, ns.
+  static var roundRobin: UInt64 { 100_000_000 }
+  /// A thread that waits with a rank this much lower than the one that runs elsewhere should go there: 12 ms' charge.
+  private static var imbalanceShift: Int64 { 4 }
 
   init() {}
 
   var isEmpty: Bool { count == 0 }
   var first: UnsafeMutablePointer<RunNode>? { heap.first }
 
-  /// A thread that was in no queue becomes runnable. A new one starts at the floor: its `since` is `now`.
+  // MARK: Time
+
+  /// Time has come to `now`; `running` has used it since the last call, unless it is nil (idle).
+  mutating func advance(to now: UInt64, running: UnsafeMutablePointer<RunNode>?) {
+    let before = reading
+    reading = DecayClock.reading(at: now)
+    if reading.epoch != before.epoch { return changeEpoch(from: before, running: running) }
+    guard let running else { return }
+    running.pointee.catchUp(to: reading.epoch)
+    running.pointee.rank &+= running.pointee.cost(max(reading.charge &- before.charge, 0))
+  }
+
+  private mutating func changeEpoch(from before: DecayClock.Reading, running: UnsafeMutablePointer<RunNode>?) {
+    let epoch = reading.epoch
+    // Dividing all by the same number keeps their order; those that become equal keep it by their sequence or lose nothing.
+    heap.forEach { $0.pointee.catchUp(to: epoch) }
+    guard let running else { return }
+    running.pointee.catchUp(to: epoch)
+    let shift = (epoch &- before.epoch).u64 &* DecayClock.doublingsPerEpoch
+    let then = shift > 62 ? 0 : before.charge &>> shift.i64
+    running.pointee.rank &+= running.pointee.cost(max(reading.charge &- then, 0))
+  }
+
+  // MARK: Queueing; `reading` is that of now
+
+  /// A thread that was in no queue becomes runnable.
   mutating func add(_ node: UnsafeMutablePointer<RunNode>, now: UInt64) {
-    let slept = min(now &- node.pointee.since, Self.longSleep).i64
-    node.pointee.rank = floor &+ max(min(node.pointee.rank, Self.slice) &- slept, -Self.credit)
-    insert(node, now: now)
+    node.pointee.catchUp(to: reading.epoch)
+    insertLast(node, now: now)
   }
 
-  /// The running thread goes back, still wanting to run.
-  mutating func putBack(_ node: UnsafeMutablePointer<RunNode>, now: UInt64) { insert(node, now: now) }
+  /// The running thread goes back, still wanting to run: before its equals, if it is a real-time thread (unless its turn is
+  /// over).
+  mutating func putBack(_ node: UnsafeMutablePointer<RunNode>, ran: UInt64, now: UInt64) {
+    if node.pointee.priority == 0 || (node.pointee.isRoundRobin && ran >= Self.roundRobin) {
+      return insertLast(node, now: now)
+    }
+    beforeFirst &-= 1
+    insert(node, sequence: beforeFirst, now: now)
+  }
 
-  /// The running thread goes back behind the first.
+  /// The running thread goes back behind the first, or behind its equals.
   mutating func putBackYielding(_ node: UnsafeMutablePointer<RunNode>, now: UInt64) {
-    if let first = heap.first { node.pointee.rank = max(node.pointee.rank, first.pointee.rank) }
-    insert(node, now: now)
-  }
-
-  /// The running thread stops running here: to wait, or to go to another CPU.
-  mutating func leave(_ node: UnsafeMutablePointer<RunNode>, now: UInt64) {
-    node.pointee.rank &-= floor
-    node.pointee.since = now
+    if let first = heap.first, first.pointee.priority == 0 {
+      node.pointee.rank = max(node.pointee.rank, first.pointee.rank)
+    }
+    insertLast(node, now: now)
   }
 
   /// Takes out who is to run now.
   mutating func take() -> UnsafeMutablePointer<RunNode>? {
     guard let node = heap.removeFirst() else { return nil }
     count &-= 1
-    floor = max(floor, node.pointee.rank)
     return node
   }
 
-  /// Takes out a queued thread, to go to another CPU.
-  mutating func remove(_ node: UnsafeMutablePointer<RunNode>, now: UInt64) {
+  /// Takes out a queued thread, to go elsewhere.
+  mutating func remove(_ node: UnsafeMutablePointer<RunNode>) {
     heap.remove(node)
     count &-= 1
-    leave(node, now: now)
   }
 
-  /// The running thread has used that much time.
-  mutating func charge(_ node: UnsafeMutablePointer<RunNode>, _ nanoseconds: UInt64) {
-    node.pointee.rank &+= nanoseconds.i64
-    if isEmpty { floor = max(floor, node.pointee.rank) }
+  private mutating func insertLast(_ node: UnsafeMutablePointer<RunNode>, now: UInt64) {
+    last &+= 1
+    insert(node, sequence: last, now: now)
   }
 
-  /// Whether the first queued thread should take the CPU from the running one, which has run for `ran` since it was last
-  /// charged; `isWaking`: it has just become runnable.
-  borrowing func shouldPreempt(_ running: UnsafeMutablePointer<RunNode>, ran: UInt64, isWaking: Bool) -> Bool {
-    guard let first = heap.first else { return false }
-    let rank = running.pointee.rank &+ ran.i64
-    return isWaking ? first.pointee.rank &+ Self.lead <= rank : first.pointee.rank &+ Self.slice <= rank
-  }
-
-  /// How long the running thread may still run before `shouldPreempt`, ns.
-  borrowing func remaining(_ running: UnsafeMutablePointer<RunNode>, ran: UInt64) -> UInt64 {
-    guard let first = heap.first else { return .max }
-    return max(first.pointee.rank &+ Self.slice &- running.pointee.rank &- ran.i64, 0).u64
-  }
-
-  private mutating func insert(_ node: UnsafeMutablePointer<RunNode>, now: UInt64) {
-    sequence &+= 1
+  private mutating func insert(_ node: UnsafeMutablePointer<RunNode>, sequence: UInt64, now: UInt64) {
     node.pointee.sequence = sequence
     node.pointee.since = now
     heap.insert(node)
     count &+= 1
+  }
+
+  // MARK: Questions; the running thread has been charged up to now
+
+  /// Whether the first queued thread should take the CPU from the running one, which has had it for `ran`; `isWaking`: it
+  /// has just become runnable.
+  borrowing func shouldPreempt(_ running: UnsafeMutablePointer<RunNode>, ran: UInt64, isWaking: Bool) -> Bool {
+    guard let first = heap.first else { return false }
+    if first.pointee.priority != running.pointee.priority { return first.pointee.priority > running.pointee.priority }
+    if running.pointee.priority > 0 { return running.pointee.isRoundRobin && ran >= Self.roundRobin }
+    if isWaking && first.pointee.isBatch { return false }
+    return excess(running, over: first, isWaking ? Self.leadShift : Self.sliceShift) >= 0
+  }
+
+  /// How far the running thread is beyond what it may be ahead of the other one.
+  @inline(__always) private borrowing func excess(
+    _ running: UnsafeMutablePointer<RunNode>, over first: UnsafeMutablePointer<RunNode>, _ shift: Int64
+  ) -> Int64 {
+    running.pointee.rank &- first.pointee.rank &- running.pointee.cost(reading.charge &>> shift)
+  }
+
+  /// How long the running thread may still run before `shouldPreempt`, ns; perhaps a little less, never more.
+  borrowing func remaining(_ running: UnsafeMutablePointer<RunNode>, ran: UInt64) -> UInt64 {
+    guard let first = heap.first else { return .max }
+    if first.pointee.priority > running.pointee.priority { return 0 }
+    if running.pointee.priority > 0 {
+      guard running.pointee.isRoundRobin, first.pointee.priority == running.pointee.priority else { return .max }
+      return Self.roundRobin &- min(ran, Self.roundRobin)
+    }
+    let gap = -excess(running, over: first, Self.sliceShift)
+    if gap <= 0 { return 0 }
+    // The time t with cost * (e^(t/tau) - 1) = gap is tau * ln(1 + gap/cost), at least tau * 2 gap / (2 cost + gap).
+    let cost = max(running.pointee.cost(reading.charge), 1)
+    let product = (DecayClock.tau &* 2).multipliedFullWidth(by: gap.u64)
+    // The quotient is below 2 tau.
+    return instruction_divide128(product.high, product.low, cost.u64 &* 2 &+ gap.u64)
+  }
+
+  /// Whether a queued thread would be better off on a CPU whose running thread has that rank (of that epoch).
+  borrowing func shouldMove(_ node: UnsafeMutablePointer<RunNode>, besideRank rank: Int64, ofEpoch epoch: UInt32) -> Bool {
+    guard epoch == reading.epoch, node.pointee.priority == 0 else { return false }
+    return node.pointee.rank &+ node.pointee.cost(reading.charge &>> Self.imbalanceShift) < rank
   }
 }

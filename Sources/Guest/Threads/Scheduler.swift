@@ -2,9 +2,7 @@
 //
 // Rules. Interrupts are off wherever a `CPUScheduler` is touched. A thread is in a run queue, or in one wake list, or runs, or
 // sleeps; it leaves sleep exactly once (`ParkWord`). A thread whose stack is still in use on a CPU (`onCPU`), or whose
-// registers are still in one (`unsaved`), is only ever given to that CPU. A woken thread runs where its waker runs, if it
-// may: no interrupt between CPUs, which costs more than a switch. If it then waits too long for the CPU, the CPU gives it
-// to an idle one.
+// registers are still in one (`unsaved`), is only ever given to that CPU. Where a woken thread runs: SchedulerWaking.
 #if GUEST
   import Base
   import Instructions
@@ -78,29 +76,25 @@
     static func reschedule(_ reason: Reason) {
       let here = CPUScheduler.here
       let current = here.pointee.current
+      let idle = here.pointee.idle
       let now = Clock.now()
-      let ran = now &- here.pointee.since
-      here.pointee.since = now
-      Preemption.isRequested = false
-      current.pointee.runTime &+= ran
-      if current != here.pointee.idle {
-        here.pointee.queue.charge(current.runNode, ran)
-        leave(current, reason, here, now: now)
-      }
-      here.pointee.incoming.startLooking()
-      repeat { here.takeIncoming(now: now) } while here.pointee.incoming.stopLooking()
-      let node = here.pointee.queue.take()
-      let next = node.map { ThreadControl.at($0.pointee.owner) } ?? here.pointee.idle
+      here.charge(now: now)
+      if current != idle { leave(current, reason, here, now: now) }
+      if !here.pointee.incoming.isEmpty() { here.takeIncoming(now: now) }
+      let next = here.pointee.queue.take().map { ThreadControl.at($0.pointee.owner) } ?? idle
       here.noteQueued()
       Preemption.isRequested = false
-      notePeriod(here.pointee.cpu, isIdle: next == here.pointee.idle, wasIdle: current == here.pointee.idle)
-      if next == current { return }
-      if reason == .preempted { current.pointee.involuntarySwitches &+= 1 }
-      if current == here.pointee.idle {
-        shared.pointee.idleCPUs.bitwiseAnd(~(1 << here.pointee.cpu.u64), ordering: .relaxed)
+      notePeriod(here.pointee.cpu, isIdle: next == idle, wasIdle: current == idle)
+      if next == current {
+        here.pointee.startedAt = now
+        return
       }
+      if reason == .preempted { current.pointee.involuntarySwitches &+= 1 }
+      if current == idle { shared.pointee.idleCPUs.bitwiseAnd(~(1 << here.pointee.cpu.u64), ordering: .relaxed) }
       here.pointee.current = next
-      here.armTimer(now: now)
+      here.pointee.startedAt = now
+      here.noteSwitch()
+      here.armTimer(now: now, hasSwitched: true)
       switchTo(next, from: current, here)
     }
 
@@ -116,19 +110,23 @@
     }
 
     /// The running thread leaves the CPU: back into the queue, to another CPU, or nowhere.
-    private static func leave(
+    @inline(__always) private static func leave(
       _ thread: UnsafeMutablePointer<ThreadControl>, _ reason: Reason, _ here: UnsafeMutablePointer<CPUScheduler>,
       now: UInt64
     ) {
-      if reason == .sleeping { return here.pointee.queue.leave(thread.runNode, now: now) }
+      if thread.pointee.wokeAt != 0 { noteWhatCameOfWaking(thread, reason, now: now) }
+      if reason == .sleeping {
+        thread.pointee.run.since = now
+        return
+      }
+      thread.adoptPolicy()
       if thread.pointee.affinity.load(ordering: .relaxed) >> here.pointee.cpu.u64 & 1 == 0 {
         // It goes where it may run once its stack is free: `finishSwitch` sends it.
-        here.pointee.queue.leave(thread.runNode, now: now)
         thread.pointee.isLeaving = true
       } else if reason == .yielding {
         here.pointee.queue.putBackYielding(thread.runNode, now: now)
       } else {
-        here.pointee.queue.putBack(thread.runNode, now: now)
+        here.pointee.queue.putBack(thread.runNode, ran: now &- here.pointee.startedAt, now: now)
       }
     }
 
@@ -153,24 +151,29 @@
     }
 
     /// The first thing on the stack switched to (perhaps on another CPU than it left): the old stack is free now.
-    static func finishSwitch() {
+    @inline(__always) static func finishSwitch() {
       let here = CPUScheduler.here
       guard let previous = here.pointee.previous else { return }
       here.pointee.previous = nil
+      if previous.pointee.isLeaving || previous.pointee.isEnding { return finishLeaving(previous, here) }
+      previous.pointee.onCPU.store(0, ordering: .releasing)
+    }
+
+    private static func finishLeaving(
+      _ previous: UnsafeMutablePointer<ThreadControl>, _ here: UnsafeMutablePointer<CPUScheduler>
+    ) {
       if previous.pointee.isLeaving {
         previous.pointee.isLeaving = false
         here.saveIfLoaded(previous)
         previous.pointee.onCPU.store(0, ordering: .releasing)
         makeRunnable(previous)
-      } else if previous.pointee.isEnding {
+      } else {
         if here.pointee.loaded == previous {
           here.pointee.loaded = nil
           previous.pointee.unsaved.store(0, ordering: .relaxed)
         }
         previous.pointee.onCPU.store(0, ordering: .releasing)
         reap(previous, here)
-      } else {
-        previous.pointee.onCPU.store(0, ordering: .releasing)
       }
     }
 
@@ -179,165 +182,6 @@
       let wasEnabled = Interrupts.disable()
       reschedule(.yielding)
       Interrupts.restore(wasEnabled)
-    }
-
-    // MARK: Sleeping
-
-    /// See `Parking.park`.
-    static func park(until deadline: UInt64, interruptible: Bool) -> WaitResult {
-      assert(Preemption.count == 0 && !CPU.isInInterrupt, "a thread sleeps where it must not")
-      let thread = current
-      while true {
-        let wasEnabled = Interrupts.disable()
-        defer { Interrupts.restore(wasEnabled) }
-        if let result = thread.pointee.park.begin(interruptible: interruptible) { return result }
-        let hasDeadline = deadline != .max
-        let now = hasDeadline ? Clock.now() : 0
-        if hasDeadline && deadline <= now && thread.pointee.park.timeOut() { return thread.pointee.park.end() }
-        if hasDeadline {
-          let here = CPUScheduler.here
-          here.pointee.timers.arm(thread.timerNode, at: deadline.uint, post: post)
-          here.armTimer(now: now)
-        }
-        thread.pointee.voluntarySwitches &+= 1
-        reschedule(.sleeping)
-        let result = thread.pointee.park.end()
-        if hasDeadline { _ = thread.pointee.timer.cancel() }
-        if result != .timedOut || Clock.now() >= deadline { return result }
-      }
-    }
-
-    // MARK: Waking; from any context
-
-    /// See `Parking.unpark`.
-    static func unpark(_ thread: UnsafeMutablePointer<ThreadControl>) {
-      if thread.pointee.park.unpark() { makeRunnable(thread) }
-    }
-
-    /// Puts a thread that has left its sleep where it will run.
-    static func makeRunnable(_ thread: UnsafeMutablePointer<ThreadControl>) {
-      let wasEnabled = Interrupts.disable()
-      let now = Clock.now()
-      place(thread, now: now)
-      CPUScheduler.here.armTimer(now: now)
-      Interrupts.restore(wasEnabled)
-    }
-
-    /// Puts a runnable thread into this CPU's queue or sends it to another's. Interrupts are off.
-    static func place(_ thread: UnsafeMutablePointer<ThreadControl>, now: UInt64) {
-      let here = CPUScheduler.here
-      let home = thread.pointee.cpu.load(ordering: .relaxed).int
-      if home != here.pointee.cpu {
-        let isBound =
-          thread.pointee.onCPU.load(ordering: .acquiring) != 0 || thread.pointee.unsaved.load(ordering: .acquiring) != 0
-        if isBound { return send(thread, to: home) }
-      }
-      let allowed = thread.pointee.affinity.load(ordering: .relaxed)
-      if allowed >> here.pointee.cpu.u64 & 1 == 0 && here.pointee.current != thread {
-        here.saveIfLoaded(thread)
-        return send(thread, to: target(allowed))
-      }
-      here.enqueue(thread, now: now)
-    }
-
-    /// A CPU for a thread that may run on those: an idle one, or any.
-    private static func target(_ allowed: UInt64) -> Int {
-      if let idle = claimIdleCPU(allowed) { return idle }
-      let usable = allowed & shared.pointee.activeCPUs.load(ordering: .relaxed)
-      return usable == 0 ? 0 : usable.trailingZeroBitCount
-    }
-
-    /// Takes an idle CPU among those out of the idle ones; the caller gives it something to do.
-    static func claimIdleCPU(_ allowed: UInt64) -> Int? {
-      while true {
-        let idle = shared.pointee.idleCPUs.load(ordering: .relaxed)
-        let candidates = idle & allowed
-        if candidates == 0 { return nil }
-        let bit = candidates & (0 &- candidates)
-        if shared.pointee.idleCPUs.bitwiseAnd(~bit, ordering: .sequentiallyConsistent).oldValue & bit != 0 {
-          return bit.trailingZeroBitCount
-        }
-      }
-    }
-
-    /// Gives a runnable thread to another CPU.
-    static func send(_ thread: UnsafeMutablePointer<ThreadControl>, to cpu: Int) {
-      if scheduler(of: cpu).pointee.incoming.push(thread.wakeNode) { InterProcessor.send(BootVectors.wake, to: cpu) }
-    }
-
-    /// Arms a timer of a `TimerControl`.
-    static func arm(_ node: UnsafeMutablePointer<TimerNode<LiveWord>>, at nanoseconds: UInt64) {
-      let wasEnabled = Interrupts.disable()
-      let here = CPUScheduler.here
-      here.pointee.timers.arm(node, at: nanoseconds.uint, post: post)
-      here.armTimer(now: Clock.now())
-      Interrupts.restore(wasEnabled)
-    }
-
-    /// A moment's wait for another CPU.
-    @inline(__always) static func pause() { instruction_pause() }
-
-    /// Gives a timer to the CPU in whose queue it is.
-    static func post(_ cpu: Int, _ node: UnsafeMutablePointer<TimerNode<LiveWord>>) {
-      scheduler(of: cpu).pointee.timers.push(request: node)
-      InterProcessor.send(BootVectors.wake, to: cpu)
-    }
-
-    /// A timer's time has come: its owner is a thread, or, with the lowest bit set, a `TimerControl`.
-    static func fire(_ owner: UInt) {
-      if owner & 1 != 0 { return TimerControl.fire(owner & ~1) }
-      let thread = ThreadControl.at(owner)
-      if thread.pointee.park.timeOut() { makeRunnable(thread) }
-    }
-
-    /// See `Thread.interrupt`.
-    static func interrupt(_ thread: UnsafeMutablePointer<ThreadControl>) {
-      let wasEnabled = Interrupts.disable()
-      defer { Interrupts.restore(wasEnabled) }
-      if thread.pointee.park.interrupt() { return makeRunnable(thread) }
-      // If it runs its program on another CPU, that CPU must come to the kernel to see it.
-      let cpu = thread.pointee.cpu.load(ordering: .relaxed).int
-      if thread.pointee.onCPU.load(ordering: .acquiring) != 0 && cpu != CPU.current {
-        InterProcessor.send(BootVectors.wake, to: cpu)
-      }
-    }
-
-    // MARK: Idling
-
-    /// What an idle thread does.
-    static func idle() -> Never {
-      while true {
-        _ = Interrupts.disable()
-        let here = CPUScheduler.here
-        here.pointee.incoming.startLooking()
-        here.takeIncoming(now: Clock.now())
-        if !here.pointee.queue.isEmpty {
-          reschedule(.sleeping)
-          Interrupts.enable()
-          continue
-        }
-        shared.pointee.idleCPUs.bitwiseOr(1 << here.pointee.cpu.u64, ordering: .sequentiallyConsistent)
-        if here.pointee.incoming.stopLooking() {
-          Interrupts.enable()
-          continue
-        }
-        // Threads that slept with their registers here may then be woken anywhere.
-        if let loaded = here.pointee.loaded { here.saveIfLoaded(loaded) }
-        askForWork(here.pointee.cpu)
-        Idle.wait()
-      }
-    }
-
-    /// Interrupts a CPU where threads wait, so that it sends one here.
-    private static func askForWork(_ here: Int) {
-      var others = shared.pointee.activeCPUs.load(ordering: .relaxed) & ~(1 << here.u64)
-      while others != 0 {
-        let cpu = others.trailingZeroBitCount
-        others &= others &- 1
-        if scheduler(of: cpu).pointee.queued.load(ordering: .relaxed) > 0 {
-          return InterProcessor.send(BootVectors.wake, to: cpu)
-        }
-      }
     }
   }
 #endif

@@ -84,6 +84,12 @@ public struct Thread: Equatable, @unchecked Sendable {
     nonmutating set { Scheduler.setAffinity(control, newValue) }
   }
 
+  /// How it shares CPUs with others; a new thread has its creator's. Takes effect as `affinity` does.
+  public var policy: SchedulingPolicy {
+    get { SchedulingPolicy(word: control.pointee.policy.load(ordering: .relaxed)) }
+    nonmutating set { Scheduler.setPolicy(control, newValue) }
+  }
+
   /// Nanoseconds of CPU time it has used, including what it uses now if it is the caller.
   public var runTime: UInt64 { Scheduler.runTime(control) }
 
@@ -118,6 +124,9 @@ public struct Thread: Equatable, @unchecked Sendable {
 
   /// Writes the running thread's vector registers to its area.
   public static func saveExtendedState() { Scheduler.saveExtendedState() }
+
+  /// Gives a thread that has not started the running thread's vector registers.
+  public static func copyExtendedState(to thread: Thread) { Scheduler.copyExtendedState(to: thread.control) }
 
   /// Loads the running thread's vector registers from its area.
   public static func reloadExtendedState() { Scheduler.reloadExtendedState() }

@@ -6,7 +6,7 @@ import Pages
 import Platform
 
 /// A thread's control block. Who may touch what:
-///   * `park`, `wake`, `timer`, `cpu`, `onCPU`, `unsaved`, `affinity`, `life`: anybody, as their algorithms say;
+///   * `park`, `wake`, `timer`, `cpu`, `onCPU`, `unsaved`, `affinity`, `policy`, `life`: anybody, as their algorithms say;
 ///   * `run`: the CPU in whose run queue the thread is, or the one that runs it, with interrupts off;
 ///   * the rest: the thread itself or, while it does not run, whoever switches or creates it.
 struct ThreadControl: ~Copyable {
@@ -23,6 +23,10 @@ struct ThreadControl: ~Copyable {
   let unsaved = Atomic<UInt32>(0)
   /// The CPUs it may run on.
   let affinity = Atomic<UInt64>(.max)
+  /// `SchedulingPolicy.word`; taken over by the CPU that has the thread when it next queues it or lets it go.
+  let policy = Atomic<UInt32>(0)
+  /// What of `policy` its run node has.
+  var adoptedPolicy: UInt32 = 0
   /// 0 joinable, 1 detached, 2 ended.
   let life = LiveWord(0)
   let joiner = WaitQueue()
@@ -35,6 +39,10 @@ struct ThreadControl: ~Copyable {
   var runTime: UInt64 = 0
   var voluntarySwitches: UInt64 = 0
   var involuntarySwitches: UInt64 = 0
+  /// When it last woke a thread since it got the CPU; 0 if it has not.
+  var wokeAt: UInt64 = 0
+  /// 0 to 3: how often it has slept soon after it had woken somebody, lately.
+  var passesOn: UInt8 = 2
   /// Its program's FS base, while it is not in the CPU's register.
   var threadPointer: UInt64 = 0
   /// Where its vector registers are saved; nil if it runs no program.
@@ -86,6 +94,13 @@ extension UnsafeMutablePointer<ThreadControl> {
   /// Its node for wake lists.
   @inline(__always) var wakeNode: UnsafeMutablePointer<WakeNode<LiveWord>> {
     withUnsafeMutablePointer(to: &pointee.wake) { $0 }
+  }
+  /// Takes over a policy that was set since; in no queue.
+  @inline(__always) func adoptPolicy() {
+    let wanted = pointee.policy.load(ordering: .relaxed)
+    if wanted == pointee.adoptedPolicy { return }
+    pointee.adoptedPolicy = wanted
+    pointee.run.adopt(SchedulingPolicy(word: wanted))
   }
   /// Its timer.
   @inline(__always) var timerNode: UnsafeMutablePointer<TimerNode<LiveWord>> {

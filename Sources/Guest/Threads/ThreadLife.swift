@@ -90,6 +90,8 @@
       precondition(
         UnsafeRawPointer(idle).load(fromByteOffset: THREAD_PARK_WORD.int, as: UInt8.self) == THREAD_INTERRUPTED.u8)
       idle.pointee.park.clearInterrupt()
+      scheduler.pointee.startedAt = scheduler.pointee.since
+      scheduler.pointee.queue.advance(to: scheduler.pointee.since, running: nil)
       CPU.setSlot(.scheduler, scheduler)
       CPU.setSlot(.idleThread, scheduler.pointee.idle)
       CPU.currentThread = UnsafeMutableRawPointer(scheduler.pointee.idle)
@@ -142,8 +144,13 @@
       // A permit or an interrupt that was meant for the block's last thread.
       if thread.pointee.park.begin(interruptible: false) == nil { _ = thread.pointee.park.end() }
       thread.pointee.park.clearInterrupt()
-      thread.pointee.run.rank = 0
-      thread.pointee.run.since = Clock.now()
+      // As far ahead or behind as its creator: no head start, and none for the others.
+      let creator = current
+      thread.pointee.policy.store(creator.pointee.policy.load(ordering: .relaxed), ordering: .relaxed)
+      thread.pointee.run.rank = creator.pointee.run.rank
+      thread.pointee.run.epoch = creator.pointee.run.epoch
+      thread.pointee.wokeAt = 0
+      thread.pointee.passesOn = 2
       thread.pointee.runTime = 0
       thread.pointee.voluntarySwitches = 0
       thread.pointee.involuntarySwitches = 0
@@ -253,7 +260,15 @@
       guard mask & shared.pointee.activeCPUs.load(ordering: .relaxed) != 0 else { return }
       thread.pointee.affinity.store(mask, ordering: .relaxed)
       let wasEnabled = Interrupts.disable()
-      if thread == current && mask >> CPU.current.u64 & 1 == 0 { reschedule(.yielding) }
+      if thread != current { askToLook(thread) } else if mask >> CPU.current.u64 & 1 == 0 { reschedule(.yielding) }
+      Interrupts.restore(wasEnabled)
+    }
+
+    /// See `Thread.policy`.
+    static func setPolicy(_ thread: UnsafeMutablePointer<ThreadControl>, _ policy: SchedulingPolicy) {
+      thread.pointee.policy.store(policy.word, ordering: .relaxed)
+      let wasEnabled = Interrupts.disable()
+      if thread == current { reschedule(.preempted) } else { askToLook(thread) }
       Interrupts.restore(wasEnabled)
     }
 
@@ -293,7 +308,15 @@
 
     static func saveExtendedState() {
       let wasEnabled = Interrupts.disable()
-      if let area = current.pointee.extendedState { ExtendedState.save(area) }
+      if let area = current.pointee.extendedState { ExtendedState.saveForInstructions(area) }
+      Interrupts.restore(wasEnabled)
+    }
+
+    static func copyExtendedState(to thread: UnsafeMutablePointer<ThreadControl>) {
+      let wasEnabled = Interrupts.disable()
+      if current.pointee.extendedState != nil, let area = thread.pointee.extendedState {
+        ExtendedState.saveForInstructions(area)
+      }
       Interrupts.restore(wasEnabled)
     }
 

@@ -55,6 +55,10 @@ public struct CPUIDTable: Equatable, Sendable {
   public private(set) var hasFSGSBase = false
   /// XSAVEOPT exists.
   public private(set) var hasXSAVEOPT = false
+  /// XGETBV tells which extended state is in use.
+  public private(set) var hasStateInUse = false
+  /// AVX-512 F and BW exist.
+  public private(set) var hasAVX512 = false
   /// RDRAND exists.
   public private(set) var hasRDRAND = false
   /// 1 GiB pages exist.
@@ -106,6 +110,7 @@ public struct CPUIDTable: Equatable, Sendable {
       add(7, indexed: true) {
         $0.eax = 0
         hasFSGSBase = $0.ebx & 1 != 0
+        hasAVX512 = $0.ebx >> 16 & 1 != 0 && $0.ebx >> 30 & 1 != 0
         // TSC_ADJUST, SGX, HLE, INVPCID, RTM, PQM, MPX, PQE, Processor Trace.
         $0.ebx &= ~(1 << 1 | 1 << 2 | 1 << 4 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14 | 1 << 15 | 1 << 25)
         // PKU, OSPKE, WAITPKG, CET shadow stacks, LA57, bus-lock detection, SGX_LC, PKS.
@@ -134,6 +139,7 @@ public struct CPUIDTable: Equatable, Sendable {
       }
       add(0xd, 1, indexed: true) {
         hasXSAVEOPT = $0.eax & 1 != 0
+        hasStateInUse = $0.eax & 4 != 0
         // XSAVEOPT, XSAVEC, XGETBV(1); supervisor states stay out.
         $0.eax &= 0x7
         $0.ebx = 0

@@ -137,6 +137,10 @@ public enum BootCPUFeatures {
   public static let tscDeadline: UInt32 = 1 << 4
   /// 1 GiB pages may be used.
   public static let gigabytePages: UInt32 = 1 << 5
+  /// XGETBV tells which extended state is in use (ECX = 1).
+  public static let stateInUse: UInt32 = 1 << 6
+  /// AVX-512 (F and BW), with its registers in the extended state.
+  public static let avx512: UInt32 = 1 << 7
 }
 
 /// `BootInformation.flags`.

@@ -57,6 +57,9 @@ void vector_xsaveopt(void *area, uint64_t mask);
 void vector_xrstor(const void *area, uint64_t mask);
 void vector_fxsave(void *area);
 void vector_fxrstor(const void *area);
+/// The same by plain moves, with AVX-512: false, with nothing saved, if x87 is in use.
+_Bool vector_move_out(void *image);
+void vector_move_in(const void *image, _Bool x87_is_clean);
 #endif
 
 /// Copies; gives the number of bytes not copied because the program's memory could not be accessed.

@@ -181,7 +181,7 @@ extension Task {
     let used = UnsafeMutableRawBufferPointer(rebasing: image.bytes[..<byteCount])
     try UserSpan(address, count: byteCount).read(into: used)
     guard SignalExtendedState.sanitise(used, mask: ExtendedState.programMask) else { throw .EFAULT }
-    ExtendedState.restore(UnsafeRawPointer(image.bytes.baseAddress!))
+    ExtendedState.restoreWhole(UnsafeRawPointer(image.bytes.baseAddress!))
   }
 
   /// Takes over the alternate stack of a frame, as Linux does, without complaint about a wrong one.

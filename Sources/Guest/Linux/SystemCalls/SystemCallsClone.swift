@@ -80,7 +80,8 @@ extension SystemCall {
       if arguments.stack != 0 { childFrame.pointee.rsp = arguments.stack }
       thread.threadPointer =
         flags & CloneFlags.setThreadPointer != 0 ? arguments.threadPointer : ThreadPointer.current
-      copyVectorState(to: thread)
+      // The control words of x87 and SSE matter.
+      Thread.copyExtendedState(to: thread)
       child.blocked = task.blocked
       child.name = task.name
       if flags & CloneFlags.childClearIdentifier != 0 {
@@ -100,15 +101,6 @@ extension SystemCall {
       return child.identifier.int
     #endif
   }
-
-  #if GUEST
-    /// A new thread starts with its creator's vector registers (the control words of x87 and SSE matter).
-    private func copyVectorState(to thread: Thread) {
-      guard let from = Thread.current.extendedState, let to = thread.extendedState else { return }
-      Thread.saveExtendedState()
-      to.copyMemory(from: from, byteCount: ExtendedState.byteCount)
-    }
-  #endif
 
   /// membarrier(2): every return to a program is a barrier here, and TLB shoot-downs are not needed for it; the expedited forms
   /// would have to interrupt other CPUs and are left out, so programs fall back.

@@ -1,0 +1,103 @@
+// What a CPU does that has no thread to run: it polls for a while, then halts.
+//
+// Polling answers in 0.1 us where waking a halted CPU takes 5 to 40 us, and it spares the waker an interrupt. It is worth it
+// only while another CPU runs a thread (nobody else could give this one any), and for as long as it has been lately:
+// `pollTime` doubles when a wait was short enough to be polled through, and halves when it was long. The monitor has KVM poll
+// further, on the host (Machine: halt polling), before the CPU really sleeps.
+#if GUEST
+  import Base
+  import Instructions
+  import Locks
+  import Platform
+
+  extension Scheduler {
+    /// The longest and the shortest time to poll, ns.
+    private static var longestPoll: UInt64 { 50_000 }
+    private static var shortestPoll: UInt64 { 4_000 }
+    /// How long another CPU must have had a thread waiting, without a switch, before this one asks for it, ns.
+    private static var stuckTime: UInt64 { 10_000 }
+
+    /// What an idle thread does.
+    static func idle() -> Never {
+      while true {
+        _ = Interrupts.disable()
+        let here = CPUScheduler.here
+        let start = Clock.now()
+        here.takeIncoming(now: start)
+        if !here.pointee.queue.isEmpty {
+          reschedule(.sleeping)
+          Interrupts.enable()
+          continue
+        }
+        here.pointee.incoming.startLooking()
+        shared.pointee.idleCPUs.bitwiseOr(1 << here.pointee.cpu.u64, ordering: .sequentiallyConsistent)
+        Interrupts.enable()
+        let hasWork = poll(here, from: start)
+        _ = Interrupts.disable()
+        if here.pointee.incoming.stopLooking() || hasWork || !here.pointee.queue.isEmpty {
+          if hasWork { here.pointee.counts.polled &+= 1 }
+          adapt(here, waited: Clock.now() &- start)
+          Interrupts.enable()
+          continue
+        }
+        // Threads that slept with their registers here may then be woken anywhere.
+        if let loaded = here.pointee.loaded { _ = here.saveIfLoaded(loaded) }
+        here.pointee.counts.halts &+= 1
+        Idle.wait()
+        adapt(here, waited: Clock.now() &- start)
+      }
+    }
+
+    private static func adapt(_ here: UnsafeMutablePointer<CPUScheduler>, waited: UInt64) {
+      if waited <= longestPoll {
+        here.pointee.pollTime = min(here.pointee.pollTime &* 2, longestPoll)
+      } else if waited > longestPoll &* 4 {
+        here.pointee.pollTime = max(here.pointee.pollTime &>> 1, shortestPoll)
+      }
+    }
+
+    /// Looks for work, with interrupts on; true: there is some.
+    private static func poll(_ here: UnsafeMutablePointer<CPUScheduler>, from start: UInt64) -> Bool {
+      let active = shared.pointee.activeCPUs.load(ordering: .relaxed)
+      if active & (active &- 1) == 0 { return false }
+      var candidate = -1
+      var switches: UInt64 = 0
+      var since = start
+      while true {
+        for _ in 0..<8 {
+          if !here.pointee.incoming.isEmpty() || Preemption.isRequested { return true }
+          instruction_pause()
+        }
+        let now = Clock.now()
+        if now &- start >= here.pointee.pollTime { break }
+        let running = active & ~shared.pointee.idleCPUs.load(ordering: .relaxed)
+        if running == 0 { return false }
+        // A CPU with a waiting thread that does not get its turn?
+        if candidate < 0 || scheduler(of: candidate).pointee.switches.load(ordering: .relaxed) != switches {
+          candidate = cpuWithWaiting(running)
+          guard candidate >= 0 else { continue }
+          switches = scheduler(of: candidate).pointee.switches.load(ordering: .relaxed)
+          since = now
+        } else if now &- since >= stuckTime {
+          interrupt(candidate)
+          candidate = -1
+        }
+      }
+      // The last look before it halts: from then on, CPUs that have too much find out by their timers.
+      let busy = cpuWithWaiting(active & ~shared.pointee.idleCPUs.load(ordering: .relaxed))
+      if busy >= 0 { interrupt(busy) }
+      return false
+    }
+
+    /// One of those CPUs where threads wait, or -1.
+    private static func cpuWithWaiting(_ cpus: UInt64) -> Int {
+      var rest = cpus
+      while rest != 0 {
+        let cpu = rest.trailingZeroBitCount
+        rest &= rest &- 1
+        if scheduler(of: cpu).pointee.queued.load(ordering: .relaxed) > 0 { return cpu }
+      }
+      return -1
+    }
+  }
+#endif
