@@ -80,7 +80,7 @@
       let now = Clock.now()
       here.charge(now: now)
       if current != idle { leave(current, reason, here, now: now) }
-      if !here.pointee.incoming.isEmpty() { here.takeIncoming(now: now) }
+      takeIncoming(here, reason, now: now)
       let next = here.pointee.queue.take().map { ThreadControl.at($0.pointee.owner) } ?? idle
       here.noteQueued()
       Preemption.isRequested = false
@@ -96,6 +96,20 @@
       here.noteSwitch()
       here.armTimer(now: now, hasSwitched: true)
       switchTo(next, from: current, here)
+    }
+
+    /// Takes what other CPUs have sent. If the CPU may become idle it promises to look again, which spares them an interrupt.
+    @inline(__always) private static func takeIncoming(
+      _ here: UnsafeMutablePointer<CPUScheduler>, _ reason: Reason, now: UInt64
+    ) {
+      if here.pointee.queue.isEmpty && reason == .sleeping {
+        here.pointee.incoming.startLooking()
+        // The idle thread keeps the promise.
+        if here.pointee.incoming.isEmpty() { return }
+        repeat { here.takeIncoming(now: now) } while here.pointee.incoming.stopLooking()
+      } else if !here.pointee.incoming.isEmpty() {
+        here.takeIncoming(now: now)
+      }
     }
 
     /// Nobody reads under RCU here and now: preemption is on.
