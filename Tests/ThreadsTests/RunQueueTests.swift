@@ -108,7 +108,8 @@ final class Simulation {
     for other in 0..<cpus where other != cpu && queues[other].count < queues[cpu].count {
       guard let current = running[other] else { continue }
       let node = nodes + current
-      guard queues[cpu].shouldMove(waiting, besideRank: node.pointee.rank, ofEpoch: node.pointee.epoch) else { continue }
+      let (rank, epoch) = (node.pointee.rank, node.pointee.epoch)
+      guard queues[cpu].shouldMove(waiting, besideRank: rank, ofEpoch: epoch) else { continue }
       queues[cpu].remove(waiting)
       wake(Int(waiting.pointee.owner), on: other)
       return
@@ -211,7 +212,8 @@ final class Simulation {
       let middle = simulation.time
       simulation.time += 40_000
       simulation.charge(0, since: middle)
-      if simulation.queues[0].shouldPreempt(simulation.nodes + current, ran: 0, isWaking: false) { simulation.giveUp(0) }
+      let isOver = simulation.queues[0].shouldPreempt(simulation.nodes + current, ran: 0, isWaking: false)
+      if isOver { simulation.giveUp(0) }
     }
   }
 

@@ -196,7 +196,9 @@ struct RunQueue: ~Copyable {
   }
 
   /// Whether a queued thread would be better off on a CPU whose running thread has that rank (of that epoch).
-  borrowing func shouldMove(_ node: UnsafeMutablePointer<RunNode>, besideRank rank: Int64, ofEpoch epoch: UInt32) -> Bool {
+  borrowing func shouldMove(
+    _ node: UnsafeMutablePointer<RunNode>, besideRank rank: Int64, ofEpoch epoch: UInt32
+  ) -> Bool {
     guard epoch == reading.epoch, node.pointee.priority == 0 else { return false }
     return node.pointee.rank &+ node.pointee.cost(reading.charge &>> Self.imbalanceShift) < rank
   }

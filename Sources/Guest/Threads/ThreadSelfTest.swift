@@ -43,6 +43,8 @@
       case 9: "timers"
       case 10: "work queue"
       case 11: "grace period beside a spinning thread"
+      case 12: "yielding on one CPU"
+      case 13: "two spinning threads find two CPUs"
       default: nil
       }
     }
@@ -60,7 +62,9 @@
       case 8: migration()
       case 9: timers()
       case 10: work()
-      default: gracePeriod()
+      case 11: gracePeriod()
+      case 12: yielding()
+      default: spreading()
       }
     }
 

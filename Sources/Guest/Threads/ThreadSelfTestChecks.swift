@@ -169,7 +169,54 @@
     }
   }
 
+  extension ThreadSelfTest {
+    static func yielding() -> Outcome {
+      var best: UInt64 = .max
+      for _ in 0..<10 {
+        let start = Clock.cycles()
+        let one = spawn(yieldMain, affinity: 1)
+        let two = spawn(yieldMain, affinity: 1)
+        one?.join()
+        two?.join()
+        best = min(best, (Clock.cycles() &- start) / 2_000)
+      }
+      return Outcome().with("cycles a switch", best)
+    }
+
+    /// How soon the last of as many spinning threads as there are CPUs runs, though this thread goes on.
+    static func spreading() -> Outcome {
+      guard CPU.count > 1 else { return Outcome() }
+      var longest: UInt64 = 0
+      var sum: UInt64 = 0
+      for _ in 0..<20 {
+        shared.stop.store(false, ordering: .relaxed)
+        shared.atomicCount.store(0, ordering: .relaxed)
+        _ = Thread.sleep(until: .after(300_000))
+        let start = Clock.now()
+        let one = spawn(arriveMain)
+        while shared.atomicCount.load(ordering: .relaxed) == 0 && Clock.now() &- start < 1_000_000_000 {
+          instruction_pause()
+        }
+        let took = Clock.now() &- start
+        longest = max(longest, took)
+        sum &+= took
+        shared.stop.store(true, ordering: .relaxed)
+        one?.join()
+      }
+      return Outcome(longest < 500_000_000).with("ns to run at most", longest).with("mean", sum / 20)
+    }
+  }
+
   // What the threads of the checks run.
+
+  private func yieldMain(_ argument: UnsafeMutableRawPointer?) {
+    for _ in 0..<1_000 { Thread.yield() }
+  }
+
+  private func arriveMain(_ argument: UnsafeMutableRawPointer?) {
+    ThreadSelfTest.shared.atomicCount.wrappingAdd(1, ordering: .relaxed)
+    while !ThreadSelfTest.shared.stop.load(ordering: .relaxed) { instruction_pause() }
+  }
 
   private func countMain(_ argument: UnsafeMutableRawPointer?) {
     ThreadSelfTest.shared.atomicCount.wrappingAdd(1, ordering: .relaxed)
