@@ -144,6 +144,23 @@ def trees(results, runs):
         results.add(f"10,000 files: {name}", "us", g, n)
 
 
+def calls(results, runs):
+    """System calls in a loop, in code that may be changed and in code that may not."""
+    program = tool("calls")
+    samples = {}
+    for number in range(runs):
+        progress(f"{number + 1}/{runs} calls")
+        for side, command in (("native", [program]), ("guest", [OSV, program])):
+            for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines():
+                name, nanoseconds, cycles = line.split()
+                samples.setdefault((name, side), []).append((float(nanoseconds), float(cycles)))
+    progress("")
+    for name in dict.fromkeys(name for name, _ in samples):
+        for index, unit in ((0, "ns"), (1, "cycles")):
+            native, guest = (statistics.median(s[index] for s in samples[name, side]) for side in ("native", "guest"))
+            results.add(f"system call: {name}, {unit}", unit, guest, native)
+
+
 def missed():
     rows = json.load(open(os.path.join(OUT, "results.json")))
     wrong = []
@@ -172,6 +189,7 @@ def main():
     results = Results()
     startup(results, 15 if arguments.quick else 101)
     trees(results, 3 if arguments.quick else 9)
+    calls(results, 3 if arguments.quick else 9)
     results.write()
     return 0
 

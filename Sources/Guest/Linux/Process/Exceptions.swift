@@ -8,6 +8,7 @@ extension Task {
   func raiseException(_ frame: UnsafeMutablePointer<TrapFrame>, address: UInt64) {
     typealias Code = SignalInformation.Code
     if frame.pointee.vector == 3, continueBehindJump(frame) { return }
+    if frame.pointee.vector == 1, continueStep(frame) { return }
     let rip = originalAddress(frame.pointee.rip) ?? frame.pointee.rip
     switch frame.pointee.vector {
     case 0: raise(SignalInformation(.floatingPoint, code: Code.integerDivide, address: rip))

@@ -17,6 +17,14 @@ extension Task {
     return process.addressSpace.patcher(at: address)?.replacement(for: address)?.rawValue
   }
 
+  /// A single step has ended between instructions: in a stub, before the first that the program has. True if that was it:
+  /// the step goes on.
+  func continueStep(_ frame: UnsafeMutablePointer<TrapFrame>) -> Bool {
+    let address = VirtualAddress(frame.pointee.rip)
+    guard let patcher = process.addressSpace.patcher(at: address) as? TextPatcher else { return false }
+    return patcher.isBetweenInstructions(address)
+  }
+
   /// A breakpoint exception inside a jump that took the place of two instructions: somebody branched to the second one, which
   /// is in the stub now. True if that was it.
   func continueBehindJump(_ frame: UnsafeMutablePointer<TrapFrame>) -> Bool {

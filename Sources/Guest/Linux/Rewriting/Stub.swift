@@ -45,6 +45,13 @@ struct RewrittenSite {
     return displacedAfter == 0 ? site &+ 2 : site &+ 2 &+ (moved &- Stub.resumeByteCount)
   }
 
+  /// Whether a thread that is there has begun none of the original instructions since the one before: it has jumped to the
+  /// stub, or is about to jump to the kernel.
+  func isBetweenInstructions(_ address: UInt64) -> Bool {
+    let offset = address &- stub
+    return offset == 0 || offset >= gate.u64 && offset < resume
+  }
+
   /// Where in the stub to go on instead of at an original address: at the call, and behind it if the jump covers that.
   func replacement(for address: UInt64) -> UInt64? {
     if address == site { return stub &+ gate.u64 }

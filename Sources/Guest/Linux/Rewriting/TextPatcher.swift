@@ -129,6 +129,13 @@ final class TextPatcher: CodePatcher {
     return nil
   }
 
+  /// Whether a thread that is at a place of the room has yet to begin the instruction for which the place stands.
+  func isBetweenInstructions(_ address: VirtualAddress) -> Bool {
+    guard room.contains(address) else { return false }
+    for index in 0..<sites.count where sites[index].isBetweenInstructions(address.rawValue) { return true }
+    return false
+  }
+
   // MARK: The log
 
   /// Reports what can be done with every site of the mapping.
