@@ -25,6 +25,8 @@ struct RewrittenSite {
   var byteCount: UInt8
   /// `syscall` itself gave way, and an instruction of so many bytes behind it; 0 for the other shape.
   var displacedAfter: UInt8
+  /// Some calls go past the jump (`SiteWindow.isPartial`).
+  var isPartial = false
   /// The five bytes that the jump takes the place of.
   var before: UInt64 = 0
 

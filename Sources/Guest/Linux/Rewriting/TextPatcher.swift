@@ -38,6 +38,8 @@ final class TextPatcher: CodePatcher {
   enum Result {
     /// It jumps.
     case jumps
+    /// It jumps, but for some who come to it past the jump.
+    case jumpsPartly
     /// It stays a trap.
     case left
   }
@@ -51,15 +53,16 @@ final class TextPatcher: CodePatcher {
     if isFirst { file = .some(CodeFile<FileBytes>(FileBytes(object: object), scratch: scratch.bytes)) }
     guard let known = file, let file = known else { return .left }
     if isFirst && RewriteLog.isOn { survey(file, scratch.bytes) }
-    if let index = index(ofSite: address.rawValue) { return apply(index, in: space) ? .jumps : .left }
+    if let index = index(ofSite: address.rawValue) { return apply(index, in: space) }
     let place = offset &+ (address - range.start)
     guard let code = file.codeAddress(of: place) else { return .left }
     var analysis = SiteAnalysis(file, scratch: scratch.bytes)
     guard case .window(let window) = analysis.decide(code.address, limit: code.end),
-      let index = add(window, bias: address.rawValue &- code.address, file), apply(index, in: space)
+      let index = add(window, bias: address.rawValue &- code.address, file)
     else { return .left }
-    RewriteLog.rewritten(owner, code.address)
-    return .jumps
+    let result = apply(index, in: space)
+    if result != .left { RewriteLog.rewritten(owner, code.address) }
+    return result
   }
 
   private func index(ofSite address: UInt64) -> Int? {
@@ -82,6 +85,7 @@ final class TextPatcher: CodePatcher {
           gateOffset: JumpEntry.pointerOffset, into: stub)
       else { return nil }
       site.before = before & RewrittenSite.jumpMask
+      site.isPartial = window.isPartial
       var transfer = Transfer(kernel: stub)
       guard (try? roomObject.write(at: address &- room.start.rawValue, from: &transfer)) == Stub.byteCount else {
         return nil
@@ -91,12 +95,12 @@ final class TextPatcher: CodePatcher {
   }
 
   /// Puts a site's jump in place.
-  private func apply(_ index: Int, in space: AddressSpace) -> Bool {
+  private func apply(_ index: Int, in space: AddressSpace) -> Result {
     let site = sites[index]
-    guard let jump = Stub.jump(from: site.start, to: site.stub) else { return false }
+    guard let jump = Stub.jump(from: site.start, to: site.stub) else { return .left }
     let start = VirtualAddress(site.start)
     let offset = start.pageOffset.int
-    return space.replaceCode(at: start.alignedDown(), of: self) { copy in
+    let isDone = space.replaceCode(at: start.alignedDown(), of: self) { copy in
       // Code that has changed under its mapping is left alone.
       var now: UInt64 = 0
       for byte in 0..<5 { now |= copy[offset &+ byte].u64 << (byte.u64 &* 8) }
@@ -104,6 +108,7 @@ final class TextPatcher: CodePatcher {
       for byte in 0..<5 { copy[offset &+ byte] = (jump >> (byte.u64 &* 8)).u8 }
       return true
     }
+    return !isDone ? .left : site.isPartial ? .jumpsPartly : .jumps
   }
 
   // MARK: Places
