@@ -108,8 +108,11 @@ final class Simulation {
     for other in 0..<cpus where other != cpu && queues[other].count < queues[cpu].count {
       guard let current = running[other] else { continue }
       let node = nodes + current
-      let (rank, epoch) = (node.pointee.rank, node.pointee.epoch)
-      guard queues[cpu].shouldMove(waiting, besideRank: rank, ofEpoch: epoch) else { continue }
+      let standing = RunQueue.Standing(
+        price: node.pointee.price, epoch: node.pointee.epoch, rank: node.pointee.rank,
+        charge: queues[other].reading.charge)
+      let lead = queues[cpu].count - queues[other].count
+      guard lead > 1 || queues[cpu].shouldMove(waiting, beside: standing) else { continue }
       queues[cpu].remove(waiting)
       wake(Int(waiting.pointee.owner), on: other)
       return
@@ -258,6 +261,14 @@ final class Simulation {
     simulation.run(10_000_000_000)
     let error = simulation.error(weights: nice.map { SchedulingPolicy(nice: $0).weight })
     #expect(error < 0.05, "\(simulation.used)")
+  }
+
+  @Test func allOnOneCPUSpread() {
+    let simulation = Simulation(nice: Array(repeating: 0, count: 7), cpus: 2)
+    simulation.wake(0, on: 1)
+    for index in 1..<7 { simulation.wake(index, on: 0) }
+    simulation.run(10_000_000_000)
+    #expect(simulation.error(weights: Array(repeating: 1, count: 7)) < 0.02, "\(simulation.used)")
   }
 
   @Test func realTimeComesFirst() {

@@ -44,7 +44,9 @@ public enum LinuxEntry {
   @inline(never)
   private static func failed(_ call: SystemCall, _ number: UInt64, _ error: Errno) -> Int {
     if error == .EINTR {
-      call.task.interruptedCall = Task.InterruptedCall(number: number, mayRestart: SystemCall.mayRestart(number))
+      call.task.interruptedCall = Task.InterruptedCall(
+        number: number, mayRestart: SystemCall.mayRestart(number), mustRestart: call.task.mustRestart)
+      call.task.mustRestart = false
     }
     return 0 &- error.rawValue.int
   }

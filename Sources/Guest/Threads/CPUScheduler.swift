@@ -19,12 +19,17 @@
     var queue = RunQueue()
     var timers: TimerQueue<LiveWord>
     let incoming = WakeList<LiveWord>()
-    /// For other CPUs to see: how many threads wait in `queue`, switches, and the rank and epoch of the running thread as of
-    /// its last charge (`Int64.min` if it has none).
+    /// For other CPUs to see: how many threads wait in `queue`, switches, and how the running thread stood when it got the CPU
+    /// (price 0: nobody has a better claim to the CPU). Read without order: a mixture misplaces a thread for a moment.
     let queued = Atomic<Int>(0)
     let switches = Atomic<UInt64>(0)
-    let runningRank = Atomic<Int64>(.min)
+    let runningPrice = Atomic<UInt32>(0)
     let runningEpoch = Atomic<UInt32>(0)
+    let runningRank = Atomic<Int64>(0)
+    let runningCharge = Atomic<Int64>(0)
+    /// Odd while the running thread is being charged or changes; the thread's address.
+    let charges = Atomic<UInt64>(0)
+    let runs = Atomic<UInt>(0)
     /// When the running thread was last charged, and when it got the CPU.
     var since: UInt64 = 0
     var startedAt: UInt64 = 0
@@ -73,13 +78,22 @@
 
   // Not methods of the structure: they call what comes back to it, and so must not hold it while they run.
   extension UnsafeMutablePointer<CPUScheduler> {
+    // SAFETY: schedulers do not move.
+    @inline(__always) var sinceAddress: UnsafeMutablePointer<UInt64> {
+      withUnsafeMutablePointer(to: &pointee.since) { $0 }
+    }
+
     // MARK: Queueing
 
     /// Charges the running thread with the time up to now.
     @inline(__always) func charge(now: UInt64) {
       let current = pointee.current
+      let number = pointee.charges.load(ordering: .relaxed)
+      pointee.charges.store(number &+ 1, ordering: .relaxed)
+      atomicMemoryFence(ordering: .releasing)
       current.pointee.runTime &+= now &- pointee.since
       pointee.since = now
+      pointee.charges.store(number &+ 2, ordering: .releasing)
       pointee.queue.advance(to: now, running: current == pointee.idle ? nil : current.runNode)
     }
 
@@ -101,8 +115,14 @@
     @inline(__always) func noteQueued() { pointee.queued.store(pointee.queue.count, ordering: .relaxed) }
 
     @inline(__always) func noteSwitch() {
+      pointee.runs.store(UInt(bitPattern: pointee.current), ordering: .releasing)
       pointee.switches.store(pointee.switches.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
-      pointee.runningRank.store(.min, ordering: .relaxed)
+      let current = pointee.current
+      let isOrdinary = current != pointee.idle && current.pointee.run.priority == 0
+      pointee.runningPrice.store(isOrdinary ? current.pointee.run.price : 0, ordering: .relaxed)
+      pointee.runningEpoch.store(pointee.queue.reading.epoch, ordering: .relaxed)
+      pointee.runningRank.store(current.pointee.run.rank, ordering: .relaxed)
+      pointee.runningCharge.store(pointee.queue.reading.charge, ordering: .relaxed)
     }
 
     /// Takes in what other CPUs have made runnable here.
@@ -171,12 +191,12 @@
         {
           Preemption.isRequested = true
         }
-        pointee.runningEpoch.store(current.pointee.run.epoch, ordering: .relaxed)
-        pointee.runningRank.store(
-          current.pointee.run.priority == 0 ? current.pointee.run.rank : .min, ordering: .relaxed)
         if !pointee.queue.isEmpty {
-          shareWork(now: now)
-          balance(now: now)
+          // Who has just come and is about to run here is not sent on.
+          if !Preemption.isRequested {
+            shareWork(now: now)
+            balance(now: now)
+          }
           if pointee.queue.shouldPreempt(current.runNode, ran: now &- pointee.startedAt, isWaking: false) {
             Preemption.isRequested = true
           }
@@ -197,8 +217,8 @@
       }
     }
 
-    /// Sends the first waiting thread to a CPU with fewer that wait, if the one that runs there has had much more. So with
-    /// three threads on two CPUs each comes to two thirds.
+    /// Sends the first waiting thread to a CPU with fewer that wait, if it is more than one fewer, or if the one that runs there
+    /// has had much more. So with three threads on two CPUs each comes to two thirds.
     private func balance(now: UInt64) {
       guard let node = pointee.queue.first else { return }
       let thread = ThreadControl.at(node.pointee.owner)
@@ -208,10 +228,15 @@
         let cpu = others.trailingZeroBitCount
         others &= others &- 1
         let other = Scheduler.scheduler(of: cpu)
-        guard other.pointee.queued.load(ordering: .relaxed) < pointee.queue.count else { continue }
-        let rank = other.pointee.runningRank.load(ordering: .relaxed)
-        let epoch = other.pointee.runningEpoch.load(ordering: .relaxed)
-        if pointee.queue.shouldMove(node, besideRank: rank, ofEpoch: epoch) { return give(thread, to: cpu) }
+        let lead = pointee.queue.count &- other.pointee.queued.load(ordering: .relaxed)
+        guard lead > 0 else { continue }
+        let standing = RunQueue.Standing(
+          price: other.pointee.runningPrice.load(ordering: .relaxed),
+          epoch: other.pointee.runningEpoch.load(ordering: .relaxed),
+          rank: other.pointee.runningRank.load(ordering: .relaxed),
+          charge: other.pointee.runningCharge.load(ordering: .relaxed))
+        if standing.price == 0 { continue }
+        if lead > 1 || pointee.queue.shouldMove(node, beside: standing) { return give(thread, to: cpu) }
       }
     }
 

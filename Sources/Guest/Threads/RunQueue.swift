@@ -53,7 +53,8 @@ struct RunNode: ~Copyable, PairingNode {
   }
 
   /// What that much charge costs the thread.
-  @inline(__always) borrowing func cost(_ charge: Int64) -> Int64 {
+  @inline(__always) borrowing func cost(_ charge: Int64) -> Int64 { Self.cost(charge, price: price) }
+  @inline(__always) static func cost(_ charge: Int64, price: UInt32) -> Int64 {
     let product = charge.u64.multipliedFullWidth(by: price.u64)
     return (product.high &<< 48 | product.low &>> 16).i64
   }
@@ -195,11 +196,21 @@ struct RunQueue: ~Copyable {
     return instruction_divide128(product.high, product.low, cost.u64 &* 2 &+ gap.u64)
   }
 
-  /// Whether a queued thread would be better off on a CPU whose running thread has that rank (of that epoch).
-  borrowing func shouldMove(
-    _ node: UnsafeMutablePointer<RunNode>, besideRank rank: Int64, ofEpoch epoch: UInt32
-  ) -> Bool {
-    guard epoch == reading.epoch, node.pointee.priority == 0 else { return false }
-    return node.pointee.rank &+ node.pointee.cost(reading.charge &>> Self.imbalanceShift) < rank
+  /// How the running thread of another CPU stood when it got that CPU.
+  struct Standing {
+    var price: UInt32
+    var epoch: UInt32
+    var rank: Int64
+    var charge: Int64
+  }
+
+  /// Whether a queued thread would be better off on a CPU whose running thread stood so, and has run since.
+  borrowing func shouldMove(_ node: UnsafeMutablePointer<RunNode>, beside other: Standing) -> Bool {
+    guard node.pointee.priority == 0 else { return false }
+    let shift = (reading.epoch &- other.epoch).u64 &* DecayClock.doublingsPerEpoch
+    let charge = shift > 62 ? 0 : other.charge &>> shift.i64
+    let rank = shift > 62 ? 0 : other.rank &>> shift.i64
+    let now = rank &+ RunNode.cost(max(reading.charge &- charge, 0), price: other.price)
+    return node.pointee.rank &+ node.pointee.cost(reading.charge &>> Self.imbalanceShift) < now
   }
 }

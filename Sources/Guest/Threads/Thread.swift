@@ -90,7 +90,10 @@ public struct Thread: Equatable, @unchecked Sendable {
     nonmutating set { Scheduler.setPolicy(control, newValue) }
   }
 
-  /// Nanoseconds of CPU time it has used, including what it uses now if it is the caller.
+  /// How long an ordinary thread runs at least before an equal one takes over, ns.
+  public static var slice: UInt64 { RunQueue.slice }
+
+  /// Nanoseconds of CPU time it has used, including what it uses now.
   public var runTime: UInt64 { Scheduler.runTime(control) }
 
   /// How often it gave up the CPU to wait.

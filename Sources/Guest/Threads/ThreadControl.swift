@@ -102,6 +102,10 @@ extension UnsafeMutablePointer<ThreadControl> {
     pointee.adoptedPolicy = wanted
     pointee.run.adopt(SchedulingPolicy(word: wanted))
   }
+  /// Its account of CPU time.
+  @inline(__always) var runTimeAddress: UnsafeMutablePointer<UInt64> {
+    withUnsafeMutablePointer(to: &pointee.runTime) { $0 }
+  }
   /// Its timer.
   @inline(__always) var timerNode: UnsafeMutablePointer<TimerNode<LiveWord>> {
     withUnsafeMutablePointer(to: &pointee.timer) { $0 }

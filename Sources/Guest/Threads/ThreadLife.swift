@@ -273,10 +273,19 @@
     }
 
     static func runTime(_ thread: UnsafeMutablePointer<ThreadControl>) -> UInt64 {
-      guard thread == current else { return thread.pointee.runTime }
-      let wasEnabled = Interrupts.disable()
-      defer { Interrupts.restore(wasEnabled) }
-      return thread.pointee.runTime &+ Clock.now() &- CPUScheduler.here.pointee.since
+      while true {
+        // Where it runs, the CPU's account is open.
+        let scheduler = scheduler(of: thread.pointee.cpu.load(ordering: .relaxed).int)
+        let before = scheduler.pointee.charges.load(ordering: .acquiring)
+        let used = instruction_load64(UnsafeRawPointer(thread.runTimeAddress))
+        let since = instruction_load64(UnsafeRawPointer(scheduler.sinceAddress))
+        let isRunning = scheduler.pointee.runs.load(ordering: .acquiring) == UInt(bitPattern: thread)
+        if before & 1 == 0 && scheduler.pointee.charges.load(ordering: .acquiring) == before {
+          let now = Clock.now()
+          return isRunning && now > since ? used &+ now &- since : used
+        }
+        pause()
+      }
     }
 
     // MARK: Programs

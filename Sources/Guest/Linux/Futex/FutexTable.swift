@@ -10,17 +10,29 @@ import Memory
 import Pages
 import Platform
 
-/// What a futex is known by.
+/// What a futex is known by: the address space and the address; for a word of shared memory the object and the offset in it,
+/// wherever and however often it is mapped.
 struct FutexKey: Equatable {
-  /// The address space; shared futexes count as private ones as long as memory is not shared between processes.
+  /// The address space or the object.
   var space: UInt
+  /// The address or the offset.
+  var identity: UInt64
+  /// Where who made the key sees the word.
   var address: VirtualAddress
 
-  /// The futex at `address`.
+  static func == (left: FutexKey, right: FutexKey) -> Bool {
+    left.space == right.space && left.identity == right.identity
+  }
+
+  /// The futex at `address`; `isPrivate`: the program promises that it is in no shared memory.
   /// - Throws: EINVAL (not aligned to 4), EFAULT.
-  init(_ address: VirtualAddress, in space: AddressSpace) throws(Errno) {
+  init(_ address: VirtualAddress, in space: AddressSpace, isPrivate: Bool = false) throws(Errno) {
     guard AddressMap.program.contains(address) else { throw address.isAligned(to: 4) ? .EFAULT : .EINVAL }
     try self.init(address, space: UInt(bitPattern: Unmanaged.passUnretained(space).toOpaque()))
+    if !isPrivate, let shared = space.sharedIdentity(of: address) {
+      self.space = shared.object
+      identity = shared.offset
+    }
   }
 
   /// The futex at an address that is known to be the program's.
@@ -28,12 +40,13 @@ struct FutexKey: Equatable {
     guard address.isAligned(to: 4) else { throw .EINVAL }
     self.space = space
     self.address = address
+    identity = address.rawValue
   }
 
   /// The bucket it belongs to.
   var bucket: Int {
-    let mixed = (address.rawValue &>> 2 ^ space.u64 &>> 4) &* 0x9e37_79b9_7f4a_7c15
-    return (mixed &>> 58).int  // 64 buckets: the top 6 bits.
+    let mixed = (identity &>> 2 ^ space.u64 &>> 4) &* 0x9e37_79b9_7f4a_7c15
+    return (mixed &>> 56).int  // 256 buckets: the top 8 bits.
   }
 }
 
@@ -44,13 +57,27 @@ struct FutexWaiter: ~Copyable {
   var key: FutexKey
   let bitset: UInt32
   let parker: Parker
+  /// The thread's number, if it waits for a lock with an owner (or to be moved to one).
+  let identifier: UInt32
+  /// Who has the lock, as far as the kernel knows. Under the bucket's lock.
+  var owner: UInt32 = 0
+  /// Its real-time priority.
+  let priority: UInt8
+  /// Where FUTEX_CMP_REQUEUE_PI may move it; nil: it waits for the lock already, or for no lock.
+  var target: FutexKey?
   /// Where it is queued: changes under the locks of both buckets.
   let bucket: Atomic<Int>
   /// Not 0 once it has been taken out of its queue by a waker.
   let isWoken = Atomic<UInt>(0)
 
-  init(key: FutexKey, bitset: UInt32, parker: Parker) {
+  init(
+    key: FutexKey, bitset: UInt32 = FutexTable.anyBit, parker: Parker, identifier: UInt32 = 0, priority: UInt8 = 0,
+    target: FutexKey? = nil
+  ) {
     self.key = key
+    self.identifier = identifier
+    self.priority = priority
+    self.target = target
     self.bitset = bitset
     self.parker = parker
     bucket = Atomic(key.bucket)
@@ -80,12 +107,12 @@ struct FutexBucket: ~Copyable {
 
 /// All queues.
 enum FutexTable {
-  static let bucketCount = 64
+  static let bucketCount = 256
   /// Matches every waiter (FUTEX_BITSET_MATCH_ANY).
   static let anyBit: UInt32 = .max
 
   // SAFETY: set once, before the first program runs; every access to a bucket's queue holds its lock.
-  nonisolated(unsafe) private static var buckets: UnsafeMutablePointer<FutexBucket>! = nil
+  nonisolated(unsafe) static var buckets: UnsafeMutablePointer<FutexBucket>! = nil
 
   /// Makes the queues. Boot only.
   static func initialise() {
@@ -100,15 +127,20 @@ enum FutexTable {
     var waiter = FutexWaiter(key: key, bitset: bitset, parker: Parking.current)
     try withUnsafeMutablePointer(to: &waiter) { (waiter) throws(Errno) in
       try enqueue(waiter, expected: expected)
-      while waiter.pointee.isWoken.load(ordering: .acquiring) == 0 {
-        let result = Parking.park(until: deadline, interruptible: true)
-        if result != .woken, leave(waiter) { throw result == .timedOut ? .ETIMEDOUT : .EINTR }
-      }
+      try sleep(waiter, until: deadline)
+    }
+  }
+
+  /// Sleeps until the queued waiter is woken.
+  static func sleep(_ waiter: UnsafeMutablePointer<FutexWaiter>, until deadline: Deadline) throws(Errno) {
+    while waiter.pointee.isWoken.load(ordering: .acquiring) == 0 {
+      let result = Parking.park(until: deadline, interruptible: true)
+      if result != .woken, leave(waiter) { throw result == .timedOut ? .ETIMEDOUT : .EINTR }
     }
   }
 
   /// Queues the waiter if the word is `expected`.
-  private static func enqueue(_ waiter: UnsafeMutablePointer<FutexWaiter>, expected: UInt32) throws(Errno) {
+  static func enqueue(_ waiter: UnsafeMutablePointer<FutexWaiter>, expected: UInt32) throws(Errno) {
     let address = waiter.pointee.key.address
     let bucket = buckets + waiter.pointee.key.bucket
     while true {
@@ -123,14 +155,14 @@ enum FutexTable {
   }
 
   /// The word, or nil if reading it faults.
-  private static func loadWithoutFault(_ address: VirtualAddress) -> UInt32? {
+  static func loadWithoutFault(_ address: VirtualAddress) -> UInt32? {
     Preemption.disable()
     defer { Preemption.enable() }
     return UserCopy.load32(address)
   }
 
   /// Takes a waiter that gives up out of its queue; false if it was woken before that.
-  private static func leave(_ waiter: UnsafeMutablePointer<FutexWaiter>) -> Bool {
+  static func leave(_ waiter: UnsafeMutablePointer<FutexWaiter>) -> Bool {
     while true {
       let index = waiter.pointee.bucket.load(ordering: .acquiring)
       let bucket = buckets + index
@@ -160,14 +192,60 @@ enum FutexTable {
     var candidate = bucket.pointee.first
     while let waiter = candidate, woken < count {
       candidate = waiter.pointee.next
-      guard waiter.pointee.key == key, waiter.pointee.bitset & bitset != 0 else { continue }
-      bucket.pointee.remove(waiter)
-      let parker = waiter.pointee.parker
-      waiter.pointee.isWoken.store(1, ordering: .releasing)
-      Parking.unpark(parker)
+      guard waiter.pointee.key == key, waiter.pointee.bitset & bitset != 0, waiter.pointee.identifier == 0 else {
+        continue
+      }
+      release(waiter, from: bucket)
       woken &+= 1
     }
     return woken
+  }
+
+  /// Takes a waiter out of its queue, which is locked, and wakes it.
+  static func release(_ waiter: UnsafeMutablePointer<FutexWaiter>, from bucket: UnsafeMutablePointer<FutexBucket>) {
+    bucket.pointee.remove(waiter)
+    let parker = waiter.pointee.parker
+    waiter.pointee.isWoken.store(1, ordering: .releasing)
+    Parking.unpark(parker)
+  }
+
+  /// Moves a waiter to the queue of another futex; both buckets are locked.
+  static func move(_ waiter: UnsafeMutablePointer<FutexWaiter>, to target: FutexKey) {
+    (buckets + waiter.pointee.key.bucket).pointee.remove(waiter)
+    waiter.pointee.key = target
+    waiter.pointee.bucket.store(target.bucket, ordering: .releasing)
+    (buckets + target.bucket).pointee.append(waiter)
+  }
+
+  /// Locks the buckets of two futexes; `unlock` undoes it.
+  static func lock(_ one: FutexKey, _ two: FutexKey) {
+    let (lower, higher) = (min(one.bucket, two.bucket), max(one.bucket, two.bucket))
+    buckets[lower].lock.lock()
+    if higher != lower { buckets[higher].lock.lock() }
+  }
+  static func unlock(_ one: FutexKey, _ two: FutexKey) {
+    let (lower, higher) = (min(one.bucket, two.bucket), max(one.bucket, two.bucket))
+    if higher != lower { buckets[higher].lock.unlock() }
+    buckets[lower].lock.unlock()
+  }
+
+  /// Changes the word atomically, unless the change says nil: what was there before. Nil if accessing it faults. Locks may be
+  /// held: a fault is not resolved.
+  static func changeWithoutFault(_ address: VirtualAddress, _ change: (UInt32) -> UInt32?) -> UInt32? {
+    Preemption.disable()
+    defer { Preemption.enable() }
+    guard var found = UserCopy.load32(address) else { return nil }
+    while let desired = change(found) {
+      guard let seen = UserCopy.compareExchange32(address, expected: found, desired: desired) else { return nil }
+      if seen == found { break }
+      found = seen
+    }
+    return found
+  }
+
+  /// Makes the word present and writable. No locks are held.
+  static func touch(_ address: VirtualAddress) throws(Errno) {
+    guard UserCopy.compareExchange32(address, expected: 0, desired: 0) != nil else { throw .EFAULT }
   }
 
   /// Wakes up to `wakeCount` waiters of `source` and moves up to `moveCount` others to `target`; with `expected`, only if that is the word of `source`.
@@ -176,11 +254,8 @@ enum FutexTable {
   static func requeue(
     from source: FutexKey, to target: FutexKey, wakeCount: Int, moveCount: Int, expected: UInt32?
   ) throws(Errno) -> (woken: Int, moved: Int) {
-    let lower = buckets + min(source.bucket, target.bucket)
-    let higher = buckets + max(source.bucket, target.bucket)
     while true {
-      lower.pointee.lock.lock()
-      if higher != lower { higher.pointee.lock.lock() }
+      lock(source, target)
       let found = expected == nil ? nil : loadWithoutFault(source.address)
       let mayGoOn = found == expected
       var result = (woken: 0, moved: 0)
@@ -188,8 +263,7 @@ enum FutexTable {
         result.woken = wakeLocked(buckets + source.bucket, source, count: wakeCount, bitset: anyBit)
         result.moved = moveLocked(from: source, to: target, count: moveCount)
       }
-      if higher != lower { higher.pointee.lock.unlock() }
-      lower.pointee.lock.unlock()
+      unlock(source, target)
       if mayGoOn { return result }
       if found != nil { throw .EAGAIN }
       _ = try UserSpan.read(UInt32.self, at: source.address)
@@ -198,19 +272,77 @@ enum FutexTable {
 
   private static func moveLocked(from source: FutexKey, to target: FutexKey, count: Int) -> Int {
     guard source != target else { return 0 }
-    let from = buckets + source.bucket
-    let to = buckets + target.bucket
     var moved = 0
-    var candidate = from.pointee.first
+    var candidate = buckets[source.bucket].first
     while let waiter = candidate, moved < count {
       candidate = waiter.pointee.next
-      guard waiter.pointee.key == source else { continue }
-      from.pointee.remove(waiter)
-      waiter.pointee.key = target
-      waiter.pointee.bucket.store(target.bucket, ordering: .releasing)
-      to.pointee.append(waiter)
+      guard waiter.pointee.key == source, waiter.pointee.identifier == 0 else { continue }
+      move(waiter, to: target)
       moved &+= 1
     }
     return moved
+  }
+
+  /// FUTEX_WAKE_OP: changes the word of `second` by `operation`, wakes waiters of `first`, and, if the word was such that
+  /// the operation says so, waiters of `second`.
+  /// - Returns: how many.
+  static func wakeOperation(
+    first: FutexKey, second: FutexKey, count: Int, secondCount: Int, operation: FutexOperation
+  ) throws(Errno) -> Int {
+    while true {
+      lock(first, second)
+      let found = changeWithoutFault(second.address) { operation.apply($0) }
+      var woken = 0
+      if let found {
+        woken = wakeLocked(buckets + first.bucket, first, count: count, bitset: anyBit)
+        if operation.compare(found) {
+          woken &+= wakeLocked(buckets + second.bucket, second, count: secondCount, bitset: anyBit)
+        }
+      }
+      unlock(first, second)
+      if found != nil { return woken }
+      try touch(second.address)
+    }
+  }
+}
+
+/// The operation of FUTEX_WAKE_OP: how to change the word, and what of it decides about the second wake.
+struct FutexOperation {
+  private let kind: UInt32
+  private let comparison: UInt32
+  private let operand: UInt32
+  private let compared: UInt32
+
+  /// - Throws: ENOSYS for one that does not exist.
+  init(_ word: UInt32) throws(Errno) {
+    kind = word &>> 28 & 7
+    comparison = word &>> 24 & 15
+    guard kind <= 4, comparison <= 5 else { throw .ENOSYS }
+    // 12 bits each, with their sign.
+    let value = Int32(bitPattern: word &<< 8) &>> 20
+    operand = word &>> 31 != 0 ? 1 &<< (value.u32 & 31) : value.u32
+    compared = (Int32(bitPattern: word &<< 20) &>> 20).u32
+  }
+
+  func apply(_ word: UInt32) -> UInt32 {
+    switch kind {
+    case 0: operand
+    case 1: word &+ operand
+    case 2: word | operand
+    case 3: word & ~operand
+    default: word ^ operand
+    }
+  }
+
+  func compare(_ word: UInt32) -> Bool {
+    let (left, right) = (Int32(bitPattern: word), Int32(bitPattern: compared))
+    switch comparison {
+    case 0: return left == right
+    case 1: return left != right
+    case 2: return left < right
+    case 3: return left <= right
+    case 4: return left > right
+    default: return left >= right
+    }
   }
 }

@@ -37,6 +37,7 @@ public final class Process {
   var pending = PendingSignals()
   var credentials = Credentials()
   var limits = ResourceLimits()
+  var timers = ProcessTimers()
   /// The wait status with which the process ends, once that has been decided.
   private(set) var exitStatus: UInt32?
 

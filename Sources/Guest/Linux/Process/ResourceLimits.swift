@@ -23,6 +23,8 @@ struct ResourceLimits {
   static let lockedMemory = 8
   static let addressSpace = 9
   static let pendingSignals = 11
+  static let nice = 13
+  static let realTimePriority = 14
 
   private var values: [16 of ResourceLimit] = .init(repeating: ResourceLimit())
 
@@ -33,6 +35,8 @@ struct ResourceLimits {
     values[Self.lockedMemory] = ResourceLimit(current: 8 << 20, maximum: 8 << 20)
     values[Self.openFiles] = ResourceLimit(current: 1024, maximum: 1 << 20)
     values[Self.pendingSignals] = ResourceLimit(current: 64, maximum: 64)
+    values[Self.nice] = ResourceLimit(current: 0, maximum: 0)
+    values[Self.realTimePriority] = ResourceLimit(current: 0, maximum: 0)
   }
 
   /// The limit with this number, 0 to `count` - 1.

@@ -33,6 +33,8 @@ public final class Task {
   var signalStack = SignalStack()
   /// Set by a call that ended with EINTR: it may be called again after a handler that wants that (SA_RESTART).
   var interruptedCall: InterruptedCall?
+  /// Set by a call that is to be called again whatever signal cut it short.
+  var mustRestart = false
   /// Cleared, and its waiters woken, when the thread ends (set_tid_address, CLONE_CHILD_CLEARTID).
   var clearChildAddress = VirtualAddress.zero
   /// The list of robust mutexes it holds.
@@ -56,8 +58,9 @@ public final class Task {
   struct InterruptedCall {
     /// Its number.
     var number: UInt64
-    /// Whether SA_RESTART may call it again.
+    /// Whether SA_RESTART may call it again, and whether it must be called again.
     var mayRestart: Bool
+    var mustRestart = false
   }
 
   /// Wakes the thread out of interruptible waits and makes it look for signals before it goes on in its program.

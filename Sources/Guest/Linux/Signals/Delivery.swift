@@ -62,9 +62,9 @@ extension Task {
     guard let call = interruptedCall else { return }
     interruptedCall = nil
     if let handler {
-      guard call.mayRestart, handler.flags & SignalAction.Flags.restart != 0 else { return }
+      guard call.mustRestart || call.mayRestart && handler.flags & SignalAction.Flags.restart != 0 else { return }
     } else {
-      guard call.mayRestart else { return }
+      guard call.mustRestart || call.mayRestart else { return }
     }
     switch frame.pointee.vector {
     case TrapFrame.systemCallVector: frame.pointee.rip &-= 2

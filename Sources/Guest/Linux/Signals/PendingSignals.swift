@@ -29,6 +29,9 @@ struct PendingSignals {
     return true
   }
 
+  /// Whether one of the records is such.
+  func hasRecord(_ condition: (SignalInformation) -> Bool) -> Bool { records.contains(where: condition) }
+
   /// Takes out the first of `signal`, which is pending.
   mutating func take(_ signal: Signal) -> SignalInformation {
     var found: Int? = nil

@@ -71,7 +71,7 @@ extension SystemCall {
     #if HOSTED
       throw .ENOSYS
     #else
-      let thread = try Thread.createProgram(name: "program")
+      let thread = try Thread.createProgram(name: "program", affinity: Thread.current.affinity)
       let child = Task(identifier: TaskNumbers.allocate(), process: process, thread: thread)
       let childFrame = ContextSwitch.programFrame(stackTop: thread.kernelStackTop)
       // SAFETY: the new thread does not run yet, so its stack is ours.

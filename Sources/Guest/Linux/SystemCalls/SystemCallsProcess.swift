@@ -113,6 +113,13 @@ extension SystemCall {
     words[0] = time / 1_000_000_000
     words[1] = time % 1_000_000_000 / 1000
     words[4] = process.addressSpace.residentByteCount &>> 10
+    // Voluntary and involuntary context switches.
+    process.lock.withLock {
+      for other in process.tasks where argument0.i32 == 0 || other === task {
+        words[16] &+= other.thread.voluntarySwitches
+        words[17] &+= other.thread.involuntarySwitches
+      }
+    }
     try UserSpan.write(words, at: address1)
     return 0
   }
@@ -175,69 +182,6 @@ extension SystemCall {
   }
 
   func personality() -> Int { 0 }
-
-  // MARK: Scheduling
-
-  func sched_yield() -> Int {
-    Thread.yield()
-    return 0
-  }
-
-  func sched_getaffinity() throws(Errno) -> Int {
-    let count = CPU.count
-    // Linux's answer is as long as its own mask, here one word.
-    guard argument1 >= 8, argument1 & 7 == 0 else { throw .EINVAL }
-    guard try findTask(argument0.i32) != nil else { throw .ESRCH }
-    let mask: UInt64 = count >= 64 ? .max : (1 &<< count.u64) &- 1
-    try UserSpan.write(mask, at: address2)
-    return 8
-  }
-
-  func sched_setaffinity() throws(Errno) -> Int {
-    let count = CPU.count
-    guard argument1 >= 1 else { throw .EINVAL }
-    var mask: UInt64 = 0
-    for index in 0..<min(8, argument1.int) {
-      mask |= try UserSpan.read(UInt8.self, at: address2 + index).u64 &<< (index &* 8).u64
-    }
-    if count < 64 { mask &= (1 &<< count.u64) &- 1 }
-    guard mask != 0 else { throw .EINVAL }
-    guard let other = try findTask(argument0.i32) else { throw .ESRCH }
-    other.thread.affinity = mask
-    return 0
-  }
-
-  /// A thread of this process by its number; 0 is the caller.
-  func findTask(_ identifier: Int32) throws(Errno) -> Task? {
-    guard identifier >= 0 else { throw .EINVAL }
-    return identifier == 0 || identifier == task.identifier ? task : process.task(identifier)
-  }
-
-  func sched_getscheduler() throws(Errno) -> Int {
-    guard try findTask(argument0.i32) != nil else { throw .ESRCH }
-    return 0
-  }
-
-  func sched_getparam() throws(Errno) -> Int {
-    guard try findTask(argument0.i32) != nil else { throw .ESRCH }
-    try UserSpan.write(Int32(0), at: address1)
-    return 0
-  }
-
-  func sched_get_priority_max() throws(Errno) -> Int {
-    switch argument0.i32 {
-    case 0, 3, 5, 6: 0
-    case 1, 2: 99
-    default: throw .EINVAL
-    }
-  }
-  func sched_get_priority_min() throws(Errno) -> Int { try sched_get_priority_max() == 0 ? 0 : 1 }
-
-  func getcpu() throws(Errno) -> Int {
-    if !address0.isNull { try UserSpan.write(CPU.current.u32, at: address0) }
-    if !address1.isNull { try UserSpan.write(UInt32(0), at: address1) }
-    return 0
-  }
 
   // MARK: Ends
 

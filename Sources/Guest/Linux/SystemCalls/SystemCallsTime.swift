@@ -6,23 +6,14 @@ import Platform
 import Threads
 
 extension SystemCall {
-  /// What a clock shows, ns.
-  private func now(of clock: ClockKind) -> UInt64 {
-    switch clock {
-    case .realtime: Clock.realtime()
-    case .monotonic: Clock.now()
-    case .processCPUTime: process.cpuTime
-    case .threadCPUTime: task.cpuTime
-    }
-  }
-
   func clock_gettime() throws(Errno) -> Int {
-    try UserSpan.write(TimeSpecification(now(of: try ClockKind(argument0))), at: address1)
+    try UserSpan.write(TimeSpecification(try process.now(of: try ClockKind(argument0), for: task)), at: address1)
     return 0
   }
 
   func clock_getres() throws(Errno) -> Int {
-    _ = try ClockKind(argument0)
+    // A clock of a thread or process that does not exist has no resolution either.
+    _ = try process.now(of: try ClockKind(argument0), for: task)
     if !address1.isNull { try UserSpan.write(TimeSpecification(nanoseconds: 1), at: address1) }
     return 0
   }
@@ -46,7 +37,8 @@ extension SystemCall {
 
   func clock_nanosleep() throws(Errno) -> Int {
     let clock = try ClockKind(argument0)
-    guard clock == .realtime || clock == .monotonic else { throw .EINVAL }
+    // Sleeping until a thread has used CPU time is nothing Linux offers; until a process has, nobody asks for.
+    guard clock == .realtime || clock == .monotonic else { throw clock == .threadCPUTime ? .EINVAL : .EOPNOTSUPP }
     let time = try TimeSpecification.read(at: address2)
     guard argument1 & 1 != 0 else {
       return try sleep(until: .after(time, from: Clock.now()), remainingAt: address3)
@@ -82,5 +74,25 @@ extension SystemCall {
       try UserSpan.write(values, at: address0)
     }
     return (Clock.now() / tick).int
+  }
+}
+
+extension Process {
+  /// What a clock shows, ns; `task` is who asks.
+  /// - Throws: EINVAL for a clock of somebody who does not exist.
+  func now(of clock: ClockKind, for task: Task? = nil) throws(Errno) -> UInt64 {
+    switch clock {
+    case .realtime: return Clock.realtime()
+    case .monotonic: return Clock.now()
+    case .processCPUTime: return cpuTime
+    case .threadCPUTime: return task?.cpuTime ?? 0
+    case .cpuTimeOfProcess(let number):
+      guard number == 0 || number == identifier else { throw .EINVAL }
+      return cpuTime
+    case .cpuTimeOfThread(let number):
+      if number == 0, let task { return task.cpuTime }
+      guard let found = self.task(number) else { throw .EINVAL }
+      return found.cpuTime
+    }
   }
 }

@@ -66,17 +66,25 @@ struct TimeValue {
 }
 
 /// A clock that programs can name.
-enum ClockKind {
+enum ClockKind: Equatable {
   case realtime, monotonic, processCPUTime, threadCPUTime
+  /// CPU-time clocks by number (clock_getcpuclockid, pthread_getcpuclockid); 0 is the caller.
+  case cpuTimeOfProcess(Int32)
+  case cpuTimeOfThread(Int32)
 
   /// The clock with Linux's number.
   /// - Throws: EINVAL.
   init(_ number: UInt64) throws(Errno) {
     switch number.i32 {
-    case 0, 5, 11: self = .realtime
-    case 1, 4, 6, 7: self = .monotonic
+    case 0, 5, 8, 11: self = .realtime
+    case 1, 4, 6, 7, 9: self = .monotonic
     case 2: self = .processCPUTime
     case 3: self = .threadCPUTime
+    case let other where other < 0:
+      // The upper 29 bits are the complement of a number, bit 2 says thread, the rest which of the clocks.
+      guard other & 3 != 3 else { throw .EINVAL }
+      let identifier = ~(other &>> 3)
+      self = other & 4 != 0 ? .cpuTimeOfThread(identifier) : .cpuTimeOfProcess(identifier)
     default: throw .EINVAL
     }
   }
