@@ -161,6 +161,23 @@ def calls(results, runs):
             results.add(f"system call: {name}, {unit}", unit, guest, native)
 
 
+def program(results, name, runs):
+    """A C file of this folder that measures itself and prints lines of name, tab, nanoseconds: run natively and in the guest."""
+    path = tool(name)
+    commands = ([path], [OSV, path])
+    samples = ({}, {})
+    for number in range(runs):
+        progress(f"{number + 1}/{runs} {name}")
+        for command, sample in zip(commands, samples):
+            for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines():
+                key, value = line.split("\t")
+                sample.setdefault(key, []).append(float(value))
+    progress("")
+    for key in samples[0]:
+        n, g = (statistics.median(sample[key]) for sample in samples)
+        results.add(f"{name}: {key}", "ns", g, n)
+
+
 def missed():
     rows = json.load(open(os.path.join(OUT, "results.json")))
     wrong = []
@@ -188,6 +205,7 @@ def main():
     # One CPU for the command under test and all its threads: the same for native and guest.
     results = Results()
     startup(results, 15 if arguments.quick else 101)
+    program(results, "clocks", 3 if arguments.quick else 15)
     trees(results, 3 if arguments.quick else 9)
     calls(results, 3 if arguments.quick else 9)
     results.write()

@@ -26,7 +26,7 @@ import PackagePlugin
     }
 
     var fragment = "ROOT := \(root.path)\nSWIFTC := \(try context.tool(named: "swiftc").url.path)\n"
-    var inputs = [rules] + Self.sources(in: boot)
+    var inputs = [rules] + Self.sources(in: boot) + Self.sources(in: root.appending(path: "Sources/Guest/VDSO"))
     for module in modules {
       let folder = module.directoryURL
       let sources = Self.sources(in: folder)
@@ -62,7 +62,7 @@ import PackagePlugin
 
   /// Every file below a folder that takes part in the guest's build, in a stable order.
   static func sources(in folder: URL) -> [URL] {
-    let kinds: Set = ["swift", "h", "S", "ld", "modulemap"]
+    let kinds: Set = ["swift", "h", "c", "S", "ld", "modulemap"]
     var found: [URL] = []
     let walk = FileManager.default.enumerator(at: folder, includingPropertiesForKeys: nil)
     while let file = walk?.nextObject() as? URL {

@@ -6,6 +6,7 @@ BIN := $(dir $(realpath $(SWIFTC)))
 TRIPLE := x86_64-unknown-none-elf
 RESOURCES := $(realpath $(BIN)../lib/swift/embedded/$(TRIPLE))
 BOOT := $(ROOT)/Sources/Guest/Boot
+VDSO := $(ROOT)/Sources/Guest/VDSO
 
 # No vector, MMX or x87 code may reach the kernel (a test disassembles the image): a system call that
 # does not block then preserves the program's vector state for free. No red zone: interrupts that hit the
@@ -47,6 +48,17 @@ kernel.debug.elf: kernel.o $(BOOT)/kernel.ld
 
 boot-%.o: $(BOOT)/%.S $(HEADERS) modules.mk
 	$(BIN)clang $(CFLAGS) -c $< -o $@
+
+# The kernel's code for programs: a shared object of its own, carried by boot-vdso.o.
+boot-vdso.o: vdso.so
+vdso.so: vdso.o $(VDSO)/vdso.ld
+	$(BIN)ld.lld -shared -soname linux-vdso.so.1 --hash-style=both -Bsymbolic -z max-page-size=4096 -z norelro -s \
+	  --eh-frame-hdr --no-undefined -T $(VDSO)/vdso.ld vdso.o -o $@
+
+vdso.o: $(VDSO)/vdso.c $(HEADERS) modules.mk
+	$(BIN)clang --target=$(TRIPLE) -mno-sse -mno-mmx -msoft-float -ffreestanding -fno-stack-protector -fPIC \
+	  -fvisibility=hidden -fasynchronous-unwind-tables -fomit-frame-pointer -O2 -Wall -Wextra -Werror \
+	  $(addprefix -I,$(INCLUDES)) -c $< -o $@
 
 # One module: its object depends on its sources, the C headers and the modules it imports. The compiler leaves an
 # unchanged object's time alone, yet modules above may have inlined code from below: the touch passes the change on.

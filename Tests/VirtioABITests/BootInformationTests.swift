@@ -12,6 +12,15 @@ import VirtioABI
     #expect(MemoryLayout<ClockPage>.size == 64)
   }
 
+  @Test func clockPageIsAsTheVDSOReadsIt() {
+    // Sources/Guest/VDSO/vdso.c has the same fields in C.
+    #expect(MemoryLayout<ClockPage>.offset(of: \.sequence) == 0)
+    #expect(MemoryLayout<ClockPage>.offset(of: \.baseTSC) == 8)
+    #expect(MemoryLayout<ClockPage>.offset(of: \.baseNanoseconds) == 16)
+    #expect(MemoryLayout<ClockPage>.offset(of: \.realtimeOffset) == 24)
+    #expect(MemoryLayout<ClockPage>.offset(of: \.multiplier) == 32)
+  }
+
   @Test func magicSpellsItsName() {
     var magic = BootInformation.magicValue
     let text = withUnsafeBytes(of: &magic) { String(decoding: $0, as: UTF8.self) }

@@ -61,6 +61,8 @@ public struct CPUIDTable: Equatable, Sendable {
   public private(set) var hasAVX512 = false
   /// RDRAND exists.
   public private(set) var hasRDRAND = false
+  /// CPUID 1 EDX.
+  public private(set) var hardwareCapabilities: UInt32 = 0
   /// 1 GiB pages exist.
   public private(set) var hasGigabytePages = false
 
@@ -105,6 +107,7 @@ public struct CPUIDTable: Equatable, Sendable {
       // DS, TM, PBE; HTT only with more CPUs than one.
       $0.edx &= ~(1 << 21 | 1 << 29 | 1 << 31 | 1 << 28)
       if cpuCount > 1 { $0.edx |= 1 << 28 }
+      hardwareCapabilities = $0.edx
     }
     if highest >= 7 {
       add(7, indexed: true) {

@@ -173,6 +173,7 @@ public final class Machine: @unchecked Sendable {
     head.extendedStateMask = cpuid.extendedStateMask
     head.extendedStateByteCount = cpuid.extendedStateByteCount
     head.cpuFeatures = cpuid.bootFeatures
+    head.hardwareCapabilities = cpuid.hardwareCapabilities
     head.flags = configuration.flags | StandardStreams.flags
     head.log = configuration.log
     (head.terminalColumns, head.terminalRows) = StandardStreams.terminalSize

@@ -10,7 +10,7 @@ public struct BootInformation {
   /// "OSV-BOOT", read as a little-endian integer.
   public static let magicValue: UInt64 = 0x544f_4f42_2d56_534f
   /// Raised with every change of this file.
-  public static let currentVersion: UInt32 = 2
+  public static let currentVersion: UInt32 = 3
   /// Bytes between two per-CPU areas (see `perCPUPhysical`).
   public static let perCPUStride: UInt64 = 0x8000
 
@@ -108,8 +108,8 @@ public struct BootInformation {
   public var devicesOffset: UInt32 = 0
   /// Entries in the table of devices.
   public var deviceCount: UInt32 = 0
-  /// Keeps the head a multiple of 8 bytes.
-  public var reserved: UInt32 = 0
+  /// CPUID 1 EDX, as programs hear it in AT_HWCAP.
+  public var hardwareCapabilities: UInt32 = 0
 
   /// A head with everything zero but magic and version.
   public init() {}

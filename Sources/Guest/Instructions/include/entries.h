@@ -44,6 +44,9 @@ ENTRY_LABEL(kernel_image_start)
 /// The table that guards accesses to program memory.
 ENTRY_LABEL(fixups_start)
 ENTRY_LABEL(fixups_end)
+/// The vDSO's pages.
+ENTRY_LABEL(vdso_start)
+ENTRY_LABEL(vdso_end)
 /// End of CPU 0's first kernel stack.
 ENTRY_LABEL(boot_stack_top)
 /// Leaves the kernel by the checked return path, with the frame at `frame`.

@@ -39,6 +39,8 @@ enum AuxiliaryTag {
   static let random: UInt64 = 25
   /// Further capabilities: bit 1 says that FSGSBASE may be used.
   static let hardwareCapabilities2: UInt64 = 26
+  /// Address of the vDSO's ELF header.
+  static let vdsoHeader: UInt64 = 33
   /// Address of the path that was run.
   static let executablePath: UInt64 = 31
   /// Smallest alternate signal stack.
@@ -78,6 +80,8 @@ struct InitialStack {
     var entry: UInt64 = 0
     /// AT_BASE: 0 without an interpreter.
     var interpreterBase: UInt64 = 0
+    /// AT_SYSINFO_EHDR: 0 without a vDSO.
+    var vdso: UInt64 = 0
     /// AT_UID and AT_EUID.
     var userID: UInt64 = 0
     /// AT_GID and AT_EGID.
@@ -94,7 +98,7 @@ struct InitialStack {
     init() {}
   }
 
-  static let auxiliaryCount = 20
+  static let auxiliaryCount = 21
   static let platformName: StaticString = "x86_64"
 
   /// Bytes that `build` needs at most for these strings (a multiple of 16).
@@ -153,6 +157,7 @@ struct InitialStack {
     store(UInt64(truncatingIfNeeded: arguments.count))
     storePointers(to: arguments, at: argumentsAddress)
     storePointers(to: environment, at: environmentAddress)
+    auxiliary(AuxiliaryTag.vdsoHeader, program.vdso)
     auxiliary(AuxiliaryTag.programHeaders, program.headersAddress)
     auxiliary(AuxiliaryTag.programHeaderByteCount, 56)
     auxiliary(AuxiliaryTag.programHeaderCount, program.headerCount)

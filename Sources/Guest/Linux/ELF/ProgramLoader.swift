@@ -9,6 +9,7 @@ import Files
 import Memory
 import Pages
 import Platform
+import VirtioABI
 
 /// A file's contents as the ELF parser reads them.
 struct FileBytes: ByteSource {
@@ -69,7 +70,10 @@ struct ProgramLoader {
     program.headersAddress = image.headersAddress == 0 ? 0 : image.headersAddress &+ bias
     program.headerCount = image.headerCount.u64
     program.entry = entry.rawValue
-    let stackPointer = try makeStack(program, path: path, arguments: arguments, environment: environment)
+    let top = Self.randomStackTop()
+    program.vdso = try VDSO.map(in: process.addressSpace, above: top).rawValue
+    let stackPointer = try makeStack(
+      program, top: top, path: path, arguments: arguments, environment: environment)
     process.executable = file
     return Start(entry: start, stackPointer: stackPointer)
   }
@@ -146,13 +150,20 @@ struct ProgramLoader {
 
   // MARK: Stack
 
-  /// Maps the stack and fills its top; returns the stack pointer.
+  /// Where a stack ends.
+  static func randomStackTop() -> VirtualAddress {
+    AddressMap.programEnd - stackGap - (Random.next() & 0x3f_ffff) &* PageSize.small
+  }
+
+  /// Maps the stack that ends at `top` and fills its end; returns the stack pointer.
   func makeStack(
-    _ known: InitialStack.Program, path: UnsafeRawBufferPointer, arguments: StringBlock, environment: StringBlock
+    _ known: InitialStack.Program, top: VirtualAddress, path: UnsafeRawBufferPointer, arguments: StringBlock,
+    environment: StringBlock
   ) throws(Errno) -> VirtualAddress {
     var program = known
     program.userID = process.credentials.userID.u64
     program.groupID = process.credentials.groupID.u64
+    program.hardwareCapabilities = Boot.information.pointee.hardwareCapabilities.u64
     program.hardwareCapabilities2 = 2  // FSGSBASE
     program.minimumSignalStack = SignalFrame.stackByteCount(extendedByteCount: ExtendedState.programByteCount)
     program.random = (Random.next(), Random.next())
@@ -161,7 +172,6 @@ struct ProgramLoader {
     let byteCount = InitialStack.byteCount(arguments: arguments, environment: environment, path: path)
     guard byteCount.u64 &+ PageSize.small &* 4 <= limit else { throw .E2BIG }
     let size = min(limit, byteCount.u64.alignedUp(to: PageSize.small) &+ Self.firstStack)
-    let top = AddressMap.programEnd - Self.stackGap - (Random.next() & 0x3f_ffff) &* PageSize.small
     _ = try process.addressSpace.map(
       MapRequest(
         address: top - size, byteCount: size, protection: [.read, .write],

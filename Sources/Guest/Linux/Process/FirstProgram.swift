@@ -122,7 +122,8 @@ public struct FirstProgram {
     {
       let loader = ProgramLoader(process: process)
       let stackPointer = try loader.makeStack(
-        InitialStack.Program(), path: UnsafeRawBufferPointer(start: nil, count: 0), arguments: arguments,
+        InitialStack.Program(), top: ProgramLoader.randomStackTop(), path: UnsafeRawBufferPointer(start: nil, count: 0),
+        arguments: arguments,
         environment: environment)
       var entry = FirstProgram.Entry(instruction: VirtualAddress(imageStart()), stackPointer: stackPointer)
       let argv = stackPointer + 8
