@@ -15,6 +15,8 @@ extension UnsafeMutablePointer where Pointee == FrameState {
       while wanted > 0 {
         var slab = pointee.partialSlabs[sizeClass]
         if slab == 0 {
+          // A frame is taken for an object that is wanted now, not for the rest of a handful.
+          if local.pointee.objects[sizeClass].count > 0 { return }
           slab = makeSlab(sizeClass)
           if slab == 0 { return }
         }
