@@ -36,6 +36,7 @@ public final class Process {
   /// Signals for the process as a whole.
   var pending = PendingSignals()
   var credentials = Credentials()
+  var capabilities = Capabilities()
   var limits = ResourceLimits()
   var timers = ProcessTimers()
   /// The wait status with which the process ends, once that has been decided.

@@ -36,6 +36,13 @@ extension SystemCall {
     case 296: try pwritev()
     case 326: try copy_file_range()
     case 436: try close_range()
+    // SystemCallsAdvice
+    case 187: try readahead()
+    case 221: try fadvise64()
+    case 277: try sync_file_range()
+    case 306: try syncfs()
+    case 327: try preadv2()
+    case 328: try pwritev2()
     // SystemCallsPaths
     case 4: try stat()
     case 5: try fstat()
@@ -207,6 +214,9 @@ extension SystemCall {
     case 116: try setgroups()
     case 118: try getresuid()
     case 120: try getresgid()
+    // SystemCallsCapabilities
+    case 125: try capget()
+    case 126: try capset()
     default: throw .ENOSYS
     }
   }

@@ -177,7 +177,13 @@ extension SystemCall {
     }
     mask &= Self.allCPUs
     guard mask != 0 else { throw .EINVAL }
-    try existingTask(argument0.i32).thread.affinity = mask
+    let other = try existingTask(argument0.i32)
+    other.thread.affinity = mask
+    // A CPU that the monitor is still adding cannot be had yet; it will be there in a moment.
+    while other.thread.affinity != mask {
+      _ = Thread.sleep(until: .after(50_000))
+      other.thread.affinity = mask
+    }
     return 0
   }
 
