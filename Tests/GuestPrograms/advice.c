@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +9,16 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+// linux/capability.h, which musl's compiler does not see.
+#define _LINUX_CAPABILITY_VERSION_3 0x20080522
+struct __user_cap_header_struct {
+  uint32_t version;
+  int pid;
+};
+struct __user_cap_data_struct {
+  uint32_t effective, permitted, inheritable;
+};
 
 static void show(const char *what, long result) { printf("%s %ld %d\n", what, result, result < 0 ? errno : 0); }
 

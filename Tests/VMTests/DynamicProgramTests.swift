@@ -60,6 +60,34 @@ struct DynamicProgramTests {
     }
   }
 
+  @Test(
+    .enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/python3"), "no /usr/bin/python3"),
+    arguments: [1, 2])
+  func everydayPython(cpus: Int) throws {
+    let program = ["/usr/bin/python3", packageRoot + "/Tests/GuestPrograms/everyday.py"]
+    let expected = try native(program, input: nil)
+    #expect(expected.status == 7, "\(expected.errorText)")
+    let guest = try vm(options(["--root", "/", "--memory", "256M", "--cpus", "\(cpus)"]) + program)
+    #expect(guest.text == expected.text)
+    #expect(guest.errorText == expected.errorText)
+    #expect(guest.status == expected.status)
+  }
+
+  @Test func aDatabaseInTheGuestsMemory() throws {
+    let script = """
+      create table t(a integer primary key, b text); begin;
+      insert into t with recursive n(i) as (select 1 union all select i+1 from n where i<2000) select i, hex(i) from n;
+      commit; create index x on t(b); delete from t where a % 7 = 0; vacuum; pragma integrity_check;
+      select count(*), sum(a), max(b) from t;
+      """
+    let name = "/tmp/osv-test-\(UUID().uuidString).db"
+    defer { try? FileManager.default.removeItem(atPath: name) }
+    let expected = try native(["/usr/bin/sqlite3", name, script], input: nil)
+    let guest = try vm(options() + ["/usr/bin/sqlite3", name, script])
+    #expect(guest.text == expected.text, "\(guest.errorText)")
+    #expect(guest.text.contains("ok\n") && guest.status == 0, "\(guest.errorText)")
+  }
+
   @Test func theGuestSeesTheClosureAndNothingElse() throws {
     let guest = try vm([
       "/usr/bin/find", "/", "-path", "/proc", "-prune", "-o", "-path", "/dev", "-prune", "-o", "-print",
