@@ -223,6 +223,16 @@ struct Program {
     #expect(space.mapping(endingAbove: 0)?.label == nil || space.mapping(endingAbove: 0)?.label == .heap)
   }
 
+  @Test func largeRegionsBeginWithSmallPagesWhereLargeOnesCannotBeHad() throws {
+    let space = try AddressSpace(seed: 11)
+    let program = Program(space: space)
+    let large = try space.map(MapRequest(byteCount: 8 << 20, protection: [.read, .write])).rawValue
+    try space.advise(Self.range(large, 8 << 20), .noHugePages)
+    #expect(program.store(large, 5) == .resolved)
+    #expect(program.load(large) == 5)
+    #expect(space.table.slot(VirtualAddress(large)).level == 1)
+  }
+
   @Test func anonymousFaultsMapMoreAndMore() throws {
     let space = try AddressSpace(seed: 8)
     let program = Program(space: space)

@@ -135,7 +135,8 @@ extension AddressSpace {
       count = Self.stackPages
       start = address.alignedDown(to: count &* PageSize.small)
     } else if address == region.pointee.faultEnd {
-      count = min(region.pointee.faultPages.u64 &* 2, Self.longestRun)
+      // A large region whose first fault this is has no run behind it.
+      count = min(max(region.pointee.faultPages.u64 &* 2, Self.anonymousPages), Self.longestRun)
     } else {
       start = address.alignedDown(to: count &* PageSize.small)
     }
