@@ -1,5 +1,6 @@
 // System calls keep every register but RAX, RCX and R11, the flags, the red zone and the vector registers, whatever stands
 // around the instruction, while signals come in at any place and another thread does the same.
+// flavours: glibc-static glibc-static-pie fixed musl-static musl-static-pie
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
