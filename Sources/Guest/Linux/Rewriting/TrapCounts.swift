@@ -14,17 +14,31 @@ struct TrapCounts: ~Copyable {
   /// Instead of a count: the site has been looked at.
   private static let settled: UInt64 = 0xffff
 
-  /// For each entry an address, shifted left by 16, and a count.
-  private let entries: UnsafeMutablePointer<Atomic<UInt64>>?
+  /// The address of the entries, made at the first trap; 0 before that. Each is an address, shifted left by 16, and a count.
+  private let table = Atomic<UInt>(0)
 
-  /// No counts; if memory is out, none ever.
-  init() {
-    let memory = KernelHeap.allocateZeroed(byteCount: Self.setCount &* Self.setSize &* 8)
-    // SAFETY: an atomic word is a word, and zero is a good one.
-    entries = memory?.bindMemory(to: Atomic<UInt64>.self, capacity: Self.setCount &* Self.setSize)
+  /// No counts.
+  init() {}
+
+  deinit {
+    if let memory = UnsafeMutableRawPointer(bitPattern: table.load(ordering: .relaxed)) { KernelHeap.free(memory) }
   }
 
-  deinit { if let entries { KernelHeap.free(UnsafeMutableRawPointer(entries)) } }
+  private var entries: UnsafeMutablePointer<Atomic<UInt64>>? {
+    // SAFETY: a block of that many words, zero at first; an atomic word is a word. It lives as long as the table.
+    UnsafeMutableRawPointer(bitPattern: table.load(ordering: .acquiring))?
+      .assumingMemoryBound(to: Atomic<UInt64>.self)
+  }
+
+  /// Makes the entries; nil if memory is out.
+  private func makeEntries() -> UnsafeMutablePointer<Atomic<UInt64>>? {
+    guard let memory = KernelHeap.allocateZeroed(byteCount: Self.setCount &* Self.setSize &* 8) else { return nil }
+    let isFirst = table.compareExchange(
+      expected: 0, desired: UInt(bitPattern: memory), ordering: .acquiringAndReleasing
+    ).exchanged
+    if !isFirst { KernelHeap.free(memory) }
+    return entries
+  }
 
   /// Where an address is counted: the top bits of the product choose the set.
   @inline(__always) private static func set(_ address: UInt64) -> Int {
@@ -34,7 +48,7 @@ struct TrapCounts: ~Copyable {
   /// Counts a trap. True once for each `threshold` traps at the same address: it is to be looked at, and settled from now on,
   /// until it is forgotten.
   func note(_ address: UInt64, threshold: UInt64) -> Bool {
-    guard let entries else { return false }
+    guard let entries = entries ?? makeEntries() else { return false }
     let set = entries + Self.set(address)
     var least = set
     var leastCount = UInt64.max
