@@ -29,7 +29,7 @@ final class ConsoleBench {
     configuration.size = size
     let failures = failures
     configuration.onOutputFailure = { failures.list.append([Int32($0), $1]) }
-    device = VirtioConsole(configuration)
+    device = try! VirtioConsole(configuration)
     bench = Bench(device)
     console = try! ConsoleDriver(bench.driver, flags: flags)
   }
@@ -231,7 +231,7 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
     configuration.input = follower
     configuration.output = sink.writer
     configuration.error = sink.writer
-    let device = VirtioConsole(configuration)
+    let device = try! VirtioConsole(configuration)
     defer { device.stop() }
     let bench = Bench(device)
     let console = try ConsoleDriver(bench.driver, flags: BootFlags.inputIsTerminal)

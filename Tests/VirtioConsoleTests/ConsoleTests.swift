@@ -29,7 +29,7 @@ final class ForeignConsole {
     configuration.output = ends[3]
     configuration.error = ends[5]
     configuration.size = size
-    device = VirtioConsole(configuration)
+    device = try! VirtioConsole(configuration)
     let function = PCIFunction(device: device, memory: guest.map) { _ in }
     driver = TestDriver(
       function, guest, queueCount: 6,

@@ -19,6 +19,10 @@ public enum Command {
     var status = StatusReport(descriptor: nil)
     do throws(Failure) {
       let options = try Options(parsing: arguments())
+      if let descriptor = options.statusDescriptor, fcntl(descriptor, F_GETFD) < 0 {
+        throw Failure(
+          .usage, "--status-fd wants an open file descriptor, but descriptor \(descriptor) is not open: redirect it")
+      }
       status = StatusReport(descriptor: options.statusDescriptor)
       switch options.action {
       case .help: finish(OptionTable.help)

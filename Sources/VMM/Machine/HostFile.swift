@@ -22,7 +22,7 @@ public enum HostFile {
     return UnsafeRawBufferPointer(start: address, count: Int(status.st_size))
   }
 
-  /// Opens a file for reading: the path is taken as if the directory `root` were the root. Negative: an error number.
+  /// The same, but the path is taken as if the directory `root` were the root. Negative: an error number.
   public static func open(_ path: [UInt8], inRoot root: CInt) -> CInt {
     withPath(path) { osv_open_in_root(root, $0) }
   }
@@ -30,10 +30,10 @@ public enum HostFile {
   /// Opens a directory to look names up beneath it. Negative: an error number.
   public static func openDirectory(_ path: [UInt8]) -> CInt { withPath(path) { osv_open_directory($0) } }
 
-  /// Opens a file for reading. Negative: an error number.
+  /// Opens a file for reading, without waiting for what is no regular file (a pipe's writer, say). Negative: an error number.
   public static func open(_ path: [UInt8]) -> CInt {
     withPath(path) { path in
-      let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC)
+      let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
       return descriptor < 0 ? -errno : descriptor
     }
   }

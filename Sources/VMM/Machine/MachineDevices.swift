@@ -2,6 +2,7 @@
 //
 // Console and entropy always; one file system for each shared directory.
 
+import CSystemCalls
 import KVM
 import VirtioABI
 import VirtioConsole
@@ -61,25 +62,46 @@ struct MachineDevices {
         body()
       }
     }
-    console = VirtioConsole(streams)
+    do throws(VirtioConsole.OpenFailure) { console = try VirtioConsole(streams) } catch {
+      throw Failure(.file, "the console needs a file descriptor (\(StandardStreams.message(error.code)))")
+    }
     try add(console)
     try add(VirtioEntropy())
+    let cpuQueues = min(configuration.cpuCount, 8)
+    let budget = Self.budget(for: configuration, queues: cpuQueues)
     for (index, share) in configuration.shares.enumerated() {
       let server: FUSEServer
       do throws(FUSEServer.OpenFailure) {
-        server = try FUSEServer(path: "/proc/self/fd/\(share.descriptor)")
+        server = try FUSEServer(path: "/proc/self/fd/\(share.descriptor)", configuration: budget)
       } catch {
         throw Failure(
           .directory,
-          error.processDirectory
+          error.processDirectory && error.code == ENOENT
             ? "directories are shared through /proc/self/fd, which is not there: mount /proc"
             : "a directory cannot be shared (\(StandardStreams.message(error.code)))")
       }
       mounts.append(
         BootContent.Mount(path: share.guest, deviceIndex: UInt32(board.slots.count), readOnly: share.readOnly))
       try add(
-        VirtioFileSystemDevice(server: server, tag: "osv\(index)", requestQueues: min(configuration.cpuCount, 8)))
+        VirtioFileSystemDevice(server: server, tag: "osv\(index)", requestQueues: cpuQueues))
     }
+  }
+
+  /// How many descriptors each file server may keep, so that all of them and what is open already stay within what the
+  /// process may have.
+  private static func budget(for configuration: MachineConfiguration, queues: Int) -> FUSEServer.Configuration {
+    var budget = FUSEServer.Configuration()
+    guard !configuration.shares.isEmpty else { return budget }
+    let limit = Int(osv_descriptor_limit())
+    // Descriptors are given out from below, so the next one is about how many there are.
+    let next = dup(configuration.shares[0].descriptor)
+    if next >= 0 { close(next) }
+    let left = limit - Int(max(0, next)) - configuration.cpuCount - 16
+    // A request holds a few for as long as it lasts; two stay open with the server.
+    let each = left / configuration.shares.count - 2 - 4 * (queues + 1)
+    budget.descriptorLimit = max(1, min(budget.descriptorLimit, each / 2))
+    budget.handleLimit = max(1, min(budget.handleLimit, each / 2))
+    return budget
   }
 
   /// Places a device, gives it vectors on CPU 0 and a set-up record.

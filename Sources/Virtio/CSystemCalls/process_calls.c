@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <sys/capability.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,7 +21,7 @@ _Static_assert(sizeof(struct osv_filter_instruction) == sizeof(struct sock_filte
 static int result(long value) { return value < 0 ? -errno : (int)value; }
 
 int osv_open_in_root(int root, const char *path) {
-  struct open_how how = {.flags = O_RDONLY | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+  struct open_how how = {.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
   return result(syscall(SYS_openat2, root, path, &how, sizeof how));
 }
 
@@ -67,6 +68,16 @@ int osv_landlock_read_only(const int *directories, int count) {
   int error = errno;
   close((int)ruleset);
   return done == 0 ? 0 : -error;
+}
+
+long osv_descriptor_limit(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;
+  if (limit.rlim_cur < limit.rlim_max) {
+    struct rlimit most = {.rlim_cur = limit.rlim_max, .rlim_max = limit.rlim_max};
+    if (setrlimit(RLIMIT_NOFILE, &most) == 0) limit = most;
+  }
+  return limit.rlim_cur > 1 << 20 ? 1 << 20 : (long)limit.rlim_cur;
 }
 
 uint64_t osv_resident_bytes(int statm) {

@@ -36,13 +36,13 @@ final class InputPump: @unchecked Sendable {
   ///   - onEnd: called by the pump after the last byte is in the queue.
   init(
     descriptor: CInt, queueIndex: Int, startThread: @escaping ThreadStarter, onEnd: @escaping @Sendable () -> Void
-  ) {
+  ) throws(VirtioConsole.OpenFailure) {
     self.descriptor = descriptor
     self.queueIndex = queueIndex
     self.startThread = startThread
     self.onEnd = onEnd
     wakeUp = osv_eventfd()
-    precondition(wakeUp >= 0, "no eventfd for the console's input")
+    guard wakeUp >= 0 else { throw VirtioConsole.OpenFailure(code: -wakeUp) }
   }
 
   deinit { close(wakeUp) }

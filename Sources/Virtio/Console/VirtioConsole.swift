@@ -38,14 +38,20 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
   private let chains = (0..<VirtioConsoleABI.queueCount).map { _ in DescriptorChain() }
   private let outputs: [ConsoleOutput]
 
+  /// Why there is no console: the host gives no descriptor; `code` is a Linux error number.
+  public struct OpenFailure: Error {
+    /// What failed.
+    public let code: CInt
+  }
+
   /// A console.
-  public init(_ configuration: Configuration = Configuration()) {
+  public init(_ configuration: Configuration = Configuration()) throws(OpenFailure) {
     let control = ControlChannel(size: configuration.size)
     self.control = control
     onOutputFailure = configuration.onOutputFailure
     outputs = [ConsoleOutput(configuration.output), ConsoleOutput(configuration.error)]
     let tell = Relay()
-    pump = InputPump(
+    pump = try InputPump(
       descriptor: configuration.input, queueIndex: VirtioConsoleABI.receive0, startThread: configuration.startThread,
       onEnd: { tell.console?.inputEnded() })
     tell.console = self

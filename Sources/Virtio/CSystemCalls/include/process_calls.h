@@ -5,7 +5,8 @@
 
 #include <stdint.h>
 
-/// openat2(2) for reading, as if `root` were the root directory, through no magic link; close-on-exec is set.
+/// openat2(2) for reading, as if `root` were the root directory, through no magic link, without waiting for a pipe's writer;
+/// close-on-exec is set.
 int osv_open_in_root(int root, const char *path);
 
 /// open(2) of a directory with O_PATH; close-on-exec is set.
@@ -33,6 +34,9 @@ int osv_landlock_version(void);
 /// Landlock: from now on this thread, and those it starts, open nothing of the file system but for reading what lies
 /// beneath `directories`.
 int osv_landlock_read_only(const int *directories, int count);
+
+/// How many descriptors this process may have, after raising the limit as far as it may (setrlimit(2)); at most 2^20.
+long osv_descriptor_limit(void);
 
 /// Resident memory of this process in bytes, read from an open /proc/self/statm; 0 if the kernel does not say.
 uint64_t osv_resident_bytes(int statm);

@@ -1,0 +1,159 @@
+// What osv-run says when it cannot do what it was asked: for every cause one sentence with its own code on standard error, nothing on
+// standard output, status 125, and never a wait for something that does not come.
+import Foundation
+import Glibc
+import Testing
+
+/// Expects a failure of osv-run with this code and these words in its one sentence.
+private func expectFailure(
+  _ outcome: Outcome, _ code: String, _ words: String, sourceLocation: SourceLocation = #_sourceLocation
+) {
+  #expect(outcome.status == 125, "\(outcome.errorText)", sourceLocation: sourceLocation)
+  #expect(outcome.text.isEmpty, sourceLocation: sourceLocation)
+  #expect(
+    outcome.errorText.hasPrefix("osv-run: error \(code): "), "\(outcome.errorText)", sourceLocation: sourceLocation)
+  #expect(outcome.errorText.contains(words), "\(outcome.errorText)", sourceLocation: sourceLocation)
+  #expect(outcome.errorText.split(separator: "\n").count == 1, "\(outcome.errorText)", sourceLocation: sourceLocation)
+}
+
+private let busybox = "/bin/busybox"
+
+@Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
+struct FailureTests {
+  @Test(arguments: [
+    ([], "E01", "say which program to run"),
+    (["--bogus", busybox], "E01", "there is no option '--bogus'"),
+    (["--cpus", "65", busybox], "E01", "--cpus wants a number from 1 to 64"),
+    (["--memory"], "E01", "needs a value"),
+    (["--memory", "5", busybox], "E01", "--memory wants a size"),
+    (["--memory", "15M", busybox], "E12", "too small"),
+    (["--memory", "300G", busybox], "E12", "too large"),
+    (["--volume", "/:/", busybox], "E01", "below /"),
+    (["--volume", "/nowhere:/data", busybox], "E07", "there is no directory '/nowhere'"),
+    (["--volume", "/etc/passwd:/data", busybox], "E07", "'/etc/passwd' is not a directory"),
+    (["--root", "/nowhere", busybox], "E07", "there is no directory '/nowhere'"),
+    (["--root", "/usr/include", busybox], "E02", "in the directory given by --root"),
+    (["--stats", "/nowhere/s", busybox], "E02", "cannot be written"),
+    (["--status-fd", "77", busybox], "E01", "descriptor 77 is not open"),
+    (["--status-fd", "3", busybox], "E01", "descriptor 3 is not open"),
+    (["/nowhere"], "E02", "there is no file '/nowhere'"),
+    (["/etc"], "E02", "not a regular file"),
+    (["/dev/zero"], "E02", "not a regular file"),
+    (["/etc/passwd"], "E03", "is not an ELF file"),
+    (["--kernel", "/etc/passwd", busybox], "E16", "kernel image"),
+  ])
+  func arguments(_ arguments: [String], code: String, words: String) throws {
+    expectFailure(try vm(arguments, seconds: 20), code, words)
+  }
+
+  /// Busybox with `bytes` at `offset`, cut to `count`, in a file.
+  private func changed(_ offset: Int, _ bytes: [UInt8], count: Int = .max) throws -> Outcome {
+    let folder = try temporaryFolder()
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    var file = try Data(contentsOf: URL(filePath: busybox)).prefix(count)
+    if !bytes.isEmpty { file.replaceSubrange(offset..<offset + bytes.count, with: bytes) }
+    try file.write(to: URL(filePath: folder + "/program"))
+    return try vm([folder + "/program"], seconds: 20)
+  }
+
+  @Test func damagedPrograms() throws {
+    expectFailure(try changed(0, [], count: 0), "E03", "is not an ELF file")
+    expectFailure(try changed(0, [], count: 40), "E05", "the header is cut off")
+    expectFailure(try changed(0, [], count: 100_000), "E05", "truncated")
+    expectFailure(try changed(18, [183, 0]), "E04", "another machine")
+    expectFailure(try changed(4, [1]), "E04", "32-bit")
+    expectFailure(try changed(16, [1, 0]), "E04", "not a program")
+    expectFailure(try changed(24, [UInt8](repeating: 0xff, count: 8)), "E05", "entry")
+    expectFailure(try changed(56, [0xff, 0xff]), "E05", "program header table")
+  }
+
+  @Test func aPipeInPlaceOfAFileIsNotWaitedFor() throws {
+    let folder = try temporaryFolder()
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    #expect(mkfifo(folder + "/libc.so.6", 0o666) == 0)
+    expectFailure(try vm([folder + "/libc.so.6"], seconds: 20), "E02", "not a regular file")
+    // As a library in a directory that the linker searches first: it is passed over, as by the linker.
+    let guest = try vm(
+      ["--volume", folder + ":/data", "--env", "LD_LIBRARY_PATH=/data", "--explain", "/bin/cat"], seconds: 20)
+    #expect(guest.status == 0 && guest.text.contains("libc.so.6"), "\(guest.errorText)")
+  }
+
+  @Test func whatIsMissingAroundOSVRun() throws {
+    func without(_ preparation: String, _ command: String = "exec \"$0\" /bin/busybox true") throws -> Outcome {
+      try run(["/usr/bin/unshare", "-rm", "/bin/sh", "-c", "\(preparation) && \(command)", osvRun], seconds: 20)
+    }
+    expectFailure(try without("mount -t tmpfs none /dev"), "E08", "there is no /dev/kvm")
+    expectFailure(try without("mount --bind /dev/null /dev/kvm"), "E10", "interface version")
+    expectFailure(try without("ulimit -v 60000"), "E12", "address space")
+  }
+
+  /// However few descriptors there may be, the failure is a sentence.
+  @Test(arguments: 4...18) func fewDescriptors(_ limit: Int) throws {
+    let command = "ulimit -n \(limit) && exec \"$0\" --volume /etc:/x --volume /usr:/y /bin/busybox test -d /y/bin"
+    let outcome = try run(["/bin/sh", "-c", command, osvRun], seconds: 20)
+    if outcome.status == 0 { return #expect(limit > 10) }
+    #expect(outcome.status == 125)
+    #expect(outcome.errorText.hasPrefix("osv-run: error E"), "\(limit): \(outcome.errorText)")
+    #expect(outcome.errorText.contains("Too many open files"), "\(limit): \(outcome.errorText)")
+    #expect(outcome.errorText.split(separator: "\n").count == 1, "\(outcome.errorText)")
+  }
+
+  @Test(.enabled(if: geteuid() == 0, "only root can become somebody else"))
+  func somebodyElse() throws {
+    let folder = try temporaryFolder()
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    // The build may lie where others may not look.
+    try FileManager.default.copyItem(atPath: osvRun, toPath: folder + "/osv-run")
+    chmod(folder, 0o755)
+    var status = stat()
+    #expect(stat("/dev/kvm", &status) == 0)
+    try #require(status.st_mode & 0o006 == 0, "everybody may open /dev/kvm here")
+    let nobody = ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    expectFailure(try run(nobody + [folder + "/osv-run", busybox, "true"]), "E09", "may not be opened by this user")
+    // With the group that may, it runs; and it reads what that user may read, no more.
+    chown("/dev/kvm", 0, 65534)
+    chmod("/dev/kvm", 0o660)
+    defer {
+      chown("/dev/kvm", status.st_uid, status.st_gid)
+      chmod("/dev/kvm", status.st_mode & 0o7777)
+    }
+    let guest = try run(
+      nobody + [folder + "/osv-run", "--volume", "/etc:/data", busybox, "cat", "/data/hostname", "/data/shadow"])
+    let name = (try? String(contentsOfFile: "/etc/hostname", encoding: .utf8)) ?? ""
+    #expect(guest.text == name, "\(guest.errorText)")
+    #expect(guest.errorText.contains("/data/shadow': Permission denied"))
+    #expect(guest.status == 1)
+  }
+
+  @Test func theEndIsToldToMachines() throws {
+    let good = try run(["/bin/sh", "-c", "exec \"$0\" --status-fd 5 /bin/busybox false 5>&1", osvRun])
+    #expect(good.text == "{\"status\": 1, \"signal\": 0}\n", "\(good.errorText)")
+    let bad = try run(["/bin/sh", "-c", "exec \"$0\" --status-fd 5 /nowhere 5>&1", osvRun])
+    #expect(bad.text.hasPrefix("{\"status\": 125, \"error\": \"E02\", \"message\": \""))
+  }
+}
+
+/// Descriptors are few by default on many machines; attached directories share what there is.
+@Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
+struct DescriptorBudgetTests {
+  @Test func manyLargeDirectories() throws {
+    let folder = try temporaryFolder()
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    var options: [String] = []
+    for volume in 0..<4 {
+      for directory in 0..<100 {
+        let path = "\(folder)/\(volume)/\(directory)"
+        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+        try "text\n".write(toFile: path + "/file", atomically: false, encoding: .utf8)
+      }
+      options += ["--volume", "\(folder)/\(volume):/data/\(volume)"]
+    }
+    // Hard limit too: it cannot be raised.
+    let script = "ulimit -n 128 && exec \"$0\" \"$@\""
+    let guest = try run(
+      ["/bin/sh", "-c", script, osvRun] + options + [busybox, "grep", "-r", "text", "/data"], seconds: 60)
+    #expect(guest.errorText.isEmpty)
+    #expect(guest.text.split(separator: "\n").count == 400)
+    #expect(guest.status == 0)
+  }
+}
