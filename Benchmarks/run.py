@@ -178,6 +178,22 @@ def program(results, name, runs):
         results.add(f"{name}: {key}", "ns", g, n)
 
 
+def threads(results, runs):
+    """The same program natively and in the guest, in turn; each figure is the median of the runs' medians."""
+    program = tool("threads", "-pthread")
+    samples = {}
+    for number in range(runs):
+        for side, command in (("native", [program]), ("guest", [OSV, "--cpus", "2", program])):
+            progress(f"{number + 1}/{runs} threads, {side}")
+            text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            for line in text.splitlines():
+                name, value = line.split()
+                samples.setdefault(name, {}).setdefault(side, []).append(float(value))
+    progress("")
+    for name, sides in samples.items():
+        results.add(f"threads: {name}", "ns", statistics.median(sides["guest"]), statistics.median(sides["native"]))
+
+
 def missed():
     rows = json.load(open(os.path.join(OUT, "results.json")))
     wrong = []
@@ -208,6 +224,7 @@ def main():
     program(results, "clocks", 3 if arguments.quick else 15)
     trees(results, 3 if arguments.quick else 9)
     calls(results, 3 if arguments.quick else 9)
+    threads(results, 1 if arguments.quick else 5)
     results.write()
     return 0
 

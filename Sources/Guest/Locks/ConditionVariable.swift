@@ -2,6 +2,8 @@
 //
 // Invariant: no wake is missed that is sent after the mutex was released, because the waiter is in the queue before it
 // releases it; a sender that changed the guarded state under the mutex comes after. Wakes may be spurious: callers loop.
+// Waiters that are woken are not made runnable to wait for the mutex at once: they are moved to the mutex's queue (wait
+// morphing), and each runs when it has the mutex.
 
 import Base
 
@@ -16,8 +18,9 @@ public struct ConditionVariableCore<Word: LockWord & ~Copyable>: ~Copyable {
   public borrowing func wait(
     _ mutex: borrowing MutexCore<Word>, until deadline: Deadline = .never, interruptible: Bool = false
   ) -> WaitResult {
-    let result = queue.waitOnce(until: deadline, interruptible: interruptible) { mutex.unlock() }
-    mutex.lock()
+    let (result, hasMutex) = queue.waitOnce(
+      reacquiring: mutex, until: deadline, interruptible: interruptible, after: { mutex.unlock() })
+    if !hasMutex { mutex.lock() }
     return result
   }
 

@@ -73,18 +73,32 @@ public struct MutexCore<Word: LockWord & ~Copyable>: ~Copyable {
 
   @inline(never) private borrowing func lockContended() {
     WaitRecord<Word>.withRecord { record in
-      var head = newcomers.load()
-      while true {
-        record.pointee.newer.poke(head)
-        if newcomers.compareExchange(head, record.word) { break }
-        head = newcomers.load()
-      }
-      let duty = handoff.load()
-      if duty != 0, !isQueueEmpty, handoff.compareExchange(duty, 0) {
-        wakeNext()  // Perhaps ourselves.
-      }
+      enqueue(record)
       while record.pointee.state.load() == 0 { _ = Word.park(until: .never, interruptible: false) }
     }
+  }
+
+  /// Pushes the record of a thread that has been counted, and takes up the duty if it lies there.
+  private borrowing func enqueue(_ record: UnsafeMutablePointer<WaitRecord<Word>>) {
+    var head = newcomers.load()
+    while true {
+      record.pointee.newer.poke(head)
+      if newcomers.compareExchange(head, record.word) { break }
+      head = newcomers.load()
+    }
+    let duty = handoff.load()
+    if duty != 0, !isQueueEmpty, handoff.compareExchange(duty, 0) {
+      wakeNext()  // Perhaps whose record this is.
+    }
+  }
+
+  /// Takes the mutex for another thread, which sleeps until its record's state is 1: now, or as soon as it is free. From any
+  /// context; neither sleeps nor waits.
+  borrowing func lock(for record: UnsafeMutablePointer<WaitRecord<Word>>) {
+    if count.add(1) != 0 { return enqueue(record) }
+    let parker = record.pointee.parker
+    record.pointee.state.store(1)
+    Word.unpark(parker)
   }
 
   @inline(never) private borrowing func unlockContended() {

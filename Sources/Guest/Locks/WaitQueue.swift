@@ -21,7 +21,8 @@
 //  5. A record is gone from the queue before its thread returns. Woken: the server unlinks it, reads its parker, and
 //     then wakes it, and touches it no more. Leaving: the thread stays until the server says `left`; the server takes
 //     `leavers` before `newcomers`, and a leaver pushed itself on `newcomers` first, so it has been linked when it is let
-//     out (or unlinked already by a wake that failed: `next` says so).
+//     out (or unlinked already by a wake that failed: `next` says so). Handed to a mutex (`moved`, then `woken`): the
+//     server unlinks it and touches it no more but through the mutex, whose popper wakes it as any of its waiters.
 //  6. No wake-up is missed: a waiter raises `population` and pushes its record, then looks at the condition; a waker
 //     changes what the condition reads, then looks at `population` behind a full fence. One of them sees the other.
 
@@ -42,6 +43,8 @@ public struct WaitQueueCore<Word: LockWord & ~Copyable>: ~Copyable {
   private static var woken: UInt { 1 }
   private static var leaving: UInt { 2 }
   private static var left: UInt { 3 }
+  /// Woken, and now in the queue of its mutex, or on its way there; `woken` (1, as the mutex has it) follows.
+  private static var moved: UInt { 4 }
   /// More than there can be threads.
   private static var all: UInt { 1 << 32 }
   /// In `next` and `previous` of a record that is not in the queue.
@@ -99,6 +102,25 @@ public struct WaitQueueCore<Word: LockWord & ~Copyable>: ~Copyable {
     }
   }
 
+  /// The same for a caller that holds `mutex`, which `body` releases, and that is to have it again: `hasMutex` says whether it
+  /// has. A wake gives it the mutex, or a place in the mutex's queue, rather than the CPU for nothing.
+  public borrowing func waitOnce(
+    reacquiring mutex: borrowing MutexCore<Word>, until deadline: Deadline, interruptible: Bool, after body: () -> Void
+  ) -> (result: WaitResult, hasMutex: Bool) {
+    // SAFETY: an object with atomic words lies where it is as long as it is borrowed.
+    withUnsafePointer(to: mutex) { mutex in
+      WaitRecord<Word>.withRecord { record in
+        record.pointee.mutex.poke(UInt(bitPattern: mutex))
+        enter(record)
+        body()
+        let result = sleep(record, until: deadline, interruptible: interruptible)
+        if result != .woken && leave(record) { return (result, false) }
+        while record.pointee.state.load() != Self.woken { _ = Word.park(until: .never, interruptible: false) }
+        return (.woken, true)
+      }
+    }
+  }
+
   private borrowing func enter(_ record: UnsafeMutablePointer<WaitRecord<Word>>) {
     record.pointee.state.poke(Self.waiting)
     record.pointee.next.poke(Self.unlinked)
@@ -116,7 +138,7 @@ public struct WaitQueueCore<Word: LockWord & ~Copyable>: ~Copyable {
     return .woken
   }
 
-  /// Takes the record out of the queue; false if it was woken before that.
+  /// Takes the record out of the queue; false if it was woken (or moved) before that.
   private borrowing func leave(_ record: UnsafeMutablePointer<WaitRecord<Word>>) -> Bool {
     guard record.pointee.state.compareExchange(Self.waiting, Self.leaving) else { return false }
     Self.push(record, on: leavers) { $0.pointee.leaving.poke($1) }
@@ -188,9 +210,16 @@ public struct WaitQueueCore<Word: LockWord & ~Copyable>: ~Copyable {
     while number != 0, let record = WaitRecord<Word>.at(first.peek()) {
       unlink(record)
       let parker = record.pointee.parker
-      guard record.pointee.state.compareExchange(Self.waiting, Self.woken) else { continue }
-      _ = population.add(UInt.max)
-      Word.unpark(parker)
+      // SAFETY: the word is 0 or the address of a mutex that the waiter borrows until it is woken.
+      if let mutex = UnsafePointer<MutexCore<Word>>(bitPattern: record.pointee.mutex.peek()) {
+        guard record.pointee.state.compareExchange(Self.waiting, Self.moved) else { continue }
+        _ = population.add(UInt.max)
+        mutex.pointee.lock(for: record)
+      } else {
+        guard record.pointee.state.compareExchange(Self.waiting, Self.woken) else { continue }
+        _ = population.add(UInt.max)
+        Word.unpark(parker)
+      }
       number &-= 1
     }
   }

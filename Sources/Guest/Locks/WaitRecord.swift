@@ -13,6 +13,8 @@ struct WaitRecord<Word: LockWord & ~Copyable>: ~Copyable {
   let next: Word
   /// The record before it in that list.
   let previous: Word
+  /// The mutex that the waiter is to have before it goes on (its address); 0: none. Constant while the record is queued.
+  let mutex: Word
   /// Who waits; constant.
   let parker: UInt
 
@@ -22,6 +24,7 @@ struct WaitRecord<Word: LockWord & ~Copyable>: ~Copyable {
     leaving = Word(0)
     next = Word(0)
     previous = Word(0)
+    mutex = Word(0)
     self.parker = parker
   }
 

@@ -2,7 +2,7 @@
 //
 // Polling answers in 0.1 us where waking a halted CPU takes 5 to 40 us, and it spares the waker an interrupt. It is worth it
 // only while another CPU runs a thread (nobody else could give this one any), and for as long as it has been lately:
-// `pollTime` doubles when a wait was short enough to be polled through, and halves when it was long. The monitor has KVM poll
+// `pollTime` doubles when a wait was short, and halves when it was long. The monitor has KVM poll
 // further, on the host (Machine: halt polling), before the CPU really sleeps.
 #if GUEST
   import Base
@@ -49,9 +49,10 @@
     }
 
     private static func adapt(_ here: UnsafeMutablePointer<CPUScheduler>, waited: UInt64) {
-      if waited <= longestPoll {
+      // Two CPUs that halt while they wait for each other wait for longer than they would if they polled.
+      if waited <= longestPoll &* 4 {
         here.pointee.pollTime = min(here.pointee.pollTime &* 2, longestPoll)
-      } else if waited > longestPoll &* 4 {
+      } else {
         here.pointee.pollTime = max(here.pointee.pollTime &>> 1, shortestPoll)
       }
     }
