@@ -20,11 +20,11 @@ final class ConsoleBench {
     var list: [[Int32]] = []
   }
 
-  init(flags: UInt32 = 0, size: (UInt16, UInt16)? = nil) {
+  init(flags: UInt32 = 0, size: (UInt16, UInt16)? = nil, output path: String? = nil) {
     signal(SIGPIPE, SIG_IGN)
     var configuration = VirtioConsole.Configuration()
     configuration.input = input.reader
-    configuration.output = output.writer
+    configuration.output = path.map { open($0, O_WRONLY | O_CLOEXEC) } ?? output.writer
     configuration.error = error.writer
     configuration.size = size
     let failures = failures
@@ -112,6 +112,35 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
     // Input goes on.
     it.input.put([9])
     #expect(it.console.take(1) == .success([9]))
+  }
+
+  @Test func aFullDiskIsAnErrorOfTheWrite() {
+    let it = ConsoleBench(output: "/dev/full")
+    #expect(it.console.put(.standard, [1]) == .failure(.ENOSPC))
+    #expect(it.console.put(.error, [2]) == .success(1))
+    #expect(it.console.put(.standard, [3]) == .failure(.ENOSPC))
+    #expect(!it.console.isOutputClosed(.standard))
+    #expect(it.failures.list.isEmpty)
+  }
+
+  @Test(.timeLimit(.minutes(1))) func aReaderThatSleepsHoldsUpItsWriterOnly() {
+    let it = ConsoleBench()
+    let bytes = pattern(300_000)
+    let isDone = Atomic<Bool>(false)
+    let writer = TestThread {
+      #expect(it.console.put(.standard, bytes) == .success(bytes.count))
+      isDone.store(true, ordering: .releasing)
+    }
+    #expect(eventually { it.output.waiting >= 65_536 })
+    it.input.put([9])
+    #expect(it.console.take(1) == .success([9]))
+    #expect(it.console.put(.error, [2]) == .success(1))
+    let wasDone = isDone.load(ordering: .acquiring)
+    #expect(!wasDone)
+    var received: [UInt8] = []
+    while received.count < bytes.count { received += it.output.take(65_536) }
+    writer.join()
+    #expect(received == bytes)
   }
 
   @Test func inputIsTakenOnlyAsFarAsItIsWanted() {

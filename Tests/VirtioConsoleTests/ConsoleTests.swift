@@ -15,7 +15,7 @@ final class ForeignConsole {
   private(set) var ends: [Int32]
   private var nextBuffer = 0
 
-  init(size: (UInt16, UInt16)? = nil, features: UInt64 = 0) {
+  init(size: (UInt16, UInt16)? = nil, features: UInt64 = 0, output: Int32? = nil) {
     signal(SIGPIPE, SIG_IGN)
     var ends: [Int32] = []
     for _ in 0..<3 {
@@ -26,7 +26,7 @@ final class ForeignConsole {
     self.ends = ends
     var configuration = VirtioConsole.Configuration()
     configuration.input = ends[0]
-    configuration.output = ends[3]
+    configuration.output = output ?? ends[3]
     configuration.error = ends[5]
     configuration.size = size
     device = try! VirtioConsole(configuration)
@@ -201,6 +201,115 @@ private func eventually(_ condition: () -> Bool) -> Bool {
     it.driver.kick(1)
     #expect(it.driver.queues[1].takeUsed()! == (0, 0))
     #expect(it.messages() == [])
+  }
+
+  /// What a guest sends in one request beyond what a pipe takes.
+  private static let much = (0..<200_000).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 8) }
+
+  /// Puts `much` into one request of the port's transmit queue, and notifies.
+  private func sendMuch(_ it: ForeignConsole, _ queue: Int, index: Int = 0) {
+    it.driver.queues[queue].send(Self.much, index: index)
+    it.driver.kick(queue)
+  }
+
+  @Test(.timeLimit(.minutes(1))) func aFullPipeHoldsUpNobody() {
+    let it = ForeignConsole()
+    sendMuch(it, 1)
+    // The notification has returned, and the request is not done.
+    #expect(it.driver.queues[1].takeUsed() == nil)
+    it.driver.queues[1].send(Array("end".utf8), index: 1)
+    it.driver.kick(1)
+    it.driver.queues[5].send(Array("error".utf8))
+    it.driver.kick(5)
+    #expect(it.output(4) == Array("error".utf8))
+    #expect(it.driver.queues[1].takeUsed() == nil)
+    var received: [UInt8] = []
+    while received.count < Self.much.count + 3 { received += it.output(2, 65_536) }
+    #expect(received == Self.much + Array("end".utf8))
+    #expect(eventually { it.driver.queues[1].usedIndex == 2 })
+    #expect(it.driver.queues[1].takeUsed()! == (0, 0))
+    #expect(it.driver.queues[1].takeUsed()! == (1, 0))
+    // And all is as before.
+    it.driver.queues[1].send(Array("again".utf8), index: 0)
+    it.driver.kick(1)
+    #expect(it.driver.queues[1].takeUsed()! == (0, 0))
+    #expect(it.output(2) == Array("again".utf8))
+  }
+
+  @Test(.timeLimit(.minutes(1))) func aReaderThatLeavesAFullPipeRemovesThePort() {
+    let it = ForeignConsole()
+    it.postControl()
+    it.send(0, VirtioConsoleControl.portReady)
+    _ = it.messages()
+    sendMuch(it, 1)
+    #expect(it.driver.queues[1].takeUsed() == nil)
+    it.closeEnd(2)
+    #expect(eventually { it.driver.queues[1].usedIndex == 1 })
+    #expect(it.messages() == [message(0, VirtioConsoleControl.portRemove, 1)])
+    #expect(it.device.outputFailure(port: 0) == EPIPE)
+  }
+
+  @Test(.timeLimit(.minutes(1))) func aResetForgetsWhatWaitsForRoom() {
+    let it = ForeignConsole()
+    sendMuch(it, 1)
+    it.driver.function.writeBAR(at: 20, count: 1, 0)
+    let again = TestDriver(
+      it.driver.function, it.guest, queueCount: 6,
+      features: VirtioFeature.version1 | VirtioFeature.eventIndex | VirtioConsoleABI.multiport)
+    again.queues[5].send(Array("error".utf8))
+    again.kick(5)
+    #expect(it.output(4) == Array("error".utf8))
+    // The pipe is drained of what had gone, then the new driver's output comes, and nothing between.
+    let gone = it.output(2, 1 << 20)
+    #expect(gone == Array(Self.much.prefix(gone.count)) && gone.count < Self.much.count)
+    again.queues[1].send(Array("new".utf8))
+    again.kick(1)
+    #expect(eventually { again.queues[1].usedIndex == 1 })
+    #expect(it.output(2) == Array("new".utf8))
+  }
+
+  @Test(.timeLimit(.minutes(1))) func aSocketThatIsFullIsWaitedForToo() {
+    var pair: [Int32] = [0, 0]
+    #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &pair) == 0)
+    let it = ForeignConsole(output: pair[0])
+    defer { for end in pair { close(end) } }
+    for index in 0..<4 { sendMuch(it, 1, index: index) }
+    var received: [UInt8] = []
+    var bytes = [UInt8](repeating: 0, count: 65_536)
+    while received.count < 4 * Self.much.count {
+      let count = read(pair[1], &bytes, bytes.count)
+      received += bytes.prefix(max(0, count))
+    }
+    let isWhole = (0..<4).map { received[($0 * Self.much.count)...].prefix(Self.much.count).elementsEqual(Self.much) }
+    #expect(isWhole == [true, true, true, true])
+    #expect(eventually { it.driver.queues[1].usedIndex == 4 })
+  }
+
+  @Test func aFullDiskIsToldForEachRequest() {
+    let full = open("/dev/full", O_WRONLY)
+    defer { close(full) }
+    let it = ForeignConsole(output: full)
+    it.postControl()
+    it.send(0, VirtioConsoleControl.portReady)
+    _ = it.messages()
+    for _ in 0..<2 {
+      it.driver.queues[1].send([1])
+      it.driver.kick(1)
+      #expect(it.driver.queues[1].takeUsed()! == (0, 0))
+      let told = it.messages()
+      #expect(told.map { $0.prefix(8) } == [[0, 0, 0, 0, 0x53, 0x4f, UInt8(ENOSPC), 0]])
+    }
+    #expect(it.device.outputFailure(port: 0) == 0)
+    // A driver that does not take the messages is not told a hundred times.
+    let deaf = ForeignConsole(output: full)
+    deaf.send(0, VirtioConsoleControl.portReady)
+    for _ in 0..<100 {
+      deaf.driver.queues[1].send([1])
+      deaf.driver.kick(1)
+    }
+    deaf.postControl()
+    #expect(deaf.messages().filter { $0[4] == 0x53 }.count == 1)
+    #expect(deaf.driver.status == 15)
   }
 
   @Test func controlMessagesWithoutSenseBreakTheDevice() {

@@ -23,6 +23,8 @@ final class ConsoleControl {
 
   private let inputEnded = Atomic<Bool>(false)
   private let closedOutputs = Atomic<UInt32>(0)
+  /// Error numbers of writes that have failed, 16 bits a port.
+  private let outputErrors = Atomic<UInt32>(0)
   private let terminalSize = Atomic<UInt32>(0)
   /// Whether buffers lie here that the device could have back.
   private let hasDone = Atomic<Bool>(false)
@@ -58,6 +60,14 @@ final class ConsoleControl {
   var isInputEnded: Bool { inputEnded.load(ordering: .acquiring) }
   /// Whether nobody reads a port's output any more.
   func isOutputClosed(_ port: Int) -> Bool { closedOutputs.load(ordering: .acquiring) & (1 &<< port.u32) != 0 }
+  /// Why the last write to a port has failed, told once; nil if none has.
+  func takeOutputError(_ port: Int) -> Errno? {
+    guard outputErrors.load(ordering: .acquiring) != 0 else { return nil }
+    let shift = port.u32 &* 16
+    let old = outputErrors.bitwiseAnd(~(0xffff &<< shift), ordering: .acquiringAndReleasing).oldValue
+    let number = old &>> shift & 0xffff
+    return number == 0 ? nil : Errno(rawValue: number.i32) ?? .EIO
+  }
   /// The terminal's columns (low half) and rows as last told; 0 if never.
   var size: UInt32 { terminalSize.load(ordering: .relaxed) }
 
@@ -129,6 +139,11 @@ final class ConsoleControl {
       inputEnded.store(message.value == 0, ordering: .releasing)
     case VirtioConsoleControl.portRemove where message.port < 2:
       closedOutputs.bitwiseOr(1 &<< message.port, ordering: .releasing)
+    case VirtioConsoleControl.outputFailed where message.port < 2:
+      // The last one counts; two at a time may mix, which is an error still.
+      let shift = message.port &* 16
+      outputErrors.bitwiseAnd(~(0xffff &<< shift), ordering: .relaxed)
+      outputErrors.bitwiseOr(message.value.u32 &<< shift, ordering: .releasing)
     case VirtioConsoleControl.resize where length >= VirtioConsoleControl.byteCount &+ 4:
       terminalSize.store(data.load(as: UInt32.self), ordering: .relaxed)
     default: break

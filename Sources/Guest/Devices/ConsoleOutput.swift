@@ -48,7 +48,8 @@ final class ConsoleOutput {
 
   /// Writes everything, sleeping while there is no buffer or the device is not done.
   /// - Returns: bytes written; fewer than there were only after an interrupt or a fault.
-  /// - Throws: if nothing was written: EPIPE (nobody reads), EAGAIN (no buffer, and not to block), EINTR, EFAULT, EIO, ENOMEM.
+  /// - Throws: if nothing was written: EPIPE (nobody reads), EAGAIN (no buffer, and not to block), EINTR, EFAULT, ENOMEM, and
+  ///   what the host's own write has failed with (ENOSPC, EIO…).
   func write(_ port: Int, from transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int {
     var written = 0
     while transfer.remaining > 0 {
@@ -80,6 +81,7 @@ final class ConsoleOutput {
     }
     try send(port, index, memory, count)
     if control.isOutputClosed(port) { throw .EPIPE }
+    if let error = control.takeOutputError(port) { throw error }
     return count
   }
 

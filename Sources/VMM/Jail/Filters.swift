@@ -6,8 +6,8 @@ public enum ThreadKind: CaseIterable, Sendable {
   case process
   /// A thread that serves a device's queues.
   case device
-  /// The thread that reads standard input.
-  case input
+  /// A thread that reads standard input, or waits for room in an output.
+  case console
 }
 
 extension FilterRule {
@@ -20,6 +20,7 @@ extension FilterRule {
     FilterRule(202),  // futex
     FilterRule(1),  // write
     FilterRule(20),  // writev
+    FilterRule(328),  // pwritev2
     FilterRule(0),  // read
     FilterRule(3),  // close
     FilterRule(24),  // sched_yield
@@ -99,7 +100,7 @@ extension FilterRule {
     switch kind {
     case .process: [ioctls(requests)] + everywhere + files + machine
     case .device: [ioctls(requests)] + everywhere + files
-    case .input: [ioctls(requests), FilterRule(19)] + everywhere  // readv
+    case .console: [ioctls(requests), FilterRule(19)] + everywhere  // readv
     }
   }
 }

@@ -57,8 +57,8 @@ struct MachineDevices {
     let requests = Self.requests
     let isJailed = configuration.isJailed
     streams.startThread = { body in
-      Thread.start("input") {
-        if isJailed { Thread.restrict(.input, requests: requests) }
+      Thread.start("console") {
+        if isJailed { Thread.restrict(.console, requests: requests) }
         body()
       }
     }

@@ -3,7 +3,7 @@
 // osv-run's console has two ports: 0 is standard input and output, 1 is standard error (its input stays empty).
 // The end of input is a PORT_OPEN of value 0 for port 0, sent after the last byte; a driver may answer with a PORT_OPEN of
 // value 1 to have a terminal read on. A port whose output nobody reads any more is removed (PORT_REMOVE); what is transmitted
-// afterwards is dropped. A receive buffer of no bytes is handed back when there is input (or its end) to read: a driver can
+// afterwards is dropped. Any other failure of an output is of one request, and told before that is handed back. A receive buffer of no bytes is handed back when there is input (or its end) to read: a driver can
 // poll without taking what belongs to whoever reads the host's input next.
 
 /// Constants of the console.
@@ -75,6 +75,9 @@ public enum VirtioConsoleABI {
   public static let portOpen: UInt16 = 6
   /// To the driver: the port's name follows, without NUL.
   public static let portName: UInt16 = 7
+  /// To our driver: what was transmitted last could not all be written; the value is Linux's error number (ENOSPC…). The standard
+  /// has no such event, and other drivers ignore those that they do not know.
+  public static let outputFailed: UInt16 = 0x4f53
   /// Bytes of a message without what follows.
   public static let byteCount = 8
 }

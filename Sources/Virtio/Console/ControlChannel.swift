@@ -16,6 +16,8 @@ final class ControlChannel: Sendable {
     var pending: [[UInt8]] = []
     var isPortReady = [false, false]
     var isPortRemoved = [false, false]
+    /// Whether a failure is among what waits: one at a time is enough for a driver that does not listen.
+    var hasFailure = [false, false]
     var isInputOpen = true
     var size: (columns: UInt16, rows: UInt16)?
   }
@@ -33,6 +35,7 @@ final class ControlChannel: Sendable {
     state.withLock {
       $0.pending = []
       $0.isPortReady = [false, false]
+      $0.hasFailure = [false, false]
     }
   }
 
@@ -80,6 +83,15 @@ final class ControlChannel: Sendable {
     }
   }
 
+  /// A request to transmit has failed.
+  func reportFailure(port: Int, code: CInt) {
+    state.withLock {
+      guard $0.isPortReady[port], !$0.hasFailure[port] else { return }
+      $0.hasFailure[port] = true
+      Self.append(&$0, port, VirtioConsoleControl.outputFailed, UInt16(clamping: code))
+    }
+  }
+
   /// The terminal's size.
   var size: (columns: UInt16, rows: UInt16)? {
     get { state.withLock { $0.size } }
@@ -101,6 +113,7 @@ final class ControlChannel: Sendable {
         guard chain.writableByteCount >= message.count else { return queue.fail(.badRequest) }
         queue.push(chain, written: message.withUnsafeBytes { chain.write(at: 0, from: $0) })
         sent += 1
+        if let failed = Self.failedPort(message) { state.hasFailure[failed] = false }
       }
       state.pending.removeFirst(sent)
     }
@@ -110,6 +123,12 @@ final class ControlChannel: Sendable {
   {
     let message = VirtioConsoleControl(port: UInt32(port), event: event, value: value)
     state.pending.append(withUnsafeBytes(of: message) { Array($0) } + data)
+  }
+
+  /// The port that a message reports a failure of.
+  private static func failedPort(_ message: [UInt8]) -> Int? {
+    let head = message.withUnsafeBytes { $0.loadUnaligned(as: VirtioConsoleControl.self) }
+    return head.event == VirtioConsoleControl.outputFailed ? Int(head.port) : nil
   }
 
   private static func appendSize(_ state: inout State, _ size: (columns: UInt16, rows: UInt16)) {

@@ -1,8 +1,10 @@
 // The console device (virtio 1.2, 5.3) with two ports: 0 for standard input and output, 1 for standard error.
 //
-// Output is written where the queue is served, on the thread that notified; a full pipe holds that thread up, since
-// output is never lost. The process must ignore SIGPIPE. When nobody reads an output any more, the rest of it is
-// dropped, `onOutputFailure` is told, and so is the driver (its port is removed). Input: see InputPump.
+// Output is written where the queue is served, on the thread that notified. Where an output stays full for longer than
+// `patience`, its request is held back until RoomWatch says that there is room: a reader that is asleep holds up the guest's
+// writer, never its CPU. Output is never lost. The process must ignore SIGPIPE. When nobody reads an output any more, the rest of
+// it is dropped, `onOutputFailure` is told, and so is the driver (its port is removed); after another failure (a full disk) the
+// driver is told for what request, and the next is tried again. Input: see InputPump.
 // Order of the queues' locks: transmit or control transmit first, control receive last.
 import Glibc
 import Synchronization
@@ -22,7 +24,8 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
     public var error: CInt = 2
     /// The terminal's size, where there is one.
     public var size: (columns: UInt16, rows: UInt16)?
-    /// Starts the thread that reads the input, when the guest first asks for some. The body returns after `stop`.
+    /// Starts a thread: the one that reads the input, when the guest first asks for some, and the one that waits for room in
+    /// an output, when there first is none. The body returns after `stop`.
     public var startThread: @Sendable (@escaping @Sendable () -> Void) -> Void = VirtioConsole.startDetached
     /// An output (port 0 or 1) failed with that error number, EPIPE mostly. Called once for each, from the thread that wrote.
     public var onOutputFailure: @Sendable (Int, CInt) -> Void = { _, _ in }
@@ -32,6 +35,11 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
 
   private let control: ControlChannel
   private let pump: InputPump
+  private let room: RoomWatch
+  /// Whether a port has a request that waits for room; guarded by the lock of its transmit queue.
+  private var isHeldBack = [false, false]
+  /// How long a thread that serves a queue waits for room itself, in nanoseconds: a reader that is only slow is caught up with.
+  private static let patience: UInt64 = 2_000_000
   private let onOutputFailure: @Sendable (Int, CInt) -> Void
   private let host = Mutex<(any VirtioDeviceHost)?>(nil)
   // One for each queue that chains are taken from here, guarded by that queue's lock.
@@ -54,14 +62,20 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
     pump = try InputPump(
       descriptor: configuration.input, queueIndex: VirtioConsoleABI.receive0, startThread: configuration.startThread,
       onEnd: { tell.console?.inputEnded() })
+    room = try RoomWatch(
+      outputs.map(\.descriptor), startThread: configuration.startThread,
+      onRoom: { tell.console?.resumeOutput(port: $0) })
     tell.console = self
   }
 
   /// From the pump back to the console: set once, before the pump runs.
   private final class Relay: @unchecked Sendable { weak var console: VirtioConsole? }
 
-  /// Ends the input thread. The console must not be used afterwards.
-  public func stop() { pump.stop() }
+  /// Ends the console's threads. The console must not be used afterwards.
+  public func stop() {
+    pump.stop()
+    room.stop()
+  }
 
   /// The terminal has another size.
   public func resize(columns: UInt16, rows: UInt16) {
@@ -112,6 +126,7 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
     host.withLock { $0 = nil }
     pump.setHost(nil)
     control.reset()
+    isHeldBack = [false, false]
   }
 
   /// See `VirtioDevice`.
@@ -126,21 +141,62 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
     }
   }
 
-  private func transmit(_ queue: SplitQueue, port: Int, _ chain: DescriptorChain) {
+  /// Writes what the driver transmits, from the request that was held back on, if there is one, until there is no more, or no
+  /// room for it.
+  private func transmit(_ queue: SplitQueue, port: Int, _ chain: DescriptorChain, isResumed: Bool = false) {
+    // Whoever waits for room goes on with it, nobody else.
+    guard isHeldBack[port] == isResumed else { return }
     let output = outputs[port]
+    // The thread that has waited for room already does not wait again.
+    var deadline: UInt64? = isResumed ? 0 : nil
+    var isBegun = isResumed
+    isHeldBack[port] = false
     repeat {
-      while queue.pop(into: chain) {
+      while isBegun || queue.pop(into: chain) {
+        if !isBegun { output.begin() }
+        isBegun = false
         let wasBroken = output.failure != 0
-        output.write(chain.readable)
-        if output.failure != 0, !wasBroken {
-          // Before the request is handed back: a driver that looks then knows already.
+        var result = output.proceed(chain.readable)
+        while result == .full, Self.waitBriefly(for: output, until: &deadline) {
+          result = output.proceed(chain.readable)
+        }
+        // What there is to say is said before the request is handed back: a driver that looks then knows already.
+        switch result {
+        case .full:
+          isHeldBack[port] = true
+          return room.wait(for: port)
+        case .failed(let code):
+          control.reportFailure(port: port, code: code)
+          flush()
+        case .done where output.failure != 0 && !wasBroken:
           onOutputFailure(port, output.failure)
           control.remove(port: port)
           flush()
+        case .done: break
         }
         queue.push(chain)
       }
     } while queue.rearm()
+  }
+
+  /// Waits until there is room in an output, but not beyond the deadline, which is set at the first wait. False if there is none
+  /// by then, or if a signal came: the guest has to hear of it.
+  private static func waitBriefly(for output: ConsoleOutput, until deadline: inout UInt64?) -> Bool {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    let now = UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
+    let end = deadline ?? now &+ patience
+    deadline = end
+    guard now < end else { return false }
+    var wait = pollfd(fd: output.descriptor, events: Int16(POLLOUT), revents: 0)
+    return poll(&wait, 1, 1 + CInt((end - now) / 1_000_000)) == 1
+  }
+
+  /// There may be room again for the request that was held back.
+  private func resumeOutput(port: Int) {
+    let index = port == 0 ? VirtioConsoleABI.transmit0 : VirtioConsoleABI.transmit1
+    guard let host = host.withLock({ $0 }) else { return }
+    host.withQueue(index) { transmit($0, port: port, chains[index], isResumed: true) }
   }
 
   private func serveControl(_ queue: SplitQueue, _ chain: DescriptorChain) {

@@ -10,9 +10,10 @@ public enum MachineEnd {
   /// Runs `flush` before the end: writes out what must not be lost. Boot only.
   public static func install(_ flush: @escaping () -> Void) { self.flush = flush }
 
-  /// Ends the machine with the first process' wait status.
+  /// Ends the machine with the first process' wait status. A process that a signal has killed ends at once, as everywhere: what it
+  /// had not finished writing may be for a reader that never reads.
   static func run(_ status: UInt32) -> Never {
-    flush?()
+    if status & 0x7f == 0 { flush?() }
     Monitor.exit(status)
   }
 }
