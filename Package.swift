@@ -16,10 +16,14 @@ func guest(_ name: String, imports: [Target.Dependency], folder: String? = nil) 
   .target(name: name, dependencies: imports, path: "Sources/Guest/\(folder ?? name)", swiftSettings: hosted)
 }
 
-/// A host module of the devices or the monitor.
+/// A host module of the devices or the monitor. It names every module that it imports, not only those it cannot reach through others:
+/// it is compiled again when one of them changes, and with the layout of an old class it would corrupt the heap.
 func host(_ name: String, imports: [Target.Dependency] = [], path: String) -> Target {
   .target(name: name, dependencies: imports, path: "Sources/\(path)", swiftSettings: strict)
 }
+
+/// What every device on the bus imports.
+let transport: [Target.Dependency] = ["VirtioABI", "VirtioQueue", "VirtioPCI"]
 
 /// The unit tests of one module (or of a pair that is tested end to end), in Tests/NAME.
 func tests(_ name: String, of modules: [Target.Dependency]) -> Target {
@@ -61,10 +65,10 @@ let package = Package(
     .target(
       name: "CSystemCalls", path: "Sources/Virtio/CSystemCalls", linkerSettings: [.linkedLibrary("cap")]),
     host("VirtioQueue", imports: ["VirtioABI"], path: "Virtio/Queue"),
-    host("VirtioPCI", imports: ["VirtioQueue"], path: "Virtio/PCI"),
-    host("VirtioConsole", imports: ["VirtioPCI", "CSystemCalls"], path: "Virtio/Console"),
-    host("VirtioEntropy", imports: ["VirtioPCI", "CSystemCalls"], path: "Virtio/Entropy"),
-    host("VirtioFileSystem", imports: ["VirtioPCI", "CSystemCalls"], path: "Virtio/FileSystem"),
+    host("VirtioPCI", imports: ["VirtioABI", "VirtioQueue"], path: "Virtio/PCI"),
+    host("VirtioConsole", imports: transport + ["CSystemCalls"], path: "Virtio/Console"),
+    host("VirtioEntropy", imports: transport + ["CSystemCalls"], path: "Virtio/Entropy"),
+    host("VirtioFileSystem", imports: transport + ["CSystemCalls"], path: "Virtio/FileSystem"),
 
     // ---- The monitor. Machine alone joins devices and KVM. ----
     .target(name: "CKVM", path: "Sources/VMM/CKVM"),
@@ -73,10 +77,13 @@ let package = Package(
     .plugin(name: "GuestImagePlugin", capability: .buildTool()),
     .target(name: "GuestImage", path: "Sources/VMM/GuestImage", plugins: ["GuestImagePlugin"]),
     host(
-      "Machine", imports: ["KVM", "VirtioConsole", "VirtioEntropy", "VirtioFileSystem", "Jail", "GuestImage"],
+      "Machine",
+      imports: transport + [
+        "CKVM", "KVM", "VirtioConsole", "VirtioEntropy", "VirtioFileSystem", "Jail", "GuestImage", "CSystemCalls",
+      ],
       path: "VMM/Machine"),
-    host("Closure", imports: ["Machine"], path: "VMM/Closure"),
-    host("Command", imports: ["Closure"], path: "VMM/Command"),
+    host("Closure", imports: ["Machine", "KVM", "CSystemCalls"], path: "VMM/Closure"),
+    host("Command", imports: ["Closure", "Machine", "VirtioABI"], path: "VMM/Command"),
     .executableTarget(
       name: "osv-run", dependencies: ["Command"], path: "Sources/VMM/Main", swiftSettings: strict,
       linkerSettings: [.unsafeFlags(["-static-executable"])]),

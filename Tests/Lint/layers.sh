@@ -1,6 +1,7 @@
 #!/bin/bash
 # Holds the source to the layers of the manifest: a Swift file may import only what its target in Package.swift reaches
-# (SwiftPM itself lets a file import any module that happens to be built), and raw inline assembly stays in its homes.
+# (SwiftPM itself lets a file import any module that happens to be built), the host's modules name each module they import (SwiftPM
+# compiles only those again when it changes), and raw inline assembly stays in its homes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p .build
@@ -35,6 +36,9 @@ for name, t in targets.items():
                 m = re.match(r"\s*(?:@\w+(?:\(\w+\))?\s+)*(?:public |internal |package )?import (?:struct |func |class |enum )?(\w+)", line)
                 if not m: continue
                 module = m.group(1)
+                host = path.startswith(("Sources/VMM", "Sources/Virtio"))
+                if host and module in targets and module not in names(t) and module != name:
+                    wrong.append(f"{full}:{number}: imports {module}, which Package.swift does not name for {name}")
                 if module not in allowed: wrong.append(f"{full}:{number}: imports {module}, which {name} may not")
                 if module == "Glibc" and path.startswith("Sources/Guest") and not hosted:
                     wrong.append(f"{full}:{number}: guest code imports Glibc outside #if HOSTED")
