@@ -29,16 +29,22 @@ import Testing
     let window = try FilesWindow([GuestFile(path: [0x2f], mode: 0o100755, source: .descriptor(descriptor))])
     let host = try #require(window.host)
     #expect(host.load(fromByteOffset: 8192, as: UInt8.self) == 9)
-    #expect(!window.repair())
+    var first = 0
+    var second = 0
+    #expect(!window.repair(seen: &first))
     #expect(ftruncate(descriptor, 5000) == 0)
-    #expect(window.repair())
+    #expect(window.repair(seen: &first))
+    // Another CPU that met the same loss at the same time goes on too, once.
+    #expect(window.repair(seen: &second))
+    #expect(!window.repair(seen: &second))
     #expect(host.load(fromByteOffset: 8192, as: UInt8.self) == 0)
     #expect(host.load(fromByteOffset: 4096, as: UInt8.self) == 9)
-    #expect(!window.repair())
+    #expect(!window.repair(seen: &first))
   }
 
   @Test func nothingNeedsNoWindow() throws {
     let window = try FilesWindow([])
-    #expect(window.byteCount == 0 && window.host == nil && !window.repair())
+    var seen = 0
+    #expect(window.byteCount == 0 && window.host == nil && !window.repair(seen: &seen))
   }
 }

@@ -3,6 +3,8 @@
 // A host file may shrink while it is mapped. KVM then cannot provide the page (EFAULT): `repair` puts zero pages where
 // the file has ended, and the guest goes on as a program does whose file was truncated, but without SIGBUS.
 
+import Synchronization
+
 #if canImport(Glibc)
   import Glibc
 #endif
@@ -49,6 +51,8 @@ final class FilesWindow: @unchecked Sendable {
   // SAFETY: one reservation of `byteCount` bytes made in `init` and never unmapped; all offsets below come from it.
   private(set) var host: UnsafeMutableRawPointer?
   private var mappings: [Mapping] = []
+  /// How often `repair` has replaced pages; guarded by the lock, as are the mappings once the guest runs.
+  private let repairs = Mutex(0)
 
   /// Lays the files out one behind the other, each on its own pages.
   init(_ sources: [GuestFile]) throws(Failure) {
@@ -97,8 +101,18 @@ final class FilesWindow: @unchecked Sendable {
     }
   }
 
-  /// Replaces the pages of files that have become shorter by zero pages; false if none has.
-  func repair() -> Bool {
+  /// Replaces the pages of files that have become shorter by zero pages. `seen` is the caller's: what it knows of repairs.
+  /// - Returns: Whether something was replaced, by this call or by another CPU's since the caller's last.
+  func repair(seen: inout Int) -> Bool {
+    let count = repairs.withLock { count -> Int in
+      if replaceLostPages() { count += 1 }
+      return count
+    }
+    defer { seen = count }
+    return count != seen
+  }
+
+  private func replaceLostPages() -> Bool {
     var repaired = false
     for index in mappings.indices {
       var status = stat()

@@ -85,9 +85,12 @@ public final class Machine: @unchecked Sendable {
   let devices: MachineDevices
   let firstSlot: UInt64
   private let bootInformation: UInt64
-  /// Held for ever by the thread that ends the process.
+  /// Held for ever by the thread that ends the process, and by whoever writes the account of the start that goes with the end.
   let ending = Mutex(())
+  /// Guarded by `ending` once the guest runs, as is `stampedPhases`.
   var timeline: Timeline
+  /// A bit for each phase of the start that the guest has said is over.
+  var stampedPhases: UInt64 = 0
   /// Exits by CPU; each CPU's thread writes its own.
   // SAFETY: `cpuCount` records for the life of the process.
   let exits: UnsafeMutablePointer<ExitCounts>

@@ -90,7 +90,7 @@ extension Machine {
     case .entryFailure(let reason):
       fail(Failure(.stopped, "the processor refused the guest's state (reason \(reason))"), vcpu: vcpu)
     case .memoryFault:
-      if files.repair() { return }
+      if files.repair(seen: &exits[vcpu.index].repairsSeen) { return }
       fail(Failure(.stopped, "the host could not provide a page of the guest's memory"), vcpu: vcpu)
     case .other(let reason): fail(Failure(.stopped, "KVM reported an unknown exit (\(reason))"), vcpu: vcpu)
     }
@@ -105,11 +105,19 @@ extension Machine {
       let text = memory.text(at: UInt64(value) << 4, limit: 1 << 16) ?? []
       text.withUnsafeBytes { StandardStreams.write($0, to: 2) }
     case BootPort.panic: reportPanic(at: UInt64(value) << 4, vcpu: vcpu)
-    case BootPort.phase:
-      let name = BootPhase(rawValue: value).map { "kernel: \($0.name)" } ?? "guest phase \(value)"
-      timeline.mark(name, exits: exits[vcpu.index].total)
-      if value == BootPhase.program.rawValue && memoryAccount >= 0 { pagesAtProgram = memory.residentPages }
+    case BootPort.phase: note(phase: value, of: vcpu)
     default: break
+    }
+  }
+
+  /// A phase of the guest's start is over. The guest may say so from every CPU at once and for ever: each phase counts once.
+  private func note(phase value: UInt32, of vcpu: VCPU) {
+    guard let phase = BootPhase(rawValue: value) else { return }
+    ending.withLock { _ in
+      guard stampedPhases & 1 << phase.rawValue == 0 else { return }
+      stampedPhases |= 1 << phase.rawValue
+      timeline.mark("kernel: \(phase.name)", exits: exits[vcpu.index].total)
+      if phase == .program && memoryAccount >= 0 { pagesAtProgram = memory.residentPages }
     }
   }
 

@@ -17,6 +17,8 @@ struct ExitCounts {
   var refused = 0
   var faults = 0
   var other = 0
+  /// Repairs of files that its thread knows of; no exit.
+  var repairsSeen = 0
 
   /// All of them.
   var total: Int { ports + mmioReads + mmioWrites + kicks + interrupted + refused + faults + other }
