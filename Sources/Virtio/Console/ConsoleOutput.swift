@@ -28,6 +28,8 @@ final class ConsoleOutput: @unchecked Sendable {
   /// How far the request being written has come: the first piece that is not out, and the bytes of it that are.
   private var index = 0
   private var offset = 0
+  /// Whether a request waits for room; its owner's business.
+  var isHeldBack = false
 
   /// Why output is dropped from now on: EPIPE if nobody reads, 0 as long as it is not.
   var failure: CInt { code.load(ordering: .relaxed) }

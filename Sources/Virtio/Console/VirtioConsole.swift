@@ -36,8 +36,6 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
   private let control: ControlChannel
   private let pump: InputPump
   private let room: RoomWatch
-  /// Whether a port has a request that waits for room; guarded by the lock of its transmit queue.
-  private var isHeldBack = [false, false]
   /// How long a thread that serves a queue waits for room itself, in nanoseconds: a reader that is only slow is caught up with.
   private static let patience: UInt64 = 2_000_000
   private let onOutputFailure: @Sendable (Int, CInt) -> Void
@@ -126,7 +124,7 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
     host.withLock { $0 = nil }
     pump.setHost(nil)
     control.reset()
-    isHeldBack = [false, false]
+    for output in outputs { output.isHeldBack = false }
   }
 
   /// See `VirtioDevice`.
@@ -145,12 +143,12 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
   /// room for it.
   private func transmit(_ queue: SplitQueue, port: Int, _ chain: DescriptorChain, isResumed: Bool = false) {
     // Whoever waits for room goes on with it, nobody else.
-    guard isHeldBack[port] == isResumed else { return }
     let output = outputs[port]
+    guard output.isHeldBack == isResumed else { return }
     // The thread that has waited for room already does not wait again.
     var deadline: UInt64? = isResumed ? 0 : nil
     var isBegun = isResumed
-    isHeldBack[port] = false
+    output.isHeldBack = false
     repeat {
       while isBegun || queue.pop(into: chain) {
         if !isBegun { output.begin() }
@@ -163,7 +161,7 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
         // What there is to say is said before the request is handed back: a driver that looks then knows already.
         switch result {
         case .full:
-          isHeldBack[port] = true
+          output.isHeldBack = true
           return room.wait(for: port)
         case .failed(let code):
           control.reportFailure(port: port, code: code)

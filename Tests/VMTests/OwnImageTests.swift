@@ -1,0 +1,58 @@
+// What osv-run itself brings along, on this machine's KVM: the self-test, the Swift image, the report of a kernel that has panicked.
+import Foundation
+import Testing
+
+@Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
+struct OwnImageTests {
+  @Test(arguments: [1, 2]) func theSelfTestPasses(cpus: Int) throws {
+    let outcome = try vm(["--cpus", "\(cpus)", "--self-test"], seconds: 120)
+    #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
+    let report = outcome.text + outcome.errorText
+    #expect(report.contains("this machine's KVM: "))
+    for check in ["timer", "page fault", "TLB flush", "exceptions", "interrupt storm", "mapped files"] {
+      #expect(report.contains("\(check): ok"), "\(check)\n\(report)")
+    }
+    #expect(report.contains("second CPU: \(cpus == 1 ? "skipped" : "ok")"), "\(report)")
+    #expect(!report.contains("FAILED"))
+  }
+
+  @Test(arguments: [1, 2]) func theSwiftImageSaysHello(cpus: Int) throws {
+    let image = packageRoot + "/.build/images/hello.elf"
+    let outcome = try vm(["--cpus", "\(cpus)", "--volume", "\(packageRoot):/data", image, "README.md"])
+    #expect(outcome.status == 0, "\(outcome.errorText)")
+    #expect(outcome.text.hasPrefix("Hello from Swift"))
+    #expect(outcome.text.contains("argument 1: README.md\n"))
+    #expect(outcome.text.contains("added up 1 to 100000: 5000050000\n"))
+    let lines =
+      try String(contentsOfFile: packageRoot + "/README.md", encoding: .utf8).split(
+        separator: "\n", omittingEmptySubsequences: false
+      ).count - 1
+    #expect(outcome.text.contains("\(lines)"), "\(outcome.text)")
+    let missing = try vm(["--volume", "\(packageRoot):/data", image, "nowhere"])
+    #expect(missing.status == 1 && (missing.text + missing.errorText).contains("no such file"))
+  }
+
+  /// A program that takes the kernel's current thread away (PER_CPU_CURRENT_THREAD of cpu_layout.h): it cannot go on, and says where.
+  @Test func aPanicHasASymbolisedBacktrace() throws {
+    let folder = try temporaryFolder()
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    let source = """
+      int main(void) {
+        __asm__ volatile("movq %0, %%gs:0x820" :: "r"(0x4242424242UL));
+        for (;;) __asm__ volatile("syscall" :: "a"(24) : "rcx", "r11", "memory");
+      }
+      """
+    try source.write(toFile: folder + "/p.c", atomically: true, encoding: .utf8)
+    #expect(try run(["/usr/bin/gcc", "-static", "-o", folder + "/p", folder + "/p.c"]).status == 0)
+    let outcome = try vm([folder + "/p"])
+    #expect(outcome.status == 125)
+    let lines = outcome.errorText.split(separator: "\n")
+    #expect(lines.first?.hasPrefix("kernel panic: ") == true, "\(outcome.errorText)")
+    #expect(lines.last?.hasPrefix("osv-run: error E14: ") == true)
+    // The calls that led there, by name and distance, C and Swift alike.
+    let calls = lines.filter { $0.hasPrefix("  at kernel+0x") }
+    #expect(calls.count > 2, "\(outcome.errorText)")
+    for name in ["trap_handle + 0x", "Platform.Traps."] { #expect(calls.contains { $0.contains(name) }, "\(name)") }
+    #expect(!calls.contains { $0.hasSuffix("?") })
+  }
+}
