@@ -57,6 +57,23 @@ final class TestClock: @unchecked Sendable {
     #expect(client.entries(entry.nodeID, 0, 4096).error == ENOTDIR)
   }
 
+  @Test func anOpenDirectoryThatLeavesShowsNothing() throws {
+    host.directory("share/dir")
+    host.file("share/dir/name", "mine")
+    // A client that opens directories by handle.
+    let client = try client(features: TestClient.plain)
+    let directory = client.node("dir")
+    let handle = client.open(directory, directory: true).handle
+    #expect(handle != 0)
+    #expect(client.entries(directory, 0, 4096, handle: handle).error == 0)
+    rename(host["share/dir"], host["outside/dir"])
+    host.file("outside/dir/later", "secret")
+    clock.now += 2_000_000_000
+    #expect(client.entries(directory, 0, 4096, handle: handle).error == ESTALE)
+    rename(host["outside/dir"], host["share/dir"])
+    #expect(client.entries(directory, 0, 4096, handle: handle).error == 0)
+  }
+
   @Test func directoryReplacedByALink() throws {
     host.directory("share/dir")
     host.file("share/dir/secret", "mine")

@@ -133,6 +133,8 @@ extension FUSEServer {
     if handle != 0 {
       let found = try locked { (state) throws(HostError) in try state.handles.find(handle, node: node) }
       guard found.isDirectory else { throw HostError(code: ENOTDIR) }
+      // An open directory that was moved out of the shared tree shows nothing of what it holds by now.
+      _ = try directory(node)
       // Two reads by one handle at a time must not share its position.
       return (try found.descriptor.reopenDirectory(), false)
     }
