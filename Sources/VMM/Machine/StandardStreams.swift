@@ -49,9 +49,9 @@ enum StandardStreams {
   /// The usual text of an error number.
   static func message(_ code: CInt) -> String { String(cString: strerror(code)) }
 
-  /// Writes text to standard error.
-  static func report(_ text: String) {
+  /// Writes text, to standard error if nothing else is said.
+  static func report(_ text: String, to descriptor: CInt = 2) {
     var text = text
-    text.withUTF8 { write(UnsafeRawBufferPointer($0), to: 2) }
+    text.withUTF8 { write(UnsafeRawBufferPointer($0), to: descriptor) }
   }
 }
