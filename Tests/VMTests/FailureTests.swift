@@ -78,6 +78,33 @@ struct FailureTests {
     #expect(guest.status == 0 && guest.text.contains("libc.so.6"), "\(guest.errorText)")
   }
 
+  /// Nothing can be made in a directory of the host, so what is attached in one needs a directory there.
+  @Test func placesToAttachAt() throws {
+    let folder = try temporaryFolder()
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    let manager = FileManager.default
+    func make(_ path: String) throws {
+      try manager.createDirectory(atPath: folder + path, withIntermediateDirectories: true)
+    }
+    try make("/bin")
+    try manager.copyItem(atPath: busybox, toPath: folder + "/bin/busybox")
+    let root = ["--root", folder]
+    expectFailure(try vm(root + [busybox, "true"]), "E07", "no directory /dev")
+    try make("/dev")
+    expectFailure(try vm(root + [busybox, "true"]), "E07", "no directory /proc")
+    try make("/proc")
+    #expect(try vm(root + [busybox, "true"]).status == 0)
+    let volume = root + ["--volume", "/etc:/data"]
+    expectFailure(try vm(volume + [busybox, "true"]), "E07", "there is no directory '/data' for the volume")
+    try make("/data")
+    #expect(try vm(volume + [busybox, "test", "-f", "/data/passwd"]).status == 0)
+    let nested = ["--volume", folder + ":/x", "--volume"]
+    expectFailure(
+      try vm(nested + ["/etc:/x/y", busybox, "true"]), "E07", "there is no directory '/x/y' for the volume")
+    #expect(try vm(nested + ["/etc:/x/data", busybox, "test", "-f", "/x/data/passwd"]).status == 0)
+    #expect(try vm(nested + ["/etc:/y/z", busybox, "test", "-f", "/y/z/passwd"]).status == 0)
+  }
+
   @Test func whatIsMissingAroundOSVRun() throws {
     func without(_ preparation: String, _ command: String = "exec \"$0\" /bin/busybox true") throws -> Outcome {
       try run(["/usr/bin/unshare", "-rm", "/bin/sh", "-c", "\(preparation) && \(command)", osvRun], seconds: 20)

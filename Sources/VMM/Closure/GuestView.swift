@@ -77,7 +77,7 @@ public struct GuestView {
   }
 
   /// Whether there is a directory at a path.
-  func isDirectory(_ path: [UInt8]) -> Bool {
+  public func isDirectory(_ path: [UInt8]) -> Bool {
     let whole = absolute(path)
     guard !whole.contains(0), whole.count < 4096 else { return false }
     var status = stat()

@@ -91,6 +91,27 @@ public enum Command {
     return descriptor
   }
 
+  /// Checks that whatever is attached within a host directory finds a directory to be attached at: the guest cannot make one there.
+  private static func checkMountPoints(root: CInt?, volumes: [GuestView.Volume]) throws(Failure) {
+    if let root {
+      for path in ["/dev", "/proc"] where !GuestView(root: root).isDirectory(Array(path.utf8)) {
+        throw Failure(
+          .directory, "the directory given by --root has no directory \(path), where the guest's own files go: make one"
+        )
+      }
+    }
+    for (index, volume) in volumes.enumerated() {
+      let earlier = volumes[..<index]
+      guard root != nil || earlier.contains(where: { volume.guest.starts(with: $0.guest + [slash]) }) else { continue }
+      guard GuestView(root: root, volumes: Array(earlier)).isDirectory(volume.guest) else {
+        throw Failure(
+          .directory,
+          "there is no directory \(Options.show(volume.guest)) for the volume in what is attached there already: make one"
+        )
+      }
+    }
+  }
+
   /// Opens everything that the options name and turns them into a machine's configuration.
   private static func configure(_ options: Options, status: StatusReport) throws(Failure) -> MachineConfiguration {
     var configuration = MachineConfiguration()
@@ -160,6 +181,7 @@ public enum Command {
         }
       }
     }
+    try checkMountPoints(root: root, volumes: volumes)
     configuration.content = content
     return configuration
   }
