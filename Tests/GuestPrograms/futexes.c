@@ -123,8 +123,11 @@ static void *timed(void *argument) {
   return (void *)(intptr_t)pthread_mutex_timedlock(&inheriting, &until);
 }
 
+static atomic_int held;
+
 static void *die_with_it(void *argument) {
   pthread_mutex_lock(&robust);
+  atomic_store(&held, 1);
   usleep(20000);
   return NULL;
 }
@@ -147,8 +150,9 @@ static void mutexes(int protocol) {
 
   pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
   pthread_mutex_init(&robust, &attributes);
+  atomic_store(&held, 0);
   pthread_create(&threads[0], NULL, die_with_it, NULL);
-  usleep(5000);
+  while (!atomic_load(&held)) usleep(1000);
   int first = pthread_mutex_lock(&robust);
   printf("robust: %s", strerror(first));
   printf(", consistent %d", pthread_mutex_consistent(&robust));
