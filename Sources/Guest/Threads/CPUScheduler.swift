@@ -133,8 +133,10 @@
     // MARK: Timer
 
     /// Arms the timer if something here must be looked at earlier than it is armed for. `hasSwitched`: the running thread has
-    /// just been chosen, so that it has at least a slice.
+    /// just been chosen, so that it has at least a slice. If it is about to lose the CPU, the switch will arm the timer: one
+    /// that fired until then would fire for nothing, and on a slow machine leave no time to get there.
     func armTimer(now: UInt64, hasSwitched: Bool = false) {
+      if Preemption.isRequested { return }
       var wanted = pointee.timers.firstDeadline.u64
       if let first = pointee.queue.first, pointee.current != pointee.idle {
         let latest = now &+ (hasSwitched ? RunQueue.slice : 0)

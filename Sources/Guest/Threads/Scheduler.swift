@@ -80,14 +80,14 @@
       let now = Clock.now()
       here.charge(now: now)
       if current != idle { leave(current, reason, here, now: now) }
-      takeIncoming(here, reason, now: now)
+      takeIncoming(here, reason, isIdle: current == idle, now: now)
       let next = here.pointee.queue.take().map { ThreadControl.at($0.pointee.owner) } ?? idle
       here.noteQueued()
       Preemption.isRequested = false
       notePeriod(here.pointee.cpu, isIdle: next == idle, wasIdle: current == idle)
       if next == current {
         here.pointee.startedAt = now
-        return
+        return here.armTimer(now: now, hasSwitched: true)
       }
       if reason == .preempted { current.pointee.involuntarySwitches &+= 1 }
       if current == idle { shared.pointee.idleCPUs.bitwiseAnd(~(1 << here.pointee.cpu.u64), ordering: .relaxed) }
@@ -100,9 +100,12 @@
 
     /// Takes what other CPUs have sent. If the CPU may become idle it promises to look again, which spares them an interrupt.
     @inline(__always) private static func takeIncoming(
-      _ here: UnsafeMutablePointer<CPUScheduler>, _ reason: Reason, now: UInt64
+      _ here: UnsafeMutablePointer<CPUScheduler>, _ reason: Reason, isIdle: Bool, now: UInt64
     ) {
-      if here.pointee.queue.isEmpty && reason == .sleeping {
+      if isIdle {
+        // It may be looking, and ends that before it runs a thread: who gives it another then must interrupt.
+        repeat { here.takeIncoming(now: now) } while here.pointee.incoming.stopLooking()
+      } else if here.pointee.queue.isEmpty && reason == .sleeping {
         here.pointee.incoming.startLooking()
         // The idle thread keeps the promise.
         if here.pointee.incoming.isEmpty() { return }
