@@ -55,6 +55,7 @@ cat > "$tree/init" <<'INIT'
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp
+mkdir -p /dev/shm; mount -t tmpfs shm /dev/shm
 for m in $(cat /mod/order); do insmod /mod/$m || echo "TESTBED insmod $m failed"; done
 dmesg -n 1
 cd /t
