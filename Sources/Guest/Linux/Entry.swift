@@ -45,7 +45,8 @@ public enum LinuxEntry {
   private static func failed(_ call: SystemCall, _ number: UInt64, _ error: Errno) -> Int {
     if error == .EINTR {
       call.task.interruptedCall = Task.InterruptedCall(
-        number: number, mayRestart: SystemCall.mayRestart(number), mustRestart: call.task.mustRestart)
+        number: number, mayRestart: call.mayRestart(number), restartsUnhandled: call.restartsUnhandled(number),
+        mustRestart: call.task.mustRestart)
       call.task.mustRestart = false
     }
     return 0 &- error.rawValue.int

@@ -92,6 +92,7 @@ public final class Process {
   func remove(_ task: Task, cpuTime: UInt64) -> Bool {
     lock.withLock {
       tasks.removeAll { $0 === task }
+      passOn(pending.set.subtracting(task.blocked), from: task)
       endedCPUTime &+= cpuTime
       return tasks.isEmpty
     }

@@ -58,8 +58,10 @@ public final class Task {
   struct InterruptedCall {
     /// Its number.
     var number: UInt64
-    /// Whether SA_RESTART may call it again, and whether it must be called again.
+    /// Whether it is called again behind a handler with SA_RESTART, and whether it is if no handler ran.
     var mayRestart: Bool
+    var restartsUnhandled: Bool
+    /// Whether it must be called again whatever happened.
     var mustRestart = false
   }
 

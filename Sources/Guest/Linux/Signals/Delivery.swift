@@ -23,7 +23,7 @@ extension Task {
       }
       guard let signal = deliverable.first else {
         if let saved = savedMask {
-          blocked = saved
+          replaceBlocked(saved)
           savedMask = nil
           process.lock.unlock()
           continue
@@ -64,7 +64,7 @@ extension Task {
     if let handler {
       guard call.mustRestart || call.mayRestart && handler.flags & SignalAction.Flags.restart != 0 else { return }
     } else {
-      guard call.mustRestart || call.mayRestart else { return }
+      guard call.mustRestart || call.restartsUnhandled else { return }
     }
     switch frame.pointee.vector {
     case TrapFrame.systemCallVector: frame.pointee.rip &-= 2
@@ -122,9 +122,9 @@ extension Task {
 
     process.lock.lock()
     savedMask = nil
-    blocked = blocked.union(action.mask)
-    if action.flags & SignalAction.Flags.noDefer == 0 { blocked.insert(signal) }
-    blocked = blocked.subtracting(.unblockable)
+    var mask = blocked.union(action.mask)
+    if action.flags & SignalAction.Flags.noDefer == 0 { mask.insert(signal) }
+    replaceBlocked(mask)
     process.lock.unlock()
 
     frame.pointee.rip = action.handler
@@ -161,7 +161,7 @@ extension Task {
       if let place = rewrittenAddress(frame.pointee.rip) { frame.pointee.rip = place }
       // A call that came by a jump does not go back to another place by itself.
       if frame.pointee.vector == TrapFrame.jumpVector { leaveByFrame(frame) }
-      process.lock.withLock { blocked = saved.mask.subtracting(.unblockable) }
+      setBlocked(saved.mask)
       setSignalStack(saved.stack, stackPointer: saved.context.rsp)
     } catch {
       raise(SignalInformation(.segmentation, code: SignalInformation.Code.kernel, address: 0))

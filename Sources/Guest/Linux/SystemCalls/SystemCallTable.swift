@@ -229,14 +229,4 @@ extension SystemCall {
     default: false
     }
   }
-
-  /// Whether a call that a signal cut short may be repeated behind a handler with SA_RESTART (signal(7)). Waits with a
-  /// time-out, and those for readiness, are not.
-  static func mayRestart(_ number: UInt64) -> Bool {
-    switch number {
-    // read, write, open, ioctl, readv, writev, wait4, fcntl, flock, futex, openat, waitid, preadv, pwritev, getrandom
-    case 0, 1, 2, 16, 17, 18, 19, 20, 61, 72, 73, 202, 257, 247, 295, 296, 318: true
-    default: false
-    }
-  }
 }

@@ -26,8 +26,10 @@ extension SystemCall {
 
   func ppoll() throws(Errno) -> Int {
     let deadline = try TimeSpecification.pollDeadline(at: address2)
-    try setMask(at: address3, byteCount: argument4)
-    return try poll(until: deadline)
+    return try withMask(at: address3, byteCount: argument4) { () throws(Errno) in
+      defer { storeTime(until: deadline, at: address2) }
+      return try poll(until: deadline)
+    }
   }
 
   private func poll(until deadline: Deadline) throws(Errno) -> Int {
@@ -54,13 +56,34 @@ extension SystemCall {
     return ready
   }
 
-  /// The signal mask of ppoll and its kin: in force until a signal has come in, or the call is over.
-  private func setMask(at address: VirtualAddress, byteCount: UInt64) throws(Errno) {
-    guard !address.isNull else { return }
+  /// Runs `body` with the signal mask of ppoll and its kin. If a signal cuts it short, the mask stays in force until that
+  /// has been delivered.
+  private func withMask(
+    at address: VirtualAddress, byteCount: UInt64, _ body: () throws(Errno) -> Int
+  ) throws(Errno) -> Int {
+    guard !address.isNull else { return try body() }
     guard byteCount == 8 else { throw .EINVAL }
     task.suspendBlocked(try UserSpan.read(SignalSet.self, at: address))
-    // Makes the way back to the program look, where the former mask is put back even if no signal came.
-    task.interrupt()
+    do throws(Errno) {
+      let result = try body()
+      task.resumeBlocked()
+      return result
+    } catch {
+      if error != .EINTR { task.resumeBlocked() }
+      throw error
+    }
+  }
+
+  /// Stores what is left of a time-out, as Linux does, unless there was none. Memory that cannot be written stays as it is.
+  private func storeTime(until deadline: Deadline, at address: VirtualAddress, inMicroseconds: Bool = false) {
+    guard !address.isNull, deadline != .now, deadline != .never else { return }
+    let now = Clock.now()
+    let left = deadline.nanoseconds > now ? deadline.nanoseconds &- now : 0
+    if inMicroseconds {
+      try? UserSpan.write(TimeValue(left), at: address)
+    } else {
+      try? UserSpan.write(TimeSpecification(left), at: address)
+    }
   }
 
   // MARK: select
@@ -74,16 +97,18 @@ extension SystemCall {
       let total = time.seconds.u64 &* 1_000_000_000 &+ time.microseconds.u64 &* 1000
       deadline = total == 0 ? .now : .after(total, from: Clock.now())
     }
+    defer { storeTime(until: deadline, at: address4, inMicroseconds: true) }
     return try select(until: deadline)
   }
 
   func pselect6() throws(Errno) -> Int {
     let deadline = try TimeSpecification.pollDeadline(at: address4)
-    if argument5 != 0 {
-      let mask = try UserSpan.read([2 of UInt64].self, at: VirtualAddress(argument5))
-      try setMask(at: VirtualAddress(mask[0]), byteCount: mask[1])
+    var mask: [2 of UInt64] = [0, 0]
+    if argument5 != 0 { mask = try UserSpan.read([2 of UInt64].self, at: VirtualAddress(argument5)) }
+    return try withMask(at: VirtualAddress(mask[0]), byteCount: mask[1]) { () throws(Errno) in
+      defer { storeTime(until: deadline, at: address4) }
+      return try select(until: deadline)
     }
-    return try select(until: deadline)
   }
 
   private func select(until deadline: Deadline) throws(Errno) -> Int {
@@ -164,7 +189,7 @@ extension SystemCall {
 
   func epoll_wait() throws(Errno) -> Int {
     let limit = argument2.i32.int
-    guard limit > 0 else { throw .EINVAL }
+    guard limit > 0, limit <= Int(Int32.max) / Self.eventByteCount else { throw .EINVAL }
     let milliseconds = argument3.i32
     let deadline: Deadline =
       milliseconds < 0
@@ -180,8 +205,7 @@ extension SystemCall {
   }
 
   func epoll_pwait() throws(Errno) -> Int {
-    try setMask(at: address4, byteCount: argument5)
-    return try epoll_wait()
+    try withMask(at: address4, byteCount: argument5) { () throws(Errno) in try epoll_wait() }
   }
 
   // MARK: eventfd

@@ -84,7 +84,7 @@ extension SystemCall {
     let set = try UserSpan.read(SignalSet.self, at: address0).subtracting(.unblockable)
     let deadline = try TimeSpecification.deadline(timeoutAt: address2)
     process.lock.withLock { task.waitedSignals = set }
-    defer { process.lock.withLock { task.waitedSignals = SignalSet() } }
+    defer { task.stopWaiting(for: set) }
     while true {
       let taken = process.lock.withLock { () -> SignalInformation? in
         if let signal = task.pending.set.intersection(set).first { return task.pending.take(signal) }
@@ -182,30 +182,5 @@ extension SystemCall {
 
   private func sentByCaller(_ signal: Signal, _ code: Int32) -> SignalInformation {
     SignalInformation(signal, code: code, sender: process.identifier, user: process.credentials.userID)
-  }
-}
-
-extension Task {
-  /// Changes which signals are blocked; the thread itself calls this.
-  func setBlocked(_ set: SignalSet) {
-    process.lock.lock()
-    blocked = set.subtracting(.unblockable)
-    let mustLook = !deliverable.isEmpty
-    process.lock.unlock()
-    if mustLook { thread.interrupt() }
-  }
-
-  /// Blocks `set` until a signal has come in: the former mask comes back behind its handler.
-  func suspendBlocked(_ set: SignalSet) {
-    process.lock.withLock { if savedMask == nil { savedMask = blocked } }
-    setBlocked(set)
-  }
-}
-
-extension Process {
-  /// Forgets pending signals of this kind, of the process and of all threads. `lock` is held.
-  func discardPending(_ signal: Signal) {
-    pending.discard(signal)
-    for task in tasks { task.pending.discard(signal) }
   }
 }
