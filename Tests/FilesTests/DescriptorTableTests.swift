@@ -74,7 +74,7 @@ import Testing
     let ends = try Pipe.make(flags: .nonBlocking)
     let writer = try table.install(ends.writer)
     let second = try table.duplicate(writer)
-    let copy = table.copy()
+    let copy = try table.copy()
     try table.close(writer)
     try copy.close(second)
     try table.duplicate(writer == 0 ? second : writer, onto: 7)

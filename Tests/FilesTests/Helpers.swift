@@ -1,6 +1,7 @@
 // Short forms for tests of open files.
 import Base
 import Files
+import Locks
 import Memory
 
 extension OpenFile {
@@ -30,3 +31,14 @@ extension OpenFile {
 
 /// Lets a value into a closure that runs on another thread.
 struct Shared<T>: @unchecked Sendable { let value: T }
+
+extension Poll {
+  /// Waits for requests of an array.
+  static func wait(_ requests: inout [PollRequest], until deadline: Deadline) throws(Errno) -> Int {
+    var all = try PollRequests(capacity: requests.count)
+    for request in requests { all.append(request) }
+    let ready = try wait(all, until: deadline)
+    for index in 0..<requests.count { requests[index] = all[index] }
+    return ready
+  }
+}

@@ -69,17 +69,20 @@ import Testing
     let ends = try Pipe.make()
     _ = try table.install(ends.reader)
     _ = try table.install(ends.writer)
-    var (read, write, except) = (SelectSet(count: 70), SelectSet(count: 70), SelectSet(count: 70))
+    let read = try SelectSet(count: 70)
+    let write = try SelectSet(count: 70)
+    let except = try SelectSet(count: 70)
     read[0] = true
     write[1] = true
-    #expect(try Poll.select(2, in: table, read: &read, write: &write, except: &except, until: .never) == 1)
+    #expect(try Poll.select(2, in: table, read: read, write: write, except: except, until: .never) == 1)
     #expect(!read[0] && write[1])
-    (read[0], write[1]) = (true, false)
-    #expect(try Poll.select(2, in: table, read: &read, write: &write, except: &except, until: soon(1)) == 0)
+    read[0] = true
+    write[1] = false
+    #expect(try Poll.select(2, in: table, read: read, write: write, except: except, until: soon(1)) == 0)
     #expect(!read[0])
     read[69] = true
     #expect(throws: Errno.EBADF) {
-      try Poll.select(70, in: table, read: &read, write: &write, except: &except, until: .now)
+      try Poll.select(70, in: table, read: read, write: write, except: except, until: .now)
     }
   }
 
@@ -91,6 +94,26 @@ import Testing
 
   func data(_ epoll: EpollFile, _ limit: Int = 16) throws -> [UInt64] {
     try epoll.wait(limit: limit, until: .now).map(\.data)
+  }
+
+  @Test func deepEpollsAreRefused() throws {
+    // Built from the top down: what is added is always a single one.
+    let chain = (0..<6).map { _ in EpollFile() }
+    for index in 0..<4 {
+      try chain[index].add(chain[index + 1], descriptor: index, EpollInterest(events: input, data: 0))
+    }
+    #expect(throws: Errno.ELOOP) {
+      try chain[4].add(chain[5], descriptor: 9, EpollInterest(events: input, data: 0))
+    }
+    #expect(throws: Errno.ELOOP) {
+      try chain[4].add(chain[0], descriptor: 9, EpollInterest(events: input, data: 0))
+    }
+    let bottom = event()
+    try chain[4].add(bottom, descriptor: 10, EpollInterest(events: input, data: 7))
+    #expect(chain[0].readyMask == [])
+    _ = try bottom.writeNumber(1)
+    #expect(chain[0].readyMask == .readable)
+    for epoll in chain { epoll.closed() }
   }
 
   @Test func levelTriggered() throws {

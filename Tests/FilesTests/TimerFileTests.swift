@@ -50,4 +50,19 @@ import Testing
     #expect(try Poll.wait(&requests, until: .never) == 1)
     _ = timer.set(first: nil, interval: 0)
   }
+
+  @Test func expirations() {
+    func check(_ due: UInt64, _ interval: UInt64, _ now: UInt64, _ count: UInt64, _ next: UInt64) {
+      let expirations = TimerExpirations(due: due, interval: interval, now: now)
+      #expect(expirations.count == count)
+      #expect(expirations.next == next)
+    }
+    check(10, 5, 10, 1, 15)
+    check(10, 5, 19, 2, 20)
+    check(10, 0, 19, 1, .max)
+    check(10, .max, 19, 1, .max)
+    check(0, .max, .max, 2, .max)
+    check(10, .max - 10, 19, 1, .max)
+    check(10, .max - 11, 19, 1, .max - 1)
+  }
 }

@@ -11,6 +11,7 @@ struct GuestProgram: CustomTestStringConvertible, Sendable {
   var arguments: [String] = []
   var input: Data?
   var volume: String?
+  var memory: String?
   var expected: String?
   var status: Int32 = 0
   var guestOnly = false
@@ -46,6 +47,7 @@ struct GuestProgram: CustomTestStringConvertible, Sendable {
       case "args": arguments = value.split(separator: " ").map(String.init)
       case "stdin": input = Data((value + "\n").utf8)
       case "volume": volume = value
+      case "memory": memory = value
       case "expect": expected = (expected ?? "") + value + "\n"
       case "status": status = Int32(value) ?? 0
       default: break
@@ -73,6 +75,7 @@ struct GuestProgramTests {
   private func compare(_ program: GuestProgram, _ options: [String]) throws {
     var arguments = options
     if let volume = program.volume { arguments += ["--volume", "\(volume):/data"] }
+    if let memory = program.memory { arguments += ["--memory", memory] }
     let guest = try vm(arguments + [program.path] + program.arguments, input: program.input)
     if program.guestOnly || program.expected != nil {
       #expect(guest.text == program.expected ?? "", "\(guest.errorText)")

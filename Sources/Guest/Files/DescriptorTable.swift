@@ -8,10 +8,10 @@ import Locks
 /// The descriptors of a process.
 public final class DescriptorTable {
   private let lock = Mutex()
-  private var files: [OpenFile?] = []
+  private var files = GrowingTable<OpenFile?>(blank: nil)
   /// Bit maps over `files`: taken numbers, and those that close when a program is executed.
-  private var taken: [UInt64] = []
-  private var closing: [UInt64] = []
+  private var taken = GrowingTable<UInt64>(blank: 0)
+  private var closing = GrowingTable<UInt64>(blank: 0)
   private var limitValue: Int
 
   /// An empty table; numbers stay below `limit` (RLIMIT_NOFILE).
@@ -22,6 +22,9 @@ public final class DescriptorTable {
     get { lock.withLock { limitValue } }
     set { lock.withLock { limitValue = newValue } }
   }
+
+  /// All descriptors are below this.
+  public var count: Int { lock.withLock { files.count } }
 
   // MARK: Looking
 
@@ -67,14 +70,14 @@ public final class DescriptorTable {
   // MARK: Changing
 
   /// Gives an open file the lowest free number that is not below `minimum`.
-  /// - Throws: EMFILE; EINVAL if `minimum` is not below the limit.
+  /// - Throws: EMFILE, ENOMEM; EINVAL if `minimum` is not below the limit.
   public func install(_ file: OpenFile, closeOnExec: Bool = false, atLeast minimum: Int = 0) throws(Errno) -> Int {
     lock.lock()
     defer { lock.unlock() }
     guard minimum >= 0, minimum < limitValue || minimum == 0 else { throw .EINVAL }
     let number = lowestFree(from: minimum)
     guard number < limitValue else { throw .EMFILE }
-    place(file, at: number, closeOnExec)
+    try place(file, at: number, closeOnExec)
     return number
   }
 
@@ -85,18 +88,11 @@ public final class DescriptorTable {
   }
 
   /// Makes `target` refer to the file of `descriptor`, closing what it referred to (dup2, dup3). Both the same: nothing happens.
-  /// - Throws: EBADF, also for a `target` that is out of range.
+  /// - Throws: EBADF, also for a `target` that is out of range; ENOMEM.
   public func duplicate(_ descriptor: Int, onto target: Int, closeOnExec: Bool = false) throws(Errno) {
     let file = try file(descriptor)
     guard descriptor != target else { return }
-    lock.lock()
-    guard target >= 0, target < limitValue else {
-      lock.unlock()
-      throw .EBADF
-    }
-    let old = target < files.count ? files[target] : nil
-    place(file, at: target, closeOnExec)
-    lock.unlock()
+    let old = try put(file, at: target, closeOnExec)
     if let old { try? old.descriptorRemoved() }
   }
 
@@ -132,15 +128,15 @@ public final class DescriptorTable {
   }
 
   /// A table with the same descriptors (fork).
-  public func copy() -> DescriptorTable {
+  /// - Throws: ENOMEM.
+  public func copy() throws(Errno) -> DescriptorTable {
     let result = DescriptorTable()
     lock.lock()
     defer { lock.unlock() }
     result.limitValue = limitValue
-    result.files = files
-    result.taken = taken
-    result.closing = closing
-    for file in files { file?.descriptorAdded() }
+    for number in 0..<files.count {
+      if let file = files[number] { try result.place(file, at: number, closing[number &>> 6] & bit(number) != 0) }
+    }
     return result
   }
 
@@ -155,7 +151,7 @@ public final class DescriptorTable {
   private func lowestFree(from minimum: Int) -> Int {
     var word = minimum &>> 6
     var masked: UInt64 = (1 &<< (minimum & 63).u64) &- 1
-    while word < taken.count {
+    while word &<< 6 < files.count {
       let free = ~(taken[word] | masked)
       if free != 0 { return word &<< 6 | free.trailingZeroBitCount }
       masked = 0
@@ -164,20 +160,25 @@ public final class DescriptorTable {
     return max(minimum, files.count)
   }
 
-  private func place(_ file: OpenFile, at number: Int, _ closeOnExec: Bool) {
-    if number >= files.count {
-      let words = max((number &>> 6) &+ 1, taken.count)
-      files.reserveCapacity(words &<< 6)
-      while files.count < words &<< 6 { files.append(nil) }
-      while taken.count < words {
-        taken.append(0)
-        closing.append(0)
-      }
-    }
+  private func place(_ file: OpenFile, at number: Int, _ closeOnExec: Bool) throws(Errno) {
+    // The bit maps first: they may be longer than need be.
+    try taken.grow(to: (number &>> 6) &+ 1)
+    try closing.grow(to: (number &>> 6) &+ 1)
+    try files.grow(to: number &+ 1)
     file.descriptorAdded()
     files[number] = file
     taken[number &>> 6] |= bit(number)
     mark(number, closes: closeOnExec)
+  }
+
+  /// Puts a file in the place of another, which it returns.
+  private func put(_ file: OpenFile, at target: Int, _ closeOnExec: Bool) throws(Errno) -> OpenFile? {
+    lock.lock()
+    defer { lock.unlock() }
+    guard target >= 0, target < limitValue else { throw .EBADF }
+    let old = target < files.count ? files[target] : nil
+    try place(file, at: target, closeOnExec)
+    return old
   }
 
   private func clear(_ number: Int) {

@@ -54,6 +54,8 @@ final class EpollMember {
   var interest: EpollInterest
   var isEnabled = true
   var isRemoved = false
+  /// Another of the same descriptor.
+  var sibling: EpollMember?
 
   init(_ epoll: EpollFile, _ file: OpenFile, _ descriptor: Int, _ interest: EpollInterest) {
     self.epoll = epoll
@@ -83,7 +85,7 @@ public final class EpollFile: OpenFile {
   private let arrivals = Atomic<UInt>(0)
   // Guarded by `lock`.
   /// By descriptor; more than one where a number was closed while a duplicate kept the file open.
-  private var members: [[EpollMember]] = []
+  private var members = GrowingTable<EpollMember?>(blank: nil)
   private var ready: [EpollMember] = []
   private var isClosed = false
 
@@ -99,14 +101,17 @@ public final class EpollFile: OpenFile {
 
   /// Adds a file (EPOLL_CTL_ADD).
   /// - Throws: EEXIST, EPERM (a file that is always ready cannot be waited for), EINVAL (itself), ELOOP (epolls in a ring or
-  ///   too deep).
+  ///   too deep), ENOMEM.
   public func add(_ file: OpenFile, descriptor: Int, _ interest: EpollInterest) throws(Errno) {
     guard file !== self else { throw .EINVAL }
     guard let fileSource = file.pollSource else { throw .EPERM }
     if let other = file as? EpollFile {
       EpollFile.nesting.lock()
       defer { EpollFile.nesting.unlock() }
-      guard other.depth(reaching: self, limit: 4) != nil else { throw .ELOOP }
+      // What becomes ready at the bottom is told level by level, on one kernel stack.
+      guard let below = other.depth(reaching: self, limit: Self.deepest), let above = height(limit: Self.deepest),
+        above &+ 1 &+ below <= Self.deepest
+      else { throw .ELOOP }
       return try addMember(file, fileSource, descriptor, interest)
     }
     try addMember(file, fileSource, descriptor, interest)
@@ -119,9 +124,10 @@ public final class EpollFile: OpenFile {
     defer { lock.unlock() }
     guard !isClosed else { throw .EBADF }
     guard find(file, descriptor) == nil else { throw .EEXIST }
+    try members.grow(to: descriptor &+ 1)
     let member = EpollMember(self, file, descriptor, interest)
-    while members.count <= descriptor { members.append([]) }
-    members[descriptor].append(member)
+    member.sibling = members[descriptor]
+    members[descriptor] = member
     file.epollLinks.add(member)
     fileSource.add(member.waiter)
     if !mask(of: member).isEmpty { arrive(member) }
@@ -157,8 +163,9 @@ public final class EpollFile: OpenFile {
 
   private func find(_ file: OpenFile, _ descriptor: Int) -> EpollMember? {
     guard descriptor >= 0, descriptor < members.count else { return nil }
-    for member in members[descriptor] where member.file === file { return member }
-    return nil
+    var candidate = members[descriptor]
+    while let member = candidate, member.file !== file { candidate = member.sibling }
+    return candidate
   }
 
   /// With the lock. After this nobody queues the member again.
@@ -167,7 +174,38 @@ public final class EpollFile: OpenFile {
     member.file.pollSource?.remove(member.waiter)
     takeArrivals()
     ready.removeAll { $0 === member }
-    members[member.descriptor].removeAll { $0 === member }
+    if members[member.descriptor] === member {
+      members[member.descriptor] = member.sibling
+    } else {
+      var before = members[member.descriptor]
+      while let other = before, other.sibling !== member { before = other.sibling }
+      before?.sibling = member.sibling
+    }
+    member.sibling = nil
+  }
+
+  /// With the lock.
+  private func forEachMember(_ body: (EpollMember) -> Void) {
+    for descriptor in 0..<members.count {
+      var next = members[descriptor]
+      while let member = next {
+        next = member.sibling
+        body(member)
+      }
+    }
+  }
+
+  /// The most epolls that may lie one in another, less one.
+  private static let deepest = 4
+
+  /// How many epolls this one is in, one in another, or nil if they are more than `limit`.
+  private func height(limit: Int) -> Int? {
+    var highest = 0
+    for outer in epollLinks.epolls {
+      guard limit > 0, let height = outer.height(limit: limit &- 1) else { return nil }
+      highest = max(highest, height &+ 1)
+    }
+    return highest
   }
 
   /// How many epolls lie below, or nil if `target` is among them or they are more than `limit` deep.
@@ -175,11 +213,7 @@ public final class EpollFile: OpenFile {
     guard self !== target, limit > 0 else { return nil }
     var files: [EpollFile] = []
     lock.withLock {
-      for list in members {
-        for member in list {
-          if let inner = member.file as? EpollFile { files.append(inner) }
-        }
-      }
+      forEachMember { member in if let inner = member.file as? EpollFile { files.append(inner) } }
     }
     var deepest = 0
     for file in files {
@@ -304,11 +338,9 @@ public final class EpollFile: OpenFile {
     lock.lock()
     defer { lock.unlock() }
     isClosed = true
-    for list in members {
-      for member in list {
-        takeOut(member)
-        member.file.epollLinks.remove(member)
-      }
+    forEachMember { member in
+      takeOut(member)
+      member.file.epollLinks.remove(member)
     }
   }
 }
@@ -317,6 +349,9 @@ public final class EpollFile: OpenFile {
 final class EpollLinks {
   private let lock = Mutex()
   private var members: [EpollMember] = []
+
+  /// The epolls.
+  var epolls: [EpollFile] { lock.withLock { members.map { $0.epoll } } }
 
   func add(_ member: EpollMember) { lock.withLock { members.append(member) } }
   func remove(_ member: EpollMember) { lock.withLock { members.removeAll { $0 === member } } }

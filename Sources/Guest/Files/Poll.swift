@@ -15,11 +15,14 @@ public struct PollRequest {
   public var interest: ReadyMask
   /// What is so.
   public var result: ReadyMask = []
+  /// Its number, for select.
+  var descriptor: Int
 
   /// A request.
-  public init(_ file: OpenFile?, _ interest: ReadyMask) {
+  public init(_ file: OpenFile?, _ interest: ReadyMask, descriptor: Int = 0) {
     self.file = file
     self.interest = interest
+    self.descriptor = descriptor
   }
 
   /// Looks. True if there is something to report.
@@ -32,13 +35,55 @@ public struct PollRequest {
   }
 }
 
+/// The requests of one call, in memory that can be refused.
+public struct PollRequests: ~Copyable {
+  /// How many there are.
+  public private(set) var count = 0
+  private let requests: UnsafeMutablePointer<PollRequest>
+
+  /// Room for so many.
+  /// - Throws: ENOMEM.
+  public init(capacity: Int) throws(Errno) {
+    let byteCount = max(capacity, 1).multipliedReportingOverflow(by: MemoryLayout<PollRequest>.stride)
+    guard !byteCount.overflow, let memory = KernelHeap.allocate(byteCount: byteCount.partialValue) else {
+      throw .ENOMEM
+    }
+    requests = memory.bindMemory(to: PollRequest.self, capacity: capacity)
+  }
+
+  deinit {
+    requests.deinitialize(count: count)
+    KernelHeap.free(UnsafeMutableRawPointer(requests))
+  }
+
+  /// Adds one; there must be room.
+  public mutating func append(_ request: PollRequest) {
+    // SAFETY: the caller keeps to the capacity it asked for; the first `count` are initialised.
+    (requests + count).initialize(to: request)
+    count &+= 1
+  }
+
+  /// The request with that number.
+  public subscript(index: Int) -> PollRequest {
+    _read { yield requests[index] }
+  }
+
+  /// Looks at all of them.
+  /// - Returns: how many have something to report.
+  fileprivate func look() -> Int {
+    var ready = 0
+    for index in 0..<count where requests[index].look() { ready &+= 1 }
+    return ready
+  }
+}
+
 /// Waiting for readiness.
 public enum Poll {
   /// Waits until a file is ready or the deadline passes, and fills in the results.
   /// - Returns: how many are ready; 0 if time ran out.
   /// - Throws: EINTR, ENOMEM.
-  public static func wait(_ requests: inout [PollRequest], until deadline: Deadline) throws(Errno) -> Int {
-    let ready = look(&requests)
+  public static func wait(_ requests: borrowing PollRequests, until deadline: Deadline) throws(Errno) -> Int {
+    let ready = requests.look()
     if ready > 0 || deadline == .now { return ready }
     let stride = MemoryLayout<PollWaiter>.stride
     guard let memory = KernelHeap.allocate(byteCount: max(requests.count, 1) &* stride) else { throw .ENOMEM }
@@ -59,23 +104,18 @@ public enum Poll {
     }
     while true {
       wake.happened.store(false, ordering: .sequentiallyConsistent)
-      let ready = look(&requests)
+      let ready = requests.look()
       if ready > 0 { return ready }
       switch wake.queue.wait(
         until: deadline, interruptible: true, while: { !wake.happened.load(ordering: .acquiring) })
       {
       case .woken: continue
-      case .timedOut: return look(&requests)
+      case .timedOut: return requests.look()
       case .interrupted: throw .EINTR
       }
     }
   }
 
-  private static func look(_ requests: inout [PollRequest]) -> Int {
-    var ready = 0
-    for index in 0..<requests.count where requests[index].look() { ready &+= 1 }
-    return ready
-  }
 }
 
 /// What the waiters of one poll wake.
@@ -93,16 +133,25 @@ private func pollWoken(_ context: UnsafeMutableRawPointer, _ events: UInt32) {
 }
 
 /// select's sets: bit maps over descriptors.
-public struct SelectSet {
+public struct SelectSet: ~Copyable {
   /// What is asked; on return what is so. One bit a descriptor.
-  public var bits: [UInt64]
+  public let bits: UnsafeMutableBufferPointer<UInt64>
 
   /// A set for descriptors below `count`, all out.
-  public init(count: Int) { bits = [UInt64](repeating: 0, count: (count &+ 63) / 64) }
+  /// - Throws: ENOMEM.
+  public init(count: Int) throws(Errno) {
+    let words = (count &+ 63) / 64
+    guard let memory = KernelHeap.allocateZeroed(byteCount: max(words, 1) &* 8) else { throw .ENOMEM }
+    // SAFETY: memory for the words, all zero.
+    bits = UnsafeMutableBufferPointer(start: memory.bindMemory(to: UInt64.self, capacity: words), count: words)
+  }
+
+  deinit { KernelHeap.free(UnsafeMutableRawPointer(bits.baseAddress.unsafelyUnwrapped)) }
+
   /// Whether a descriptor is in the set.
   public subscript(descriptor: Int) -> Bool {
     get { bits[descriptor / 64] &>> (descriptor % 64).u64 & 1 != 0 }
-    set {
+    nonmutating set {
       let bit: UInt64 = 1 &<< (descriptor % 64).u64
       if newValue { bits[descriptor / 64] |= bit } else { bits[descriptor / 64] &= ~bit }
     }
@@ -114,25 +163,27 @@ extension Poll {
   /// - Returns: how many bits are set in the three sets together.
   /// - Throws: EBADF (a bit that is no descriptor), EINTR, ENOMEM.
   public static func select(
-    _ count: Int, in table: DescriptorTable, read: inout SelectSet, write: inout SelectSet, except: inout SelectSet,
-    until deadline: Deadline
+    _ count: Int, in table: DescriptorTable, read: borrowing SelectSet, write: borrowing SelectSet,
+    except: borrowing SelectSet, until deadline: Deadline
   ) throws(Errno) -> Int {
-    var requests: [PollRequest] = []
-    var descriptors: [Int] = []
+    var wanted = 0
+    for word in 0..<read.bits.count {
+      wanted &+= (read.bits[word] | write.bits[word] | except.bits[word]).nonzeroBitCount
+    }
+    var requests = try PollRequests(capacity: wanted)
     for descriptor in 0..<count {
       var interest: ReadyMask = []
       if read[descriptor] { interest.insert(.readable) }
       if write[descriptor] { interest.insert(.writable) }
       if except[descriptor] { interest.insert(.priority) }
       guard !interest.isEmpty else { continue }
-      requests.append(PollRequest(try table.file(descriptor), interest))
-      descriptors.append(descriptor)
+      requests.append(PollRequest(try table.file(descriptor), interest, descriptor: descriptor))
     }
-    _ = try wait(&requests, until: deadline)
+    _ = try wait(requests, until: deadline)
     var bits = 0
     for index in 0..<requests.count {
-      let (descriptor, request) = (descriptors[index], requests[index])
-      let result = request.result
+      let request = requests[index]
+      let (descriptor, result) = (request.descriptor, request.result)
       let isReadable = request.interest.contains(.readable) && !result.isDisjoint(with: [.readable, .hangUp, .error])
       let isWritable = request.interest.contains(.writable) && !result.isDisjoint(with: [.writable, .error])
       let isExcepted = request.interest.contains(.priority) && result.contains(.priority)

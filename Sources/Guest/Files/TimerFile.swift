@@ -70,7 +70,7 @@ public final class TimerFile: OpenFile {
 
   private func expirations(at now: UInt64) -> UInt64 {
     guard let next, next <= now else { return 0 }
-    return interval == 0 ? 1 : (now &- next) / interval &+ 1
+    return TimerExpirations(due: next, interval: interval, now: now).count
   }
 
   /// Reads 8 bytes: how often it has expired since the last read.
@@ -88,10 +88,11 @@ public final class TimerFile: OpenFile {
   private func take() -> UInt64 {
     lock.lock()
     defer { lock.unlock() }
-    let count = expirations(at: Clock.now())
+    let now = Clock.now()
+    let count = expirations(at: now)
     guard count > 0, let first = next else { return 0 }
     if interval > 0 {
-      let following = first &+ count &* interval
+      let following = TimerExpirations(due: first, interval: interval, now: now).next
       next = following
       event.arm(at: Deadline(nanoseconds: following))
     } else {

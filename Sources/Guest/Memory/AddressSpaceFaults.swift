@@ -31,7 +31,7 @@ extension AddressSpace {
   /// Resolves a page fault. Runs on the faulting thread with interrupts on; may sleep.
   public func fault(at address: VirtualAddress, access: FaultAccess) -> FaultResult {
     guard AddressMap.program.contains(address) else { return .notMapped }
-    var reclaimed = false
+    var attempts = 0
     while true {
       switch faultOnce(at: address, access) {
       case .done(let result):
@@ -43,8 +43,9 @@ extension AddressSpace {
           return error == .ENOMEM ? .outOfMemory : .busError
         }
       case .needsMemory:
-        guard !reclaimed, Reclaim.run(pages: 64) else { return .outOfMemory }
-        reclaimed = true
+        // Others may take what was reclaimed first, but not for ever.
+        guard attempts < 16, Reclaim.run(pages: 64) else { return .outOfMemory }
+        attempts += 1
       }
     }
   }

@@ -7,6 +7,9 @@ import Platform
 
 /// Pieces of program memory, or one of kernel memory, with a position that moves as bytes are copied.
 public struct Transfer {
+  /// As Linux: one call moves no more.
+  private static let most = 0x7fff_f000
+
   /// Bytes not copied yet.
   public private(set) var remaining: Int
   /// Bytes copied so far: what a system call returns when a later byte failed.
@@ -42,19 +45,18 @@ public struct Transfer {
   }
 
   /// The pieces of an array of `struct iovec` in program memory.
-  /// - Throws: EFAULT, EINVAL (more than 1,024 pieces, or their sum does not fit).
+  /// - Throws: EFAULT, EINVAL (more than 1,024 pieces, or one with a negative length).
   public init(programVectors address: VirtualAddress, count: Int) throws(Errno) {
     guard count >= 0, count <= 1024 else { throw .EINVAL }
     var sum = 0
     for index in 0..<count {
       let length = try UserSpan.read(Int.self, at: address + (index &* 16 &+ 8))
-      let (next, overflow) = sum.addingReportingOverflow(length)
-      guard length >= 0, !overflow else { throw .EINVAL }
-      sum = next
+      guard length >= 0 else { throw .EINVAL }
+      sum = min(sum &+ min(length, Self.most), Self.most)
     }
     self.address = .zero
     pieceCount = 0
-    remaining = min(sum, 0x7fff_f000)  // As Linux: one call moves no more.
+    remaining = sum
     isProgram = true
     vectors = address
     vectorCount = count

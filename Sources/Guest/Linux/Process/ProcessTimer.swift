@@ -7,6 +7,7 @@
 //
 // Timers are recycled, never freed: work that was queued for a timer may come after its end, and then finds nothing to do.
 import Base
+import Files
 import Locks
 import Memory
 import Pages
@@ -39,6 +40,9 @@ final class ProcessTimer {
   private var interval: UInt64 = 0
   /// Expirations since its signal was queued last.
   private var overrun: UInt64 = 0
+  /// How long to leave it alone after an expiration, ns.
+  private var pause = ProcessTimer.shortestPause
+  private static let shortestPause: UInt64 = 20_000
   /// What a CPU-time clock showed at the last look, and how long was waited for that, ns.
   private var lastShown: UInt64 = 0
   private var lastDelay: UInt64 = 0
@@ -135,11 +139,11 @@ final class ProcessTimer {
   /// Expirations since its signal was queued last, beyond the one that it tells of (timer_getoverrun).
   var overruns: Int { lock.withLock { min(overrun, UInt64(Int32.max)).int } }
 
-  private func arm(shown now: UInt64) {
+  private func arm(shown now: UInt64, notBefore earliest: UInt64 = 0) {
     guard let next else { return }
     let remaining = next > now ? next &- now : 0
     switch clock {
-    case .realtime, .monotonic: event.pointee.arm(at: Deadline(nanoseconds: next))
+    case .realtime, .monotonic: event.pointee.arm(at: Deadline(nanoseconds: max(next, earliest)))
     default:
       var delay = max(remaining / CPU.count.u64, 50_000)
       if now == lastShown && lastDelay != 0 { delay = max(delay, min(lastDelay &* 2, 50_000_000)) }
@@ -158,11 +162,14 @@ final class ProcessTimer {
       lock.unlock()
       return
     }
-    let count = interval == 0 ? 1 : (now &- due) / interval &+ 1
-    next = interval == 0 ? nil : due &+ count &* interval
-    arm(shown: now)
+    let expirations = TimerExpirations(due: due, interval: interval, now: now)
+    let count = expirations.count
+    next = interval == 0 ? nil : expirations.next
     let notification = notification
     let isPending = notification.signal.map { process.isPending($0, timer: notification) } ?? true
+    // What comes quicker than anybody could handle it is counted together; the longer nobody does, the more of it.
+    pause = isPending ? min(pause &* 2, 1_000_000) : Self.shortestPause
+    arm(shown: now, notBefore: now &+ pause)
     overrun = isPending ? overrun &+ count : count &- 1
     let overrun = min(overrun, UInt64(Int32.max))
     lock.unlock()

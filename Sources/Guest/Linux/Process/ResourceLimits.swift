@@ -20,6 +20,8 @@ struct ResourceLimits {
   static let stack = 3
   static let core = 4
   static let openFiles = 7
+  /// The most that `openFiles` can be (Linux's fs.nr_open).
+  static let mostOpenFiles: UInt64 = 1 << 20
   static let lockedMemory = 8
   static let addressSpace = 9
   static let pendingSignals = 11
@@ -33,7 +35,7 @@ struct ResourceLimits {
     values[Self.stack].current = 8 << 20
     values[Self.core].current = 0
     values[Self.lockedMemory] = ResourceLimit(current: 8 << 20, maximum: 8 << 20)
-    values[Self.openFiles] = ResourceLimit(current: 1024, maximum: 1 << 20)
+    values[Self.openFiles] = ResourceLimit(current: 1024, maximum: Self.mostOpenFiles)
     values[Self.pendingSignals] = ResourceLimit(current: 64, maximum: 64)
     values[Self.nice] = ResourceLimit(current: 0, maximum: 0)
     values[Self.realTimePriority] = ResourceLimit(current: 0, maximum: 0)

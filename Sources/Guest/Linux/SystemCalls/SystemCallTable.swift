@@ -224,8 +224,9 @@ extension SystemCall {
   /// Whether a call works when memory is out: those that give some back, or end something.
   static func needsNoMemory(_ number: UInt64) -> Bool {
     switch number {
-    // write, close, munmap, rt_sigprocmask, rt_sigreturn, writev, madvise, exit, futex, exit_group
-    case 1, 3, 11, 14, 15, 20, 28, 60, 202, 231: true
+    // write, close, munmap, rt_sigprocmask, rt_sigreturn, writev, madvise, exit, futex, exit_group; shmdt, truncate, ftruncate,
+    // rmdir, unlink, unlinkat
+    case 1, 3, 11, 14, 15, 20, 28, 60, 202, 231, 67, 76, 77, 84, 87, 263: true
     default: false
     }
   }

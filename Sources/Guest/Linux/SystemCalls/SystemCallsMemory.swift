@@ -48,6 +48,8 @@ extension SystemCall {
   /// Completes a mapping of a file with what its descriptor allows.
   private func setFile(_ descriptor: Int, isShared: Bool, in request: inout MapRequest) throws(Errno) {
     let file = try process.descriptors.file(descriptor)
+    let (end, overflow) = argument5.addingReportingOverflow(argument1)
+    guard !overflow, end <= UInt64(Int64.max) else { throw .EOVERFLOW }
     guard file.isReadable else { throw .EACCES }
     if isShared, request.protection.contains(.write), !file.isWritable { throw .EACCES }
     request.object = try file.memoryObject()
@@ -172,6 +174,7 @@ extension SystemCall {
   }
 
   func mincore() throws(Errno) -> Int {
+    if argument1 == 0, address0.isAligned() { return 0 }
     let range = try pageRange(address0, argument1, tooLong: .ENOMEM)
     var transfer = Transfer(program: address2, count: (range.count &>> PageSize.smallShift).int)
     try process.addressSpace.residency(range) { (isPresent) throws(Errno) in

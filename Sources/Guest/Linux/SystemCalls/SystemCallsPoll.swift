@@ -35,8 +35,7 @@ extension SystemCall {
   private func poll(until deadline: Deadline) throws(Errno) -> Int {
     guard argument1 <= process.descriptors.limit.u64 else { throw .EINVAL }
     let count = argument1.int
-    var requests: [PollRequest] = []
-    requests.reserveCapacity(count)
+    var requests = try PollRequests(capacity: count)
     for index in 0..<count {
       let wanted = try UserSpan.read(PollDescriptor.self, at: address0 + index &* 8)
       var request = PollRequest(nil, ReadyMask(rawValue: wanted.events.u32))
@@ -49,7 +48,7 @@ extension SystemCall {
       }
       requests.append(request)
     }
-    let ready = try Poll.wait(&requests, until: deadline)
+    let ready = try Poll.wait(requests, until: deadline)
     for index in 0..<count {
       try UserSpan.write(requests[index].result.rawValue.u16, at: address0 + (index &* 8 &+ 6))
     }
@@ -113,12 +112,12 @@ extension SystemCall {
 
   private func select(until deadline: Deadline) throws(Errno) -> Int {
     guard argument0.i32 >= 0 else { throw .EINVAL }
-    let count = min(argument0.i32.int, process.descriptors.limit)
-    var read = try set(at: address1, count)
-    var write = try set(at: address2, count)
-    var except = try set(at: address3, count)
+    let count = min(argument0.i32.int, process.descriptors.count)
+    let read = try set(at: address1, count)
+    let write = try set(at: address2, count)
+    let except = try set(at: address3, count)
     let ready = try Poll.select(
-      count, in: process.descriptors, read: &read, write: &write, except: &except, until: deadline)
+      count, in: process.descriptors, read: read, write: write, except: except, until: deadline)
     try store(read, at: address1)
     try store(write, at: address2)
     try store(except, at: address3)
@@ -126,7 +125,7 @@ extension SystemCall {
   }
 
   private func set(at address: VirtualAddress, _ count: Int) throws(Errno) -> SelectSet {
-    var set = SelectSet(count: count)
+    let set = try SelectSet(count: count)
     guard !address.isNull else { return set }
     for index in 0..<set.bits.count {
       set.bits[index] = try UserSpan.read(UInt64.self, at: address + index &* 8)
@@ -136,7 +135,7 @@ extension SystemCall {
     return set
   }
 
-  private func store(_ set: SelectSet, at address: VirtualAddress) throws(Errno) {
+  private func store(_ set: borrowing SelectSet, at address: VirtualAddress) throws(Errno) {
     guard !address.isNull else { return }
     for index in 0..<set.bits.count { try UserSpan.write(set.bits[index], at: address + index &* 8) }
   }

@@ -137,6 +137,9 @@ extension SystemCall {
     guard resource < ResourceLimits.count.u64 else { throw .EINVAL }
     let wanted = new.isNull ? nil : try UserSpan.read(ResourceLimit.self, at: new)
     if let wanted, wanted.current > wanted.maximum { throw .EINVAL }
+    if let wanted, resource.int == ResourceLimits.openFiles, wanted.maximum > ResourceLimits.mostOpenFiles {
+      throw .EPERM
+    }
     process.lock.lock()
     let before = process.limits[resource.int]
     if let wanted { process.limits[resource.int] = wanted }

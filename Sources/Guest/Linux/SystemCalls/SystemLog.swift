@@ -55,8 +55,12 @@ enum SystemLog {
 
   /// A signal without a handler ends the process.
   static func death(_ signal: Signal, _ information: SignalInformation, _ frame: UnsafeMutablePointer<TrapFrame>) {
-    guard Boot.logs(BootLog.signals) else { return }
+    // Nothing the program did says that memory ran out, so that is always told.
+    let isFromKernel = information.code == SignalInformation.Code.kernel
+    let isOutOfMemory = signal == .kill && isFromKernel && frame.pointee.vector == 14
+    guard isOutOfMemory || Boot.logs(BootLog.signals) else { return }
     var line = TextLine()
+    if isOutOfMemory { line.append("out of memory: ") }
     line.append("killed by signal ")
     line.append(decimal: signal.number.u64)
     line.append(" (code ")
