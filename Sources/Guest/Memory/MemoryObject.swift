@@ -124,7 +124,7 @@ public final class MemoryObject: @unchecked Sendable {
   ///   - page: its number; nothing happens behind the end.
   ///   - forWriting: the object's own page is needed, not the file's in memory.
   func fetch(page: UInt64, forWriting: Bool) throws(Errno) {
-    var reclaimed = false
+    var attempts = 0
     while true {
       lock.lock()
       let word = pages.word(page)
@@ -157,8 +157,9 @@ public final class MemoryObject: @unchecked Sendable {
       } else {
         lock.unlock()
       }
-      guard !reclaimed, Reclaim.run(pages: 64) else { throw .ENOMEM }
-      reclaimed = true
+      // Others may take what was reclaimed first, but not for ever.
+      guard attempts < 16, Reclaim.run(pages: 64) else { throw .ENOMEM }
+      attempts += 1
     }
   }
 

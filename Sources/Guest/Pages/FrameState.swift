@@ -106,6 +106,12 @@ extension UnsafeMutablePointer where Pointee == FrameState {
     return count
   }
 
+  /// Free frames as the reserve counts them: those in magazines serve one CPU each, so they make up half of it at most.
+  var availableCount: Int {
+    let free = pointee.allocator.freeFrames
+    return free &+ min(freeCount &- free, pointee.reserve &>> 1)
+  }
+
   /// One frame with one reference, from the magazine.
   /// - Returns: its number and possibly `zeroBit`; 0 if memory is out.
   func popFrame() -> UInt32 {

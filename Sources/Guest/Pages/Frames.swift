@@ -117,7 +117,8 @@ public enum Frames {
     guard let state else { return nil }
     if use == .program && state.pointee.allocator.freeFrames &- (1 << order) < state.pointee.reserve {
       adoptNewMemory()
-      if state.pointee.allocator.freeFrames &- (1 << order) < state.pointee.reserve { return nil }
+      // What was just reclaimed may all lie in a magazine.
+      if state.availableCount &- (1 << order) < state.pointee.reserve { return nil }
     }
     var entry: UInt32
     if order == 0 {
@@ -192,7 +193,12 @@ public enum Frames {
   /// Frames that are missing to a comfortable reserve for the kernel's own objects: 0 unless more than a quarter of it is gone.
   @inline(__always) public static var reserveShortage: Int {
     guard let state else { return 0 }
-    let (free, reserve) = (state.pointee.allocator.freeFrames, state.pointee.reserve)
+    let reserve = state.pointee.reserve
+    return state.pointee.allocator.freeFrames < reserve &- reserve &>> 2 ? countedShortage(state) : 0
+  }
+
+  @inline(never) private static func countedShortage(_ state: UnsafeMutablePointer<FrameState>) -> Int {
+    let (free, reserve) = (state.availableCount, state.pointee.reserve)
     return free < reserve &- reserve &>> 2 ? reserve &- free : 0
   }
 
