@@ -1,4 +1,5 @@
 // Clocks advance, agree, and sleeping takes the time it says.
+// alone
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,6 @@
 // CPU hogs on one CPU get CPU time by their weights, and on all CPUs alike: within 2 and 5 per cent of all time. (Linux, on a
 // machine that others use too, does not promise that: the guest alone is asked.)
+// alone
 // guest-only
 // expect: 2 equal on one CPU: fair
 // expect: 3 equal on one CPU: fair

@@ -1,5 +1,6 @@
 // futex(2) beyond waiting and waking: operations on a second word, locks with owners, robust mutexes, shared words, several
 // words at once.
+// alone
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>

@@ -1,4 +1,5 @@
 // Waiting for readiness: poll, select and epoll over pipes and eventfds, with and without time-outs.
+// alone
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>

@@ -1,4 +1,5 @@
 // Threads that never enter the kernel still share the CPU: each of three must get on while the others spin.
+// alone
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>

@@ -1,4 +1,5 @@
 // Real-time policies, for who may: order by priority, round robin, and sharing by nice levels.
+// alone
 // guest-only
 // expect: fifo 0 1, priority 50
 // expect: high before low: HHHLLL

@@ -1,4 +1,5 @@
 // Policies, nice levels, affinity and CPU-time clocks: what can be asked and set without privilege.
+// alone
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>

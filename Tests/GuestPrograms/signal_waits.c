@@ -1,6 +1,7 @@
 // Waits with signal masks and time-outs: ppoll, pselect and epoll_pwait with a mask wait as long as they should, select and
 // ppoll store what is left, a futex's time-out ends under a quicker timer, and a signal for the process goes to another
 // thread once the one it was meant for blocks it, stops waiting for it, or ends.
+// alone
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>

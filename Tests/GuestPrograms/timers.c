@@ -1,4 +1,5 @@
 // Interval timers and timers by timer_create: signals in time, intervals, overruns, what is left, CPU time, errors.
+// alone
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>

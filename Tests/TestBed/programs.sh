@@ -25,7 +25,7 @@ inside() {
 same() {
   # same NAME OSV-OPTIONS -- PROGRAM ARGUMENT...
   options=; while [ "$1" != -- ]; do options="$options $1"; shift; done; shift
-  "$@" > /tmp/native.out 2> /tmp/native.err < /dev/null; native=$?
+  timeout -k 5 60 "$@" > /tmp/native.out 2> /tmp/native.err < /dev/null; native=$?
   inside $options "$@"
   if [ $native = $guest ] && cmp -s /tmp/native.out /tmp/guest.out; then return 0; fi
   echo "  status $guest, natively $native"; head -n 5 /tmp/guest.err; diff /tmp/native.out /tmp/guest.out | head -n 10

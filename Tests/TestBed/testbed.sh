@@ -4,8 +4,12 @@
 #   testbed.sh SCRIPT FILE...
 #
 # SCRIPT runs there under busybox sh with the FILEs beside it in /t (its working directory) and /dev/kvm usable;
-# what it prints comes out here and its exit status is ours. 124 if the bed took longer than TESTBED_SECONDS (300),
-# 125 if it could not be made or never reached the script. The kernel package is downloaded once into .build/testbed.
+# what it prints comes out here and its exit status is ours. 124 if the script took longer than TESTBED_SECONDS (300),
+# 125 if the bed could not be made or never reached the script. The kernel package is downloaded once into .build/testbed.
+#
+# The bed says on a second serial line, every two seconds, that it lives. A bed whose Linux falls silent for a minute has been lost by
+# QEMU (its SVM may deliver one interrupt twice, see programs.sh) and is started again, twice at most. A script, or a VM, that hangs
+# in a living bed ends at TESTBED_SECONDS and is a failure.
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: testbed.sh SCRIPT FILE..." >&2; exit 125; }
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -58,6 +62,7 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; m
 mkdir -p /dev/shm; mount -t tmpfs shm /dev/shm
 for m in $(cat /mod/order); do insmod /mod/$m || echo "TESTBED insmod $m failed"; done
 dmesg -n 1
+(while echo alive > /dev/ttyS1; do sleep 2; done) &
 cd /t
 echo "TESTBED begin"
 sh ./script 2>&1
@@ -69,11 +74,25 @@ cp "$1" "$tree/t/script"; shift
 for file in "$@"; do cp -a "$file" "$tree/t/"; done
 (cd "$tree" && find . | cpio -o -H newc --quiet | gzip -1) > "$work/initramfs.gz"
 
-status=0
-timeout "$seconds" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -M q35 -m "${TESTBED_MEMORY:-2048}" -smp 2 \
-  -nographic -nodefaults -serial stdio -no-reboot -kernel "$bed"/kernel/boot/vmlinuz-* -initrd "$work/initramfs.gz" \
-  -append "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check mitigations=off" < /dev/null \
-  2> "$work/qemu.err" | tr -d '\r' > "$work/output" || status=$?
+for attempt in 1 2 3; do
+  status=0
+  : > "$work/alive"
+  timeout -k 5 "$seconds" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -M q35 -m "${TESTBED_MEMORY:-2048}" -smp 2 \
+    -nographic -nodefaults -serial stdio -serial "file:$work/alive" -no-reboot \
+    -kernel "$bed"/kernel/boot/vmlinuz-* -initrd "$work/initramfs.gz" \
+    -append "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check mitigations=off" < /dev/null \
+    > "$work/raw" 2> "$work/qemu.err" &
+  machine=$!
+  lost=
+  while kill -0 $machine 2> /dev/null; do
+    sleep 1
+    if [ $(($(date +%s) - $(stat -c %Y "$work/alive"))) -gt 60 ]; then lost=1; kill $machine 2> /dev/null || true; fi
+  done
+  wait $machine || status=$?
+  tr -d '\r' < "$work/raw" > "$work/output"
+  [ -n "$lost" ] || break
+  echo "testbed: the emulated machine stopped altogether (attempt $attempt), after: $(tail -n 1 "$work/output")" >&2
+done
 sed -n '/TESTBED begin$/,/^TESTBED end /p' "$work/output" | sed '1d;$d'
 end=$(sed -n 's/^TESTBED end \([0-9]*\)$/\1/p' "$work/output" | tail -1)
 if [ -n "$end" ]; then exit "$end"; fi

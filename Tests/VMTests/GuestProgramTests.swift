@@ -15,6 +15,7 @@ struct GuestProgram: CustomTestStringConvertible, Sendable {
   var expected: String?
   var status: Int32 = 0
   var guestOnly = false
+  var alone = false
 
   var testDescription: String { "\(name) (\(flavour))" }
 
@@ -41,6 +42,7 @@ struct GuestProgram: CustomTestStringConvertible, Sendable {
       guard line.hasPrefix("//") else { break }
       let body = line.dropFirst(2).drop(while: { $0 == " " })
       if body == "guest-only" { guestOnly = true }
+      if body == "alone" { alone = true }
       guard let colon = body.firstIndex(of: ":") else { continue }
       let value = String(body[body.index(after: colon)...].drop(while: { $0 == " " }))
       switch body[..<colon] {
@@ -76,14 +78,15 @@ struct GuestProgramTests {
     var arguments = options
     if let volume = program.volume { arguments += ["--volume", "\(volume):/data"] }
     if let memory = program.memory { arguments += ["--memory", memory] }
-    let guest = try vm(arguments + [program.path] + program.arguments, input: program.input)
+    let guest = try vm(arguments + [program.path] + program.arguments, input: program.input, alone: program.alone)
     if program.guestOnly || program.expected != nil {
       #expect(guest.text == program.expected ?? "", "\(guest.errorText)")
       #expect(guest.status == program.status, "\(guest.errorText)")
     } else {
       var environment = ProcessInfo.processInfo.environment
       if let volume = program.volume { environment["DATA"] = volume }
-      let native = try run([program.path] + program.arguments, input: program.input, environment: environment)
+      let native = try run(
+        [program.path] + program.arguments, input: program.input, alone: program.alone, environment: environment)
       #expect(guest.text == native.text, "\(guest.errorText)")
       #expect(guest.status == native.status, "\(guest.errorText)")
     }

@@ -5,7 +5,7 @@ import Testing
 
 @Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
 struct HardwareKVMTests {
-  @Test(.timeLimit(.minutes(12)))
+  @Test(.timeLimit(.minutes(40)))
   func programsRunOnHardwareKVM() throws {
     // One flavour of each program is enough here: the flavours differ in loading, which both KVMs share.
     var files = [osvRun, packageRoot + "/.build/images/hello.elf"]
@@ -21,7 +21,7 @@ struct HardwareKVMTests {
     }
     let bed = packageRoot + "/Tests/TestBed/testbed.sh"
     setenv("TESTBED_SECONDS", "600", 1)
-    let outcome = try run([bed, packageRoot + "/Tests/TestBed/programs.sh"] + files, seconds: 660)
+    let outcome = try run([bed, packageRoot + "/Tests/TestBed/programs.sh"] + files, seconds: 1500, alone: true)
     #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
     #expect(outcome.text.contains("\n0 failed"), "\(outcome.text)")
   }

@@ -1,7 +1,8 @@
 // Runs a command to its end with input given and output collected: the one way these tests start programs.
 //
 // A test needs /dev/kvm and says so loudly; OSV_SKIP_KVM=1 is the only way around it. Every run has a time limit, after which
-// the process is killed and the run counts as failed.
+// the process is killed and the run counts as failed. A few run at a time, whatever suites run at once; a program that compares times or
+// shares of CPUs, natively and in the guest, runs alone, for its neighbours' load would spoil it.
 import Foundation
 import Glibc
 import Testing
@@ -92,14 +93,50 @@ private func start(_ command: [String], environment: [String], input: Int32, out
   return child
 }
 
+/// How many programs run at once: some at a time, or one that must be alone, which is let in before others that came later.
+private final class Gate: @unchecked Sendable {
+  private let changed = NSCondition()
+  private let most = 4
+  private var running = 0
+  private var aloneWaiting = 0
+
+  /// Waits until the program may start.
+  func enter(alone: Bool) {
+    changed.lock()
+    defer { changed.unlock() }
+    if alone {
+      aloneWaiting += 1
+      while running > 0 { changed.wait() }
+      aloneWaiting -= 1
+      running = most
+    } else {
+      while running >= most || aloneWaiting > 0 { changed.wait() }
+      running += 1
+    }
+  }
+
+  /// The program has ended.
+  func leave(alone: Bool) {
+    changed.lock()
+    defer { changed.unlock() }
+    running -= alone ? most : 1
+    changed.broadcast()
+  }
+}
+private let gate = Gate()
+
 /// Runs a command and waits for its end.
 /// - Parameters:
 ///   - command: the program's path and its arguments.
 ///   - input: what its standard input delivers before its end of file; nil gives it /dev/null.
-///   - seconds: after so long it is killed.
-func run(_ command: [String], input: Data? = nil, seconds: Double = 60, environment: [String: String]? = nil) throws
-  -> Outcome
-{
+///   - seconds: after so long, not counting its wait for other programs, it is killed.
+///   - alone: whether nothing else may run meanwhile.
+func run(
+  _ command: [String], input: Data? = nil, seconds: Double = 60, alone: Bool = false,
+  environment: [String: String]? = nil
+) throws -> Outcome {
+  gate.enter(alone: alone)
+  defer { gate.leave(alone: alone) }
   let output = Pipe()
   let errors = Pipe()
   let stdin = Pipe()
@@ -140,8 +177,8 @@ func run(_ command: [String], input: Data? = nil, seconds: Double = 60, environm
 }
 
 /// Runs osv-run with arguments; the same on every KVM.
-func vm(_ arguments: [String], input: Data? = nil, seconds: Double = 60) throws -> Outcome {
+func vm(_ arguments: [String], input: Data? = nil, seconds: Double = 60, alone: Bool = false) throws -> Outcome {
   try #require(
     FileManager.default.isExecutableFile(atPath: osvRun), "no \(osvRun): run 'make' first (make test does)")
-  return try run([osvRun] + arguments, input: input, seconds: seconds)
+  return try run([osvRun] + arguments, input: input, seconds: seconds, alone: alone)
 }
