@@ -123,7 +123,7 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
     #expect(it.failures.list.isEmpty)
   }
 
-  @Test(.timeLimit(.minutes(1))) func aReaderThatSleepsHoldsUpItsWriterOnly() {
+  @Test(.timeLimit(.minutes(15))) func aReaderThatSleepsHoldsUpItsWriterOnly() {
     let it = ConsoleBench()
     let bytes = pattern(300_000)
     let isDone = Atomic<Bool>(false)

@@ -4,7 +4,7 @@ import Dispatch
 import Files
 import Testing
 
-@Suite(.timeLimit(.minutes(1))) struct PipeTests {
+@Suite(.timeLimit(.minutes(15))) struct PipeTests {
   func installed() throws -> (table: DescriptorTable, reader: OpenFile, writer: OpenFile) {
     let table = DescriptorTable()
     let ends = try Pipe.make()

@@ -7,7 +7,7 @@ import Testing
 
 @testable import Files
 
-@Suite(.timeLimit(.minutes(1))) struct PollTests {
+@Suite(.timeLimit(.minutes(15))) struct PollTests {
   func event(_ value: UInt64 = 0) -> EventFile { EventFile(value: value, isSemaphore: false, flags: .nonBlocking) }
   func soon(_ milliseconds: UInt64) -> Deadline { .after(milliseconds * 1_000_000, from: Clock.now()) }
 

@@ -5,7 +5,7 @@ import Locks
 import Platform
 import Testing
 
-@Suite(.timeLimit(.minutes(1))) struct TimerFileTests {
+@Suite(.timeLimit(.minutes(15))) struct TimerFileTests {
   let millisecond: UInt64 = 1_000_000
 
   @Test func oneShot() throws {

