@@ -24,12 +24,9 @@ private final class Tally: @unchecked Sendable {
 }
 
 @Suite(.serialized) struct FutexTests {
-  static let isReady: Bool = {
-    FutexTable.initialise()
-    return true
-  }()
-
-  init() { precondition(Self.isReady) }
+  @Test func theQueuesFitTheirMemory() {
+    #expect(MemoryLayout<FutexBucket>.stride * FutexTable.bucketCount <= FutexTable.storageByteCount)
+  }
 
   /// Starts a thread that waits on a word, and tallies how that ended.
   private func spawnWaiter(_ word: Word, _ tally: Tally, bitset: UInt32 = .max, until deadline: Deadline = .never) {

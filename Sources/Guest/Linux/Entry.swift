@@ -8,9 +8,8 @@ import VirtioABI
 
 /// The upcalls of the Linux layer.
 public enum LinuxEntry {
-  /// Installs the upcalls and makes what they need. Boot only, before the first program.
+  /// Installs the upcalls. Boot only, before the first program.
   public static func install() {
-    FutexTable.initialise()
     Upcalls.systemCall = { LinuxEntry.systemCall($0) }
     Upcalls.pageFault = { LinuxEntry.pageFault($0, $1) }
     Upcalls.exception = { frame, address in Task.current.raiseException(frame, address: address) }

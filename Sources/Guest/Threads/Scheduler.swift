@@ -33,14 +33,14 @@
 
     /// Makes what all CPUs share; false if memory is out.
     static func makeShared() -> Bool {
-      let words = CPU.limit &* GracePeriods.stride
+      let words = CPU.count &* GracePeriods.stride
       guard let memory = KernelHeap.allocate(byteCount: MemoryLayout<Shared>.size, alignment: 64),
         let periods = KernelHeap.allocate(byteCount: words &* MemoryLayout<LiveWord>.size, alignment: 64)
       else { return false }
       // SAFETY: fresh memory of those sizes, never freed.
       let cpus = periods.bindMemory(to: LiveWord.self, capacity: words)
       sharedPointer = memory.bindMemory(to: Shared.self, capacity: 1)
-      shared.initialize(to: Shared(periods: GracePeriods(cpus: cpus, count: CPU.limit)))
+      shared.initialize(to: Shared(periods: GracePeriods(cpus: cpus, count: CPU.count)))
       return true
     }
 

@@ -111,14 +111,16 @@ enum FutexTable {
   /// Matches every waiter (FUTEX_BITSET_MATCH_ANY).
   static let anyBit: UInt32 = .max
 
-  // SAFETY: set once, before the first program runs; every access to a bucket's queue holds its lock.
-  nonisolated(unsafe) static var buckets: UnsafeMutablePointer<FutexBucket>! = nil
+  /// Bytes of the memory of `buckets`.
+  static var storageByteCount: Int { MemoryLayout.size(ofValue: futexStorage) }
 
-  /// Makes the queues. Boot only.
-  static func initialise() {
-    let memory = UnsafeMutablePointer<FutexBucket>.allocate(capacity: bucketCount)
-    for index in 0..<bucketCount { (memory + index).initialize(to: FutexBucket()) }
-    buckets = memory
+  /// The queues. They lie in memory that is zero at the start and is not touched before the first futex: a free mutex and an empty
+  /// queue are zero.
+  // SAFETY: never moved, `storage` being a global; every access to a bucket's queue holds its lock.
+  @inline(__always) static var buckets: UnsafeMutablePointer<FutexBucket> {
+    withUnsafeMutablePointer(to: &futexStorage) { storage in
+      UnsafeMutableRawPointer(storage).assumingMemoryBound(to: FutexBucket.self)
+    }
   }
 
   /// Sleeps if the word is `expected`, until woken by a wake that shares a bit with `bitset`.
@@ -346,3 +348,6 @@ struct FutexOperation {
     }
   }
 }
+
+/// The memory of `FutexTable.buckets`.
+nonisolated(unsafe) private var futexStorage = InlineArray<1792, UInt>(repeating: 0)
