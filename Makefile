@@ -64,7 +64,7 @@ fuzz: ## Fuzz every parser and device for FUZZ_SECONDS (10) each
 	@Fuzz/run.sh
 
 .PHONY: bench
-bench: all ## Run every benchmark natively and in the guest; writes .build/bench/results.json and a table
+bench: all ## Run every benchmark natively and in the guest; writes .build/bench/results.json, a table and a plot
 	@Benchmarks/run.py
 
 .PHONY: bench-check

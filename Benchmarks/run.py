@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs every benchmark natively and in the guest and writes .build/bench/results.json and results.md.
+"""Runs every benchmark natively and in the guest and writes .build/bench/results.json, results.md and a plot, results.svg.
 
 Native and guest runs are interleaved, pinned alike, repeated, and reported as medians. A result is
 {"name", "unit", "guest", "native", "ratio", "bar"}: ratio above 1 means that the guest is better (native/guest for times);
@@ -7,6 +7,8 @@ bars stand in thresholds.json, on ratios and counts, and on start-up times where
 --check-only reads the last results and fails where a bar is missed. --quick takes fewer runs.
 """
 import argparse, json, os, statistics, subprocess, sys, tempfile, time
+
+import plot
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OUT = os.path.join(ROOT, ".build/bench")
@@ -82,6 +84,8 @@ class Results:
                 bar = r["bar"]
                 text = "" if bar is None else ", ".join(f"{k} {v}" for k, v in bar.items())
                 file.write(f"| {r['name']} | {show(r['guest'])} | {show(r['native'])} | {r['unit']} | {show(r['ratio'])} | {text} |\n")
+        with open(os.path.join(OUT, "results.svg"), "w") as file:
+            file.write(plot.ratios(self.rows))
         print(open(os.path.join(OUT, "results.md")).read())
 
 
@@ -218,7 +222,6 @@ def main():
         return missed()
     os.makedirs(OUT, exist_ok=True)
     tool("launch")
-    # One CPU for the command under test and all its threads: the same for native and guest.
     results = Results()
     startup(results, 15 if arguments.quick else 101)
     program(results, "clocks", 3 if arguments.quick else 15)
