@@ -70,4 +70,24 @@ import Testing
     }
     #expect(result.violation == nil && result.isComplete)
   }
+
+  @Test func aNoticeStandsUntilTakenAndEndsNoSleep() {
+    let result = ModelChecker.explore {
+      let sleeper = Sleeper()
+      return ModelProgram(threads: [
+        {
+          sleeper.word.notice()
+          ModelChecker.check(sleeper.sleep(interruptible: true) != .timedOut, "timed out")
+          ModelChecker.check(sleeper.word.hasFlags(), "the notice is gone")
+          ModelChecker.check(sleeper.word.takeNotice(), "the notice was lost")
+          ModelChecker.check(!sleeper.word.takeNotice(), "the notice was taken twice")
+          sleeper.word.clearInterrupt()
+          ModelChecker.check(!sleeper.word.isInterrupted(), "the interrupt stays")
+        },
+        { sleeper.makeRunnable(sleeper.word.unpark()) },
+        { sleeper.makeRunnable(sleeper.word.interrupt()) },
+      ]) { sleeper.check() }
+    }
+    #expect(result.violation == nil && result.isComplete)
+  }
 }

@@ -298,7 +298,7 @@ jump_call:
     .globl jump_return
 jump_return:
     movq %gs:PER_CPU_CURRENT_THREAD, %rax
-    testb $THREAD_INTERRUPTED, THREAD_PARK_WORD(%rax)
+    testb $(THREAD_INTERRUPTED | THREAD_NOTICED), THREAD_PARK_WORD(%rax)
     jnz jump_return_slowly
     cmpl $0, %gs:PER_CPU_RESCHEDULE
     jne jump_return_slowly

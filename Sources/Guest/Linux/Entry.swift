@@ -80,12 +80,13 @@ public enum LinuxEntry {
   /// The last look before the program goes on. Interrupts are disabled, on entry and on return.
   static func returnToProgram(_ frame: UnsafeMutablePointer<TrapFrame>) {
     let thread = Thread.current
-    guard thread.isInterrupted, thread[.task] != nil else { return }
+    guard thread.hasFlags, thread[.task] != nil else { return }
     let task = Task.current
     repeat {
       Interrupts.enable()
-      task.deliverSignals(frame)
+      task.followNotice(frame)
+      if thread.isInterrupted { task.deliverSignals(frame) }
       _ = Interrupts.disable()
-    } while thread.isInterrupted
+    } while thread.hasFlags
   }
 }

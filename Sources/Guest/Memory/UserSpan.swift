@@ -23,7 +23,7 @@ public struct UserSpan {
 
   /// Whether a range lies in the program's half. An empty range always does.
   @inline(__always)
-  static func isProgram(_ address: VirtualAddress, _ count: Int) -> Bool {
+  public static func isProgram(_ address: VirtualAddress, _ count: Int) -> Bool {
     #if HOSTED
       return count >= 0 && address.adding(count.u64) != nil
     #else

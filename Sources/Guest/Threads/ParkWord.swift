@@ -1,6 +1,7 @@
 // ParkWord: one thread's permit, its sleep, and what ended it, in one atomic word.
 //
-// The low bits say where the thread stands; bit 3 says that it has been interrupted and not cleared that yet.
+// The low bits say where the thread stands; bit 3 says that it has been interrupted and not cleared that yet, bit 4 that it has lost the
+// CPU or got another one, which some programs want to hear of (`notice`).
 //
 //   running ──begin──▶ parked or parkedInterruptible ──unpark──▶ permit ──end──▶ running
 //      │                         ├──timeOut────▶ timedOut ──end──▶ running
@@ -29,6 +30,8 @@ struct ParkWord<Word: LockWord & ~Copyable>: ~Copyable {
   private static var stateMask: UInt { 7 }
   /// The way back from system calls looks at it too.
   private static var interruptFlag: UInt { UInt(truncatingIfNeeded: THREAD_INTERRUPTED) }
+  private static var noticeFlag: UInt { UInt(truncatingIfNeeded: THREAD_NOTICED) }
+  private static var flags: UInt { interruptFlag | noticeFlag }
 
   init() {}
 
@@ -38,12 +41,12 @@ struct ParkWord<Word: LockWord & ~Copyable>: ~Copyable {
     while true {
       let value = word.load()
       if value & Self.stateMask == Self.permit {
-        if word.compareExchange(value, value & Self.interruptFlag) { return .woken }
+        if word.compareExchange(value, value & Self.flags) { return .woken }
         continue
       }
       if interruptible && value & Self.interruptFlag != 0 { return .interrupted }
       let sleep = interruptible ? Self.parkedInterruptible : Self.parked
-      if word.compareExchange(value, value & Self.interruptFlag | sleep) { return nil }
+      if word.compareExchange(value, value & Self.flags | sleep) { return nil }
     }
   }
 
@@ -51,7 +54,7 @@ struct ParkWord<Word: LockWord & ~Copyable>: ~Copyable {
   borrowing func end() -> WaitResult {
     while true {
       let value = word.load()
-      guard word.compareExchange(value, value & Self.interruptFlag) else { continue }
+      guard word.compareExchange(value, value & Self.flags) else { continue }
       switch value & Self.stateMask {
       case Self.timedOut: return .timedOut
       case Self.interrupted: return .interrupted
@@ -70,7 +73,7 @@ struct ParkWord<Word: LockWord & ~Copyable>: ~Copyable {
         if word.compareExchange(value, value) { return false }
         continue
       }
-      if word.compareExchange(value, value & Self.interruptFlag | Self.permit) {
+      if word.compareExchange(value, value & Self.flags | Self.permit) {
         return state == Self.parked || state == Self.parkedInterruptible
       }
     }
@@ -82,7 +85,7 @@ struct ParkWord<Word: LockWord & ~Copyable>: ~Copyable {
       let value = word.load()
       let state = value & Self.stateMask
       guard state == Self.parked || state == Self.parkedInterruptible else { return false }
-      if word.compareExchange(value, value & Self.interruptFlag | Self.timedOut) { return true }
+      if word.compareExchange(value, value & Self.flags | Self.timedOut) { return true }
     }
   }
 
@@ -92,7 +95,8 @@ struct ParkWord<Word: LockWord & ~Copyable>: ~Copyable {
       let value = word.load()
       let state = value & Self.stateMask
       let next = state == Self.parkedInterruptible ? Self.interrupted : state
-      if word.compareExchange(value, next | Self.interruptFlag) { return state == Self.parkedInterruptible }
+      guard word.compareExchange(value, next | value & Self.flags | Self.interruptFlag) else { continue }
+      return state == Self.parkedInterruptible
     }
   }
 
@@ -100,9 +104,29 @@ struct ParkWord<Word: LockWord & ~Copyable>: ~Copyable {
   borrowing func clearInterrupt() {
     while true {
       let value = word.load()
-      if word.compareExchange(value, value & Self.stateMask) { return }
+      if word.compareExchange(value, value & ~Self.interruptFlag) { return }
     }
   }
+
+  /// Sets the notice: ends no sleep, but the way back to the program looks at it.
+  borrowing func notice() {
+    while true {
+      let value = word.load()
+      if word.compareExchange(value, value | Self.noticeFlag) { return }
+    }
+  }
+
+  /// Takes the notice away; by the thread itself. Whether it stood.
+  borrowing func takeNotice() -> Bool {
+    while true {
+      let value = word.load()
+      if value & Self.noticeFlag == 0 { return false }
+      if word.compareExchange(value, value & ~Self.noticeFlag) { return true }
+    }
+  }
+
+  /// Whether the interrupt or the notice stands.
+  borrowing func hasFlags() -> Bool { word.load() & Self.flags != 0 }
 
   /// Whether the interrupt stands.
   borrowing func isInterrupted() -> Bool { word.load() & Self.interruptFlag != 0 }

@@ -137,6 +137,7 @@
         return
       }
       thread.adoptPolicy()
+      if reason == .preempted && thread.pointee.toldCPU != ThreadControl.nobodyTold { thread.pointee.park.notice() }
       if thread.pointee.affinity.load(ordering: .relaxed) >> here.pointee.cpu.u64 & 1 == 0 {
         // It goes where it may run once its stack is free: `finishSwitch` sends it.
         thread.pointee.isLeaving = true
@@ -154,6 +155,9 @@
       here.pointee.previous = current
       next.pointee.onCPU.store(1, ordering: .relaxed)
       next.pointee.cpu.store(here.pointee.cpu.u32, ordering: .relaxed)
+      if next.pointee.toldCPU != here.pointee.cpu.u32 && next.pointee.toldCPU != ThreadControl.nobodyTold {
+        next.pointee.park.notice()
+      }
       here.load(next)
       if let space = next.pointee.slots[ThreadSlot.addressSpace.rawValue], space != CPU.slot(.addressSpace) {
         switchAddressSpace?(space)

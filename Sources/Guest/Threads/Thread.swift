@@ -56,6 +56,32 @@ public struct Thread: Equatable, @unchecked Sendable {
   /// Whether an interrupt stands.
   public var isInterrupted: Bool { Scheduler.isInterrupted(control) }
 
+  // MARK: Notices
+
+  #if !HOSTED
+    /// Whether the running thread's program hears of each CPU it gets, and of each it lost against its will: then it comes
+    /// through `Upcalls.returnToProgram`.
+    public static func wantNotice(_ wants: Bool) {
+      let control = current.control
+      control.pointee.toldCPU = wants ? ThreadControl.nobodyTold &- 1 : ThreadControl.nobodyTold
+      if wants { control.pointee.park.notice() }
+    }
+
+    /// Takes the notice back and says the CPU; by the thread itself. Nil: there was none. It comes again if the CPU is another one
+    /// when the thread is back in its program.
+    public func takeNotice() -> Int? {
+      guard control.pointee.park.takeNotice(), control.pointee.toldCPU != ThreadControl.nobodyTold else { return nil }
+      let wasEnabled = Interrupts.disable()
+      let cpu = CPU.current
+      control.pointee.toldCPU = cpu.u32
+      Interrupts.restore(wasEnabled)
+      return cpu
+    }
+
+    /// Whether there is anything to see to before the thread goes on in its program: an interrupt or a notice.
+    @inline(__always) public var hasFlags: Bool { control.pointee.park.hasFlags() }
+  #endif
+
   // MARK: Waiting
 
   /// Sleeps until the deadline or, if wanted, an interrupt; says `.timedOut` or `.interrupted`.

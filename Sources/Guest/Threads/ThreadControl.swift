@@ -31,6 +31,10 @@ struct ThreadControl: ~Copyable {
   let life = LiveWord(0)
   let joiner = WaitQueue()
 
+  /// The CPU its program was last told of, if it wants to hear (`Thread.wantsNotice`); otherwise `nobodyTold`.
+  var toldCPU = ThreadControl.nobodyTold
+  static var nobodyTold: UInt32 { .max }
+
   /// It must go to another CPU, or is at its end, once its stack is free.
   var isLeaving = false
   var isEnding = false

@@ -144,6 +144,8 @@
       // A permit or an interrupt that was meant for the block's last thread.
       if thread.pointee.park.begin(interruptible: false) == nil { _ = thread.pointee.park.end() }
       thread.pointee.park.clearInterrupt()
+      _ = thread.pointee.park.takeNotice()
+      thread.pointee.toldCPU = ThreadControl.nobodyTold
       // As far ahead or behind as its creator: no head start, and none for the others.
       let creator = current
       thread.pointee.policy.store(creator.pointee.policy.load(ordering: .relaxed), ordering: .relaxed)

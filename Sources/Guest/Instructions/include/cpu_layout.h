@@ -66,9 +66,11 @@
 #define FLAG_OVERFLOW 0x800
 #define FLAG_ALIGNMENT_CHECK 0x40000
 
-// What entries look at in a thread's control block: the word that says whether the thread is interrupted, and its bit.
+// What entries look at in a thread's control block: the word that says whether the thread is interrupted or has something else to
+// hear before it goes on in its program, and the bits.
 #define THREAD_PARK_WORD 0
 #define THREAD_INTERRUPTED 8
+#define THREAD_NOTICED 16
 
 // Selectors of the GDT that the monitor made. On kvm_pvm everything runs at hardware CPL 3 and returns by an
 // ordinary ring-3 iretq; on hardware everything runs at CPL 0.

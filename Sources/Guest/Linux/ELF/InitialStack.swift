@@ -1,6 +1,8 @@
 // The first contents of a program's stack: argc, argv, envp, the auxiliary vector and what they point to, as the
 // x86-64 psABI has them. Pure: it fills a buffer that the loader then copies to the top of the stack.
 
+import Base
+
 /// Tags of the auxiliary vector (<elf.h>).
 enum AuxiliaryTag {
   /// End of the vector.
@@ -37,6 +39,9 @@ enum AuxiliaryTag {
   static let secure: UInt64 = 23
   /// Address of 16 random bytes.
   static let random: UInt64 = 25
+  /// Bytes of struct rseq that the kernel serves, and its alignment.
+  static let sequenceByteCount: UInt64 = 27
+  static let sequenceAlignment: UInt64 = 28
   /// Further capabilities: bit 1 says that FSGSBASE may be used.
   static let hardwareCapabilities2: UInt64 = 26
   /// Address of the vDSO's ELF header.
@@ -98,7 +103,7 @@ struct InitialStack {
     init() {}
   }
 
-  static let auxiliaryCount = 21
+  static let auxiliaryCount = 23
   static let platformName: StaticString = "x86_64"
 
   /// Bytes that `build` needs at most for these strings (a multiple of 16).
@@ -175,6 +180,8 @@ struct InitialStack {
     auxiliary(AuxiliaryTag.hardwareCapabilities2, program.hardwareCapabilities2)
     auxiliary(AuxiliaryTag.clockTicks, 100)
     auxiliary(AuxiliaryTag.random, randomAddress)
+    auxiliary(AuxiliaryTag.sequenceByteCount, RestartableSequence.featureByteCount)
+    auxiliary(AuxiliaryTag.sequenceAlignment, RestartableSequence.originalByteCount.u64)
     auxiliary(AuxiliaryTag.executablePath, pathAddress)
     auxiliary(AuxiliaryTag.minimumSignalStack, program.minimumSignalStack)
     auxiliary(AuxiliaryTag.null, 0)

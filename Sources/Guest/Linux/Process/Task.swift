@@ -39,6 +39,8 @@ public final class Task {
   var clearChildAddress = VirtualAddress.zero
   /// The list of robust mutexes it holds.
   var robustList = VirtualAddress.zero
+  /// What it has registered by rseq(2).
+  var restartable = RestartableSequence()
   /// Two pages for paths, once it has needed them.
   var pathMemory: UnsafeMutableRawPointer?
   /// What the thread's last page fault came to.

@@ -86,6 +86,7 @@ extension Task {
   private func enterHandler(
     _ signal: Signal, _ action: SignalAction, _ information: SignalInformation, _ frame: UnsafeMutablePointer<TrapFrame>
   ) -> Bool {
+    guard (try? leaveSequence(frame)) != nil else { return false }
     let old = frame.pointee
     let usesAlternate =
       action.flags & SignalAction.Flags.onStack != 0 && signalStack.flags & SignalStack.disabled == 0

@@ -182,6 +182,7 @@ extension SystemCall {
     case 302: try prlimit64()
     case 318: try getrandom()
     case 324: try membarrier()
+    case 334: try rseq()
     case 435: try clone3()
     case 449: try futex_waitv()
     // SystemCallsScheduling
