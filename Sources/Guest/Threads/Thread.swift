@@ -77,10 +77,10 @@ public struct Thread: Equatable, @unchecked Sendable {
       Interrupts.restore(wasEnabled)
       return cpu
     }
-
-    /// Whether there is anything to see to before the thread goes on in its program: an interrupt or a notice.
-    @inline(__always) public var hasFlags: Bool { control.pointee.park.hasFlags() }
   #endif
+
+  /// Whether there is anything to see to before the thread goes on in its program: an interrupt or a notice.
+  @inline(__always) public var hasFlags: Bool { control.pointee.park.hasFlags() }
 
   // MARK: Waiting
 
