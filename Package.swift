@@ -68,6 +68,7 @@ let package = Package(
     host("VirtioPCI", imports: ["VirtioABI", "VirtioQueue"], path: "Virtio/PCI"),
     host("VirtioConsole", imports: transport + ["CSystemCalls"], path: "Virtio/Console"),
     host("VirtioEntropy", imports: transport + ["CSystemCalls"], path: "Virtio/Entropy"),
+    host("VirtioBalloon", imports: transport, path: "Virtio/Balloon"),
     host("VirtioFileSystem", imports: transport + ["CSystemCalls"], path: "Virtio/FileSystem"),
 
     // ---- The monitor. Machine alone joins devices and KVM. ----
@@ -79,11 +80,12 @@ let package = Package(
     host(
       "Machine",
       imports: transport + [
-        "CKVM", "KVM", "VirtioConsole", "VirtioEntropy", "VirtioFileSystem", "Jail", "GuestImage", "CSystemCalls",
+        "CKVM", "KVM", "VirtioConsole", "VirtioEntropy", "VirtioBalloon", "VirtioFileSystem", "Jail", "GuestImage",
+        "CSystemCalls",
       ],
       path: "VMM/Machine"),
     host("Closure", imports: ["Machine", "KVM", "CSystemCalls"], path: "VMM/Closure"),
-    host("Command", imports: ["Closure", "Machine", "VirtioABI"], path: "VMM/Command"),
+    host("Command", imports: ["Closure", "Machine", "CSystemCalls", "VirtioABI"], path: "VMM/Command"),
     .executableTarget(
       name: "osv-run", dependencies: ["Command"], path: "Sources/VMM/Main", swiftSettings: strict,
       linkerSettings: [.unsafeFlags(["-static-executable"])]),
@@ -104,7 +106,8 @@ let package = Package(
     tests("VirtioPCITests", of: ["VirtioPCI", "VirtioTestGuest"]),
     tests("VirtioConsoleTests", of: ["VirtioConsole", "VirtioTestGuest"]),
     tests("VirtioEntropyTests", of: ["VirtioEntropy", "VirtioTestGuest"]),
-    tests("DevicesTests", of: ["Devices", "VirtioConsole", "VirtioEntropy"]),
+    tests("VirtioBalloonTests", of: ["VirtioBalloon", "VirtioTestGuest"]),
+    tests("DevicesTests", of: ["Devices", "VirtioConsole", "VirtioEntropy", "VirtioBalloon"]),
     tests("VirtioFSTests", of: ["VirtioFS", "Devices", "VirtioFileSystem"]),
     tests("PagesTests", of: ["Pages"]),
     tests("KVMTests", of: ["KVM"]),

@@ -198,6 +198,28 @@ def threads(results, runs):
         results.add(f"threads: {name}", "ns", statistics.median(sides["guest"]), statistics.median(sides["native"]))
 
 
+def memory(results, runs):
+    """Memory, natively and in the guest, in turn; then each measurement on its own for the exits that an operation takes."""
+    program = tool("memory", "-pthread")
+    options = ["--cpus", "2", "--memory", "1G"]
+    samples, counts = {}, {}
+    for number in range(runs):
+        for side, command in (("native", [program]), ("guest", [OSV, *options, program])):
+            progress(f"{number + 1}/{runs} memory, {side}")
+            text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            for line in text.splitlines():
+                name, value, count = line.split()
+                samples.setdefault(name, {}).setdefault(side, []).append(float(value))
+                counts[name] = int(count)
+    idle = stats([*options, program, "none"])["exits"]["total"]
+    for name, sides in samples.items():
+        progress(f"memory, exits of {name}")
+        results.add(f"memory: {name}", "ns", statistics.median(sides["guest"]), statistics.median(sides["native"]))
+        exits = stats([*options, program, name])["exits"]["total"] - idle
+        results.add(f"memory: {name}, exits to userspace", "exits an operation", max(0, exits) / counts[name])
+    progress("")
+
+
 def missed():
     rows = json.load(open(os.path.join(OUT, "results.json")))
     wrong = []
@@ -228,6 +250,7 @@ def main():
     trees(results, 3 if arguments.quick else 9)
     calls(results, 3 if arguments.quick else 9)
     threads(results, 1 if arguments.quick else 5)
+    memory(results, 1 if arguments.quick else 5)
     results.write()
     return 0
 

@@ -33,6 +33,16 @@ private func parse(_ arguments: String...) throws(Failure) -> Options {
     #expect(options.image == Array("-program".utf8))
   }
 
+  @Test func theBalloonAndItsSocket() throws {
+    // The size of the memory may come later.
+    var options = try parse("--balloon", "200M", "--memory", "256M", "--control", "/s", "p")
+    #expect(options.balloonByteCount == 200 << 20 && options.action == .run)
+    #expect(options.control == Array("/s".utf8))
+    options = try parse("--ask", "/s", "balloon", "64M")
+    #expect(options.action == .ask && options.control == Array("/s".utf8))
+    #expect(options.image == Array("balloon".utf8) && options.arguments == [Array("64M".utf8)])
+  }
+
   @Test func volumes() throws {
     let options = try parse("--volume", ".:/data", "-v", "/a:b:/c/:ro", "x")
     #expect(options.volumes.map(\.host) == [Array(".".utf8), Array("/a:b".utf8)])
@@ -48,7 +58,9 @@ private func parse(_ arguments: String...) throws(Failure) -> Options {
     ["--env", "x", "p"], ["--workdir", "x", "p"], ["--log", "", "p"], ["--log", "syscalls,", "p"],
     ["--trace", "x", "p"],
     ["--status-fd", "x", "p"], ["--bad", "p"], ["-x", "p"], ["--help=1"], ["--hostname", "a b", "p"], [""], [], ["--"],
-    ["--root", "", "p"], ["--stats=", "p"],
+    ["--root", "", "p"], ["--stats=", "p"], ["--balloon", "1", "p"], ["--balloon", "113M", "p"],
+    ["--memory", "32M", "--balloon", "17M", "p"], ["--balloon", "1M", "-m", "16M", "p"], ["--control", "", "p"],
+    ["--ask", "", "memory"], ["--ask", "/s"],
   ]) func refusals(_ arguments: [String]) {
     #expect(throws: Failure.self) { try Options(parsing: arguments.map { Array($0.utf8) }) }
   }

@@ -88,6 +88,20 @@ private struct Call {
     #expect(Call(number: 231).verdict(of: program) == FilterProgram.allow)
   }
 
+  /// accept4 is for the control socket alone, and for nobody where there is none.
+  @Test func connectionsAreAcceptedOnOneSocket() {
+    for kind in ThreadKind.allCases {
+      let without = FilterProgram(FilterRule.rules(for: kind, requests: []))
+      #expect(Call(number: 288, arguments: [5, 0, 0, 0, 0, 0]).verdict(of: without) == FilterProgram.refuse)
+      let with = FilterProgram(FilterRule.rules(for: kind, requests: [], listener: 5))
+      let allowed = kind == .process || kind == .control ? FilterProgram.allow : FilterProgram.refuse
+      #expect(Call(number: 288, arguments: [5, 0, 0, 0, 0, 0]).verdict(of: with) == allowed)
+      #expect(Call(number: 288, arguments: [6, 0, 0, 0, 0, 0]).verdict(of: with) == FilterProgram.refuse)
+      // Neither bind, listen, accept nor sendto.
+      for number: UInt32 in [49, 50, 43, 44] { #expect(Call(number: number).verdict(of: with) == FilterProgram.refuse) }
+    }
+  }
+
   @Test func processesCannotBeMade() {
     let program = FilterProgram(FilterRule.rules(for: .process, requests: []))
     // What pthread_create passes, and what fork passes.

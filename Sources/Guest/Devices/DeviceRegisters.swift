@@ -21,6 +21,7 @@ struct DeviceRegisters {
     init(_ device: any HostedRegisters) { self.device = device }
 
     func read8(_ offset: UInt32) -> UInt8 { device.readRegister(at: offset.u64, count: 1).u8 }
+    func read32(_ offset: UInt32) -> UInt32 { device.readRegister(at: offset.u64, count: 4).u32 }
     func write8(_ offset: UInt32, _ value: UInt8) { device.writeRegister(at: offset.u64, count: 1, value.u64) }
     func write16(_ offset: UInt32, _ value: UInt16) { device.writeRegister(at: offset.u64, count: 2, value.u64) }
     func write32(_ offset: UInt32, _ value: UInt32) { device.writeRegister(at: offset.u64, count: 4, value.u64) }
@@ -37,6 +38,9 @@ struct DeviceRegisters {
     // make each access exactly one instruction of its width.
     @inline(__always) func read8(_ offset: UInt32) -> UInt8 {
       (window + offset.int).assumingMemoryBound(to: Atomic<UInt8>.self).pointee.load(ordering: .acquiring)
+    }
+    @inline(__always) func read32(_ offset: UInt32) -> UInt32 {
+      (window + offset.int).assumingMemoryBound(to: Atomic<UInt32>.self).pointee.load(ordering: .acquiring)
     }
     @inline(__always) func write8(_ offset: UInt32, _ value: UInt8) {
       (window + offset.int).assumingMemoryBound(to: Atomic<UInt8>.self).pointee.store(value, ordering: .releasing)

@@ -15,6 +15,8 @@ public final class VirtioFunction {
   private let lock = Mutex()
   private var queues: [Virtqueue?] = []
   private let dead = Atomic<Bool>(false)
+  /// Called in any context when the device's configuration has changed. Set before the device starts.
+  var onConfigurationChange: (() -> Void)?
 
   #if HOSTED
     /// A device whose registers are the host's, in this process.
@@ -56,6 +58,15 @@ public final class VirtioFunction {
           // SAFETY: the context is a queue of a function that is never freed.
           Unmanaged<Virtqueue>.fromOpaque(context)._withUnsafeGuaranteedRef { $0.reap() }
         }, context: Unmanaged.passUnretained(queue).toOpaque())
+    }
+    if onConfigurationChange != nil {
+      InterruptTable.register(
+        description.firstVector &+ description.queueCount,
+        handler: { context in
+          guard let context else { return }
+          // SAFETY: the context is a function that is never freed.
+          Unmanaged<VirtioFunction>.fromOpaque(context)._withUnsafeGuaranteedRef { $0.onConfigurationChange?() }
+        }, context: Unmanaged.passUnretained(self).toOpaque())
     }
     let status =
       description.setupPhysical != 0 ? startByRecord(queues, features) : startByRegisters(queues, features)
@@ -114,6 +125,16 @@ public final class VirtioFunction {
   private func write64(_ offset: Int, _ value: UInt64) {
     registers.write32(common &+ offset.u32, value.u32)
     registers.write32(common &+ offset.u32 &+ 4, (value &>> 32).u32)
+  }
+
+  /// Reads 32 bits of the device's configuration.
+  func readConfiguration(at offset: Int) -> UInt32 {
+    registers.read32(description.configurationOffset &+ offset.u32)
+  }
+
+  /// Writes 32 bits of the device's configuration.
+  func writeConfiguration(at offset: Int, _ value: UInt32) {
+    registers.write32(description.configurationOffset &+ offset.u32, value)
   }
 
   /// Tells the device that a queue has something for it.

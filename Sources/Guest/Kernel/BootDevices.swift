@@ -29,6 +29,7 @@
         case VirtioDeviceID.entropy:
           guard let function = VirtioFunction(description) else { continue }
           devices.entropy = try? EntropyDriver(function)
+        case VirtioDeviceID.balloon: BootBalloon.note(description)
         default: continue  // File systems are started when they are mounted.
         }
       }

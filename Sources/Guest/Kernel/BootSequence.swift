@@ -31,6 +31,7 @@
         try Scheduler.startOtherCPUs()
         BootTrace.end(of: .processors)
         let entry = try program(fileSystems.context, descriptors).load()
+        try BootBalloon.startLater()
         BootTrace.end(of: .program)
         entry.enter()
       } catch {

@@ -69,6 +69,7 @@ struct GatherBatch: ~Copyable {
       Frames.free(page)
     }
     listCount = 0
+    Frames.noticeSurplus()
   }
 
   private func words(_ page: PhysicalAddress) -> UnsafeMutablePointer<UInt64> {

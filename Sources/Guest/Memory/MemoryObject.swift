@@ -80,6 +80,7 @@ public final class MemoryObject: @unchecked Sendable {
       Frames.release(PageWord(slot.pointee).frame)
       return true
     }
+    Frames.noticeSurplus()
   }
 
   /// Size in bytes: reads end and mappings give bus errors behind it.

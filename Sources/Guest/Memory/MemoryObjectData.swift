@@ -160,6 +160,7 @@ extension MemoryObject {
     }
     lock.unlock()
     unmap(from: end, to: .max, evenPrivate: true)
+    Frames.noticeSurplus()
   }
 
   /// Makes a range zero, giving its whole pages back (FALLOC_FL_PUNCH_HOLE).
@@ -190,5 +191,6 @@ extension MemoryObject {
       }
       position = next
     }
+    Frames.noticeSurplus()
   }
 }

@@ -192,6 +192,19 @@ enum PageCache {
     lock.unlock()
   }
 
+  /// Pages in all of them; a snapshot.
+  static var pageCount: Int {
+    lock.lock()
+    defer { lock.unlock() }
+    var count = 0
+    var next = first
+    while let object = next?.takeUnretainedValue() {
+      count &+= object.pageTotal
+      next = object.nextObject
+    }
+    return count
+  }
+
   /// Forgets about so many pages: first those not used lately, then any.
   static func shrink(pages: Int) -> Int {
     var given = 0

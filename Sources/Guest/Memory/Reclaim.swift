@@ -38,6 +38,9 @@ public enum Reclaim {
     return Frames.hasHalfReserve
   }
 
+  /// Pages in which contents of files are kept that can be read again; a snapshot.
+  public static var cachedPages: Int { PageCache.pageCount }
+
   /// Asks for memory.
   /// - Returns: whether any was given.
   public static func run(pages: Int) -> Bool {

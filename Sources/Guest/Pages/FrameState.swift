@@ -38,6 +38,8 @@ struct FrameState: ~Copyable {
   let knownByteCount = Atomic<UInt64>(0)
   /// Frames that only the kernel may use.
   var reserve = 0
+  /// Frames in stashes: allocated, and of use to nobody.
+  let stashedFrames = Atomic<Int>(0)
   /// The areas of the CPUs.
   var locals = UnsafeMutableRawPointer(bitPattern: 1).unsafelyUnwrapped
   var localStride = 0

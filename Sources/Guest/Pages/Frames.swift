@@ -18,7 +18,7 @@ public enum FrameUse {
 
 /// A snapshot of physical memory, in frames.
 public struct FrameStatistics {
-  /// Frames of all RAM that can be handed out.
+  /// Frames of all RAM that can be handed out, without those in stashes.
   public var total: Int
   /// Frames free now, those in magazines included.
   public var free: Int
@@ -212,7 +212,8 @@ public enum Frames {
   public static var statistics: FrameStatistics {
     adoptNewMemory()
     guard let state else { return FrameStatistics(total: 0, free: 0) }
-    return FrameStatistics(total: state.pointee.allocator.totalFrames, free: state.freeCount)
+    let stashed = state.pointee.stashedFrames.load(ordering: .relaxed)
+    return FrameStatistics(total: state.pointee.allocator.totalFrames &- stashed, free: state.freeCount)
   }
 }
 

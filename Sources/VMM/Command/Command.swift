@@ -28,6 +28,7 @@ public enum Command {
       case .help: finish(OptionTable.help)
       case .version: finish("osv-run \(version)\n")
       case .explain: finish(try explain(options))
+      case .ask: finish(try ControlClient.ask(options))
       case .run, .selfTest:
         let machine = try Machine(try configure(options, status: status), timeline: timeline)
         machine.run()
@@ -116,6 +117,7 @@ public enum Command {
   private static func configure(_ options: Options, status: StatusReport) throws(Failure) -> MachineConfiguration {
     var configuration = MachineConfiguration()
     configuration.memoryByteCount = options.memoryByteCount
+    configuration.balloonByteCount = options.balloonByteCount
     configuration.cpuCount = options.cpuCount
     configuration.flags = options.flags
     configuration.log = options.log
@@ -182,6 +184,7 @@ public enum Command {
       }
     }
     try checkMountPoints(root: root, volumes: volumes)
+    if let path = options.control { configuration.controlDescriptor = try ControlClient.listen(path) }
     configuration.content = content
     return configuration
   }

@@ -38,12 +38,19 @@ enum OptionTable {
   static let all: [Option] = [
     Option("memory", letter: "-m", argument: "SIZE", help: "the guest's memory, as 128M or 2G (128M)") {
       options, value throws(Failure) in
-      guard let size = OptionValue.size(value) else {
+      guard let size = ByteSize.parse(value) else {
         throw Failure(.usage, "--memory wants a size such as 128M or 2G, not \(Options.show(value))")
       }
       guard size >= 16 << 20 else { throw Failure(.memory, "--memory is too small: the least is 16M") }
       guard size <= 256 << 30 else { throw Failure(.memory, "--memory is too large: the most is 256G") }
       options.memoryByteCount = size
+    },
+    Option("balloon", argument: "SIZE", help: "how much of it the guest shall do without from the start (0M)") {
+      options, value throws(Failure) in
+      guard let size = ByteSize.parse(value) else {
+        throw Failure(.usage, "--balloon wants a size such as 64M or 2G, not \(Options.show(value))")
+      }
+      options.balloonByteCount = size
     },
     Option("cpus", letter: "-c", argument: "N", help: "virtual CPUs, 1 to 64 (1)") { options, value throws(Failure) in
       guard let count = OptionValue.number(value, limit: 64), count > 0 else {
@@ -118,6 +125,17 @@ enum OptionTable {
       options, value throws(Failure) in
       if value.isEmpty { throw Failure(.usage, "--stats wants a file") }
       options.statistics = value
+    },
+    Option("control", argument: "SOCKET", help: "make a socket that takes commands for the running machine") {
+      options, value throws(Failure) in
+      if value.isEmpty { throw Failure(.usage, "--control wants the path of a socket to make") }
+      options.control = value
+    },
+    Option("ask", argument: "SOCKET", help: "send a command there instead: memory, or balloon SIZE") {
+      options, value throws(Failure) in
+      if value.isEmpty { throw Failure(.usage, "--ask wants the path of a socket") }
+      options.control = value
+      options.action = .ask
     },
     Option("status-fd", argument: "N", help: "write how it ended to file descriptor N, as JSON") {
       options, value throws(Failure) in

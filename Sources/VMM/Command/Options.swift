@@ -11,6 +11,8 @@ public struct Options: Equatable {
     case run
     /// Say what an image is taken for.
     case explain
+    /// Send a command to a running machine.
+    case ask
     /// Run the kernel's self-test.
     case selfTest
     /// Print the help text.
@@ -33,6 +35,10 @@ public struct Options: Equatable {
   public var action = Action.run
   /// Bytes of RAM.
   public var memoryByteCount: UInt64 = 128 << 20
+  /// Bytes of it in the balloon from the start.
+  public var balloonByteCount: UInt64 = 0
+  /// Where a socket for commands is made, or (`ask`) is to be found.
+  public var control: [UInt8]?
   /// vCPUs.
   public var cpuCount = 1
   /// Host directories to attach, in order.
@@ -102,6 +108,12 @@ public struct Options: Equatable {
     image = rest.first
     self.arguments = Array(rest.dropFirst())
     if image?.isEmpty == true { throw Failure(.usage, "the program's name is empty") }
+    if action == .ask, image == nil {
+      throw Failure(.usage, "say what to ask: osv-run --ask SOCKET memory, or osv-run --ask SOCKET balloon SIZE")
+    }
+    if let reason = ControlCommand.refusal(ofBalloon: balloonByteCount, in: memoryByteCount) {
+      throw Failure(.memory, "--balloon is too large: \(reason)")
+    }
     if image == nil, action == .run || action == .explain {
       throw Failure(.usage, "say which program to run: osv-run [options] PROGRAM [argument...]; see osv-run --help")
     }
@@ -131,18 +143,6 @@ enum OptionValue {
       if value > limit { return nil }
     }
     return value
-  }
-
-  /// "128M", "2G" to bytes.
-  static func size(_ bytes: [UInt8]) -> UInt64? {
-    guard let unit = bytes.last else { return nil }
-    let shift: UInt64
-    switch unit {
-    case UInt8(ascii: "M"), UInt8(ascii: "m"): shift = 20
-    case UInt8(ascii: "G"), UInt8(ascii: "g"): shift = 30
-    default: return nil
-    }
-    return number(bytes.dropLast(), limit: 1 << 20).map { $0 << shift }
   }
 
   /// An absolute guest path without "." and ".." pieces and without doubled slashes; nil if it is none.

@@ -8,6 +8,8 @@ public enum ThreadKind: CaseIterable, Sendable {
   case device
   /// A thread that reads standard input, or waits for room in an output.
   case console
+  /// The thread that answers commands on the control socket.
+  case control
 }
 
 extension FilterRule {
@@ -95,12 +97,19 @@ extension FilterRule {
     FilterRule(16, .isOne(of: requests, argument: 1))
   }
 
-  /// The rules of a kind of thread; `requests` are the ioctl numbers it may make.
-  public static func rules(for kind: ThreadKind, requests: [UInt32]) -> [FilterRule] {
+  /// accept4 of that one socket, and of nothing where there is none.
+  private static func accepting(_ listener: CInt?) -> [FilterRule] {
+    listener.map { [FilterRule(288, .isOne(of: [UInt32(bitPattern: $0)], argument: 0))] } ?? []
+  }
+
+  /// The rules of a kind of thread; `requests` are the ioctl numbers it may make, `listener` is the control socket.
+  public static func rules(for kind: ThreadKind, requests: [UInt32], listener: CInt? = nil) -> [FilterRule] {
     switch kind {
-    case .process: [ioctls(requests)] + everywhere + files + machine
+    case .process: [ioctls(requests)] + everywhere + files + machine + accepting(listener)
     case .device: [ioctls(requests)] + everywhere + files
     case .console: [ioctls(requests), FilterRule(19)] + everywhere  // readv
+    // It reads the account of memory, and interrupts the guest.
+    case .control: [ioctls(requests), FilterRule(17)] + everywhere + accepting(listener)  // pread64
     }
   }
 }

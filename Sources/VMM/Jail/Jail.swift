@@ -20,19 +20,20 @@ public enum Jail {
   /// - Parameters:
   ///   - directories: descriptors of the directories beneath which files may still be opened for reading.
   ///   - requests: the ioctl numbers that stay allowed.
-  public static func enter(directories: [CInt], requests: [UInt32]) throws(JailError) {
+  ///   - listener: the control socket, whose connections may be accepted.
+  public static func enter(directories: [CInt], requests: [UInt32], listener: CInt? = nil) throws(JailError) {
     try check(osv_drop_capabilities(), "dropping capabilities")
     try check(osv_no_new_privileges(), "setting no_new_privs")
     if osv_landlock_version() > 0 {
       let result = directories.withUnsafeBufferPointer { osv_landlock_read_only($0.baseAddress, CInt($0.count)) }
       try check(result, "restricting the file system (Landlock)")
     }
-    try restrict(.process, requests: requests)
+    try restrict(.process, requests: requests, listener: listener)
   }
 
   /// Restricts the calling thread, and those it will start, to the calls of its kind.
-  public static func restrict(_ kind: ThreadKind, requests: [UInt32]) throws(JailError) {
-    let program = FilterProgram(FilterRule.rules(for: kind, requests: requests))
+  public static func restrict(_ kind: ThreadKind, requests: [UInt32], listener: CInt? = nil) throws(JailError) {
+    let program = FilterProgram(FilterRule.rules(for: kind, requests: requests, listener: listener))
     try check(program.install(), "installing the system-call filter")
   }
 

@@ -44,6 +44,8 @@ public struct Failure: Error, Equatable {
     case unsupported = 18
     /// A shared library that the program needs is not there.
     case library = 19
+    /// The control socket cannot be made or reached, or a command sent to it was refused.
+    case control = 20
   }
 
   /// The stable code.

@@ -18,6 +18,8 @@ import VirtioABI
 public struct MachineConfiguration {
   /// Bytes of RAM.
   public var memoryByteCount: UInt64 = 128 << 20
+  /// Bytes of it that the guest shall do without from the start.
+  public var balloonByteCount: UInt64 = 0
   /// vCPUs, 1 to 64.
   public var cpuCount = 1
   /// The file descriptor of an OSv image to boot instead of the kernel inside osv-run.
@@ -38,6 +40,8 @@ public struct MachineConfiguration {
   public var isJailed = true
   /// How to tell the end.
   public var status = StatusReport(descriptor: nil)
+  /// A listening socket for commands to the running machine.
+  public var controlDescriptor: CInt?
   /// Where statistics go at the end.
   public var statisticsDescriptor: CInt?
   /// The bit of `flags` that asks for the kernel's self-test.

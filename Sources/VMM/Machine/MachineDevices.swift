@@ -1,10 +1,11 @@
 // The devices of a machine: made here, put on the board, joined to KVM's interrupts.
 //
-// Console and entropy always; one file system for each shared directory.
+// Console, entropy and balloon always; one file system for each shared directory.
 
 import CSystemCalls
 import KVM
 import VirtioABI
+import VirtioBalloon
 import VirtioConsole
 import VirtioEntropy
 import VirtioFileSystem
@@ -27,6 +28,7 @@ extension PCIFunction: BoardDevice {
 struct MachineDevices {
   let board: DeviceBoard
   let console: VirtioConsole
+  let balloon: VirtioBalloon
   /// For the boot information: which device serves which mount point.
   private(set) var mounts: [BootContent.Mount] = []
   private let map = GuestMemoryMap()
@@ -44,6 +46,7 @@ struct MachineDevices {
     self.vm = vm
     self.allocator = allocator
     board = DeviceBoard(memory: memory)
+    balloon = VirtioBalloon(memory: map)
     for region in memory.ram {
       map.add(start: GuestAddress(region.physical), byteCount: region.byteCount, host: region.host)
     }
@@ -67,6 +70,9 @@ struct MachineDevices {
     }
     try add(console)
     try add(VirtioEntropy())
+    // Before the boot information is written, which says what is wanted from the start.
+    balloon.setWanted(byteCount: configuration.balloonByteCount)
+    try add(balloon)
     let cpuQueues = min(configuration.cpuCount, 8)
     let budget = Self.budget(for: configuration, queues: cpuQueues)
     for (index, share) in configuration.shares.enumerated() {

@@ -14,8 +14,8 @@ extension Machine {
   /// Runs the machine on this thread (CPU 0) until the program ends, and the process with it.
   public func run() -> Never {
     if isSelfTest { StandardStreams.report(selfDescription, to: 1) }
-    if configuration.statisticsDescriptor != nil {
-      pagesAtEntry = memory.residentPages
+    if configuration.statisticsDescriptor != nil { pagesAtEntry = memory.residentPages }
+    if configuration.statisticsDescriptor != nil || configuration.controlDescriptor != nil {
       memoryAccount = HostFile.open(Array("/proc/self/statm".utf8))
     }
     if let offset = MemoryLayout<ClockPage>.offset(of: \.events),
@@ -26,12 +26,14 @@ extension Machine {
     if configuration.isJailed {
       do throws(JailError) {
         try Jail.enter(
-          directories: configuration.shares.map(\.descriptor), requests: MachineDevices.requests)
+          directories: configuration.shares.map(\.descriptor), requests: MachineDevices.requests,
+          listener: configuration.controlDescriptor)
       } catch {
         fail(Failure(.jail, "\(error.step) failed: \(String(cString: strerror(error.code)))"), vcpu: nil)
       }
       timeline.mark("jail entered")
     }
+    if let listener = configuration.controlDescriptor { serveControl(listener) }
     if configuration.cpuCount > 1 || memory.byteCount > firstSlot { startCompletion() }
     run(boot)
   }
@@ -120,7 +122,7 @@ extension Machine {
       guard stampedPhases & 1 << phase.rawValue == 0 else { return }
       stampedPhases |= 1 << phase.rawValue
       timeline.mark("kernel: \(phase.name)", exits: exits[vcpu.index].total)
-      if phase == .program && memoryAccount >= 0 { pagesAtProgram = memory.residentPages }
+      if phase == .program && configuration.statisticsDescriptor != nil { pagesAtProgram = memory.residentPages }
     }
   }
 

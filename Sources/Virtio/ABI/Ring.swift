@@ -95,6 +95,8 @@ public enum VirtioDeviceID {
   public static let console: UInt32 = 3
   /// Entropy source.
   public static let entropy: UInt32 = 4
+  /// Balloon.
+  public static let balloon: UInt32 = 5
   /// File system.
   public static let fileSystem: UInt32 = 26
 }

@@ -12,8 +12,11 @@
 #include <sys/capability.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <string.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 _Static_assert(sizeof(struct osv_filter_instruction) == sizeof(struct sock_filter), "same layout");
@@ -88,6 +91,47 @@ uint64_t osv_resident_bytes(int statm) {
   unsigned long size, resident;
   return sscanf(text, "%lu %lu", &size, &resident) == 2 ? (uint64_t)resident * 4096 : 0;
 }
+
+// A stream socket and the address of `path`; the socket, or the error number negated.
+static int socket_for(const char *path, struct sockaddr_un *address) {
+  if (strlen(path) >= sizeof address->sun_path) return -ENAMETOOLONG;
+  memset(address, 0, sizeof *address);
+  address->sun_family = AF_UNIX;
+  strcpy(address->sun_path, path);
+  return result(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+}
+
+int osv_connect(const char *path) {
+  struct sockaddr_un address;
+  int connection = socket_for(path, &address);
+  if (connection < 0 || connect(connection, (struct sockaddr *)&address, sizeof address) == 0) return connection;
+  int error = errno;
+  close(connection);
+  return -error;
+}
+
+int osv_listen(const char *path) {
+  struct sockaddr_un address;
+  int listener = socket_for(path, &address);
+  if (listener < 0) return listener;
+  mode_t mask = umask(0177);
+  int done = bind(listener, (struct sockaddr *)&address, sizeof address), error = errno;
+  if (done != 0 && error == EADDRINUSE) {
+    // A file that is no socket refuses connections too.
+    struct stat status;
+    int other = osv_connect(path);
+    if (other >= 0) close(other);
+    if (other == -ECONNREFUSED && lstat(path, &status) == 0 && S_ISSOCK(status.st_mode) && unlink(path) == 0)
+      done = bind(listener, (struct sockaddr *)&address, sizeof address), error = errno;
+  }
+  umask(mask);
+  if (done == 0) done = listen(listener, 4), error = errno;
+  if (done == 0) return listener;
+  close(listener);
+  return -error;
+}
+
+int osv_accept(int listener) { return result(accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)); }
 
 const void *osv_find(const void *bytes, size_t count, const void *needle, size_t needle_count) {
   return memmem(bytes, count, needle, needle_count);

@@ -40,5 +40,16 @@ long osv_descriptor_limit(void);
 
 /// Resident memory of this process in bytes, read from an open /proc/self/statm; 0 if the kernel does not say.
 uint64_t osv_resident_bytes(int statm);
+
+/// A listening socket at `path` that only its owner may connect to, closed on exec; a socket there that nobody listens to any more
+/// is replaced.
+int osv_listen(const char *path);
+
+/// Waits for a connection: a socket that does not block, closed on exec.
+int osv_accept(int listener);
+
+/// A connection to the socket at `path`, closed on exec.
+int osv_connect(const char *path);
+
 /// Where `needle` begins in `bytes` (memmem(3)), NULL if it does not occur.
 const void *osv_find(const void *bytes, size_t count, const void *needle, size_t needle_count);
