@@ -31,7 +31,7 @@
         try Scheduler.startOtherCPUs()
         BootTrace.end(of: .processors)
         let entry = try program(fileSystems.context, descriptors).load()
-        try BootBalloon.startLater()
+        BootBalloon.startWhenNeeded()
         BootTrace.end(of: .program)
         entry.enter()
       } catch {

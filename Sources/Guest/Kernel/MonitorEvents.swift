@@ -1,4 +1,4 @@
-// What the monitor tells a running machine: signals for the program (Ctrl-C, SIGTERM), a new window size.
+// What the monitor tells a running machine: signals for the program (Ctrl-C, SIGTERM), a new window size, that the balloon is needed.
 //
 // The interrupt handler only queues work: sending a signal takes locks.
 #if GUEST
@@ -13,7 +13,7 @@
     private static let eventsOffset = 56
 
     // SAFETY: initialised before the vector is registered; afterwards only handed to the work queue.
-    nonisolated(unsafe) private static var work: UnsafeMutablePointer<WorkItem>! = nil
+    nonisolated(unsafe) private(set) static var work: UnsafeMutablePointer<WorkItem>! = nil
 
     /// Begins to listen. Boot only.
     /// - Throws: ENOMEM.
@@ -38,6 +38,7 @@
       if bits & 4 != 0 { ProgramSignals.send(.hangup) }
       if bits & 8 != 0 { ProgramSignals.send(.quit) }
       if bits & 16 != 0 { ProgramSignals.send(.windowChanged) }
+      BootBalloon.startIfNeeded(isAskedFor: bits & 32 != 0)
     }
   }
 #endif

@@ -1,4 +1,5 @@
 // Reclaim: those who keep memory they could do without are asked for it when it runs out. Shrinkers.
+import Base
 import Locks
 import Pages
 
@@ -9,9 +10,9 @@ public enum Reclaim {
 
   private static let capacity = 8
   nonisolated(unsafe) private static var shrinkers: UnsafeMutablePointer<Shrinker>?
-  nonisolated(unsafe) private static var count = 0
+  private static let count = Atomic<Int>(0)
 
-  /// Adds a shrinker, at boot; eight at most. The page cache and unused kernel stacks need none.
+  /// Adds a shrinker; by one thread at a time, eight at most. The page cache and unused kernel stacks need none.
   /// - Returns: false if there are too many, or memory is out.
   public static func register(_ shrinker: @escaping Shrinker) -> Bool {
     if shrinkers == nil {
@@ -19,9 +20,10 @@ public enum Reclaim {
       shrinkers = KernelHeap.allocate(byteCount: capacity &* MemoryLayout<Shrinker>.stride)?
         .bindMemory(to: Shrinker.self, capacity: capacity)
     }
-    guard let shrinkers, count < capacity else { return false }
-    (shrinkers + count).initialize(to: shrinker)
-    count += 1
+    let number = count.load(ordering: .relaxed)
+    guard let shrinkers, number < capacity else { return false }
+    (shrinkers + number).initialize(to: shrinker)
+    count.store(number &+ 1, ordering: .releasing)
     return true
   }
 
@@ -48,7 +50,7 @@ public enum Reclaim {
     KernelStack.trim()
     var given = PageCache.shrink(pages: pages)
     var index = 0
-    while index < count && given < pages {
+    while index < count.load(ordering: .acquiring) && given < pages {
       given &+= shrinkers.unsafelyUnwrapped[index](pages &- given)
       index &+= 1
     }

@@ -95,9 +95,11 @@ extension Machine {
   private func answer(_ line: [UInt8]) -> String {
     switch ControlCommand(line: line, memoryByteCount: memory.byteCount) {
     case .memory:
+      if !devices.balloon.report.isActive { Signals.wantBalloon() }
       return memoryReport(devices.balloon.freshReport())
     case .balloon(let size):
       devices.balloon.setWanted(byteCount: size)
+      if !devices.balloon.report.isActive { Signals.wantBalloon() }
       return memoryReport(devices.balloon.report)
     case .refused(let sentence):
       return "{\"error\": \"\(StatusReport.escape(sentence))\"}\n"
@@ -124,11 +126,11 @@ extension VirtioBalloon {
   /// The report with statistics of now, or with the last ones if the guest says nothing for a second.
   fileprivate func freshReport() -> Report {
     let before = report
-    guard before.isActive else { return before }
-    requestStatistics()
+    if before.isActive { requestStatistics() }
+    // A driver that is just starting says something by itself.
     for _ in 0..<1000 {
       let now = report
-      if now.statisticsNumber != before.statisticsNumber || !now.isActive { return now }
+      if now.statisticsNumber != before.statisticsNumber { return now }
       usleep(1000)
     }
     return report

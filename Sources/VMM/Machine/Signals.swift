@@ -63,6 +63,13 @@ enum Signals {
     signal(SIGPIPE, SIG_IGN)
   }
 
+  /// Tells the guest that its balloon is needed. Any thread.
+  static func wantBalloon() {
+    guard let events, let machine else { return }
+    _ = ckvm_fetch_or(events, 1 << 5)
+    try? machine.signal(InterruptMessage(vector: BootVectors.monitor, cpu: 0))
+  }
+
   private static func handle(_ number: CInt) {
     let saved = errno
     defer { errno = saved }

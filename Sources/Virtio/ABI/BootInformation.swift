@@ -300,7 +300,7 @@ public struct ClockPage {
   /// Bytes of RAM present now (grows while the monitor's second thread adds slots; release store).
   public var memoryByteCount: UInt64 = 0
   /// Events from the monitor, bits set by it and cleared by the kernel, announced by `BootVectors.monitor`: bit 0 SIGINT, bit 1 SIGTERM,
-  /// bit 2 SIGHUP, bit 3 SIGQUIT, bit 4 window size changed.
+  /// bit 2 SIGHUP, bit 3 SIGQUIT, bit 4 window size changed, bit 5 the balloon's driver shall start.
   public var events: UInt64 = 0
   /// A zero page.
   public init() {}
