@@ -219,10 +219,12 @@ struct BalloonVMTests {
     }
     // Bytes that are no text, many lines without reading an answer, and silence; others are served all the same.
     let script = """
-      import os, socket, sys
+      from os import urandom
+      from socket import socket, AF_UNIX
+      from sys import argv
       def connect():
-          s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.settimeout(20); return s
-      for data in (os.urandom(100000), bytes(70000), b"\\xff\\n" * 1000):
+          s = socket(AF_UNIX); s.connect(argv[1]); s.settimeout(20); return s
+      for data in (urandom(100000), bytes(70000), b"\\xff\\n" * 1000):
           s = connect()
           try: s.sendall(data)
           except OSError: pass
