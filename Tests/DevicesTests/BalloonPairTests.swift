@@ -111,7 +111,7 @@ private func isPresent(_ frame: PhysicalAddress, byteCount: Int) -> (all: Bool, 
     let again = (0..<8).compactMap { _ in Frames.allocate(order: 9, zeroed: true) }
     for block in again {
       let words = LinearMap.pointer(block).assumingMemoryBound(to: UInt64.self)
-      #expect((0..<(2 << 18)).allSatisfy { words[$0] == 0 })
+      #expect((0..<(1 << 18)).allSatisfy { words[$0] == 0 })
     }
     for block in again { Frames.free(block, order: 9) }
   }
