@@ -68,6 +68,28 @@ public struct ModelWord: ~Copyable, LockWord {
     cell.value = value
   }
 
+  /// See `LockWord`; no step.
+  public var identity: UInt { UInt(cell.takeUnretainedValue().number) }
+
+  /// The slots of the explored program; made afresh for every schedule.
+  nonisolated(unsafe) public static var readerSlots = ReaderSlots<ModelWord>.none
+  /// On which CPU each thread is, from the first; 0 if nothing is said.
+  nonisolated(unsafe) public static var cpus: [Int] = []
+  /// On which CPU it counts what is done outside of all threads.
+  nonisolated(unsafe) public static var cpuOutside = 0
+  /// The running thread's CPU; no step.
+  public static var currentCPU: Int {
+    get {
+      guard let index = runningIndex else { return cpuOutside }
+      return index < cpus.count ? cpus[index] : 0
+    }
+    set { if let index = runningIndex { cpus[index] = newValue } else { cpuOutside = newValue } }
+  }
+  private static var runningIndex: Int? {
+    let checker = ModelChecker.active!
+    return checker.threads.firstIndex { $0 === checker.running }
+  }
+
   /// The number of the running thread, from 1.
   public static var currentParker: UInt {
     let checker = ModelChecker.active!

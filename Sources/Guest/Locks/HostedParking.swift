@@ -3,6 +3,9 @@
   import Base
   import Glibc
 
+  // glibc shows it to _GNU_SOURCE only.
+  @_silgen_name("sched_getcpu") private func hostCPU() -> Int32
+
   /// Permits over pthreads. Control blocks are recycled and never freed, as `Parker` promises.
   public enum HostedParking {
     struct Block {
@@ -51,6 +54,9 @@
       pthread_setspecific(key, block)
       return block!
     }
+
+    /// The host's CPU, of four.
+    static var currentCPU: Int { Int(hostCPU()) & 3 }
 
     static var current: Parker { Parker(rawValue: UInt(bitPattern: block)) }
 

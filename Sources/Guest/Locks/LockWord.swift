@@ -30,6 +30,8 @@ public protocol LockWord: ~Copyable {
   borrowing func peek() -> UInt
   /// Sets the value, where no other thread can be reading or writing it.
   borrowing func poke(_ value: UInt)
+  /// A number that this word alone has as long as it exists; not 0.
+  var identity: UInt { get }
 
   /// See `Parking.current`.
   static var currentParker: UInt { get }
@@ -43,6 +45,10 @@ public protocol LockWord: ~Copyable {
   static func disablePreemption()
   /// Undoes one `disablePreemption`.
   static func enablePreemption()
+  /// The number of the CPU; a hint, for it may be another one the next moment.
+  static var currentCPU: Int { get }
+  /// Where readers of reader-writer locks may stand.
+  static var readerSlots: ReaderSlots<Self> { get }
 }
 
 /// The word of the running kernel: a hardware atomic.
@@ -73,6 +79,12 @@ public protocol LockWord: ~Copyable {
   @inline(__always) public borrowing func poke(_ value: UInt) { atomic.store(value, ordering: .relaxed) }
 
   /// See `LockWord`.
+  @inline(__always) public var identity: UInt {
+    // SAFETY: an atomic lies where it is as long as it exists; its address is used as a number only.
+    withUnsafePointer(to: atomic) { UInt(bitPattern: $0) }
+  }
+
+  /// See `LockWord`.
   @inline(__always) public static var currentParker: UInt { Parking.current.rawValue }
   /// See `LockWord`.
   @inline(__always) public static func park(until deadline: Deadline, interruptible: Bool) -> WaitResult {
@@ -86,4 +98,14 @@ public protocol LockWord: ~Copyable {
   @inline(__always) public static func disablePreemption() { Preemption.disable() }
   /// See `LockWord`.
   @inline(__always) public static func enablePreemption() { Preemption.enable() }
+  /// See `LockWord`.
+  @inline(__always) public static var readerSlots: ReaderSlots<LiveWord> { LiveReaderSlots.current }
+  /// See `LockWord`.
+  @inline(__always) public static var currentCPU: Int {
+    #if HOSTED
+      HostedParking.currentCPU
+    #else
+      CPU.current
+    #endif
+  }
 }

@@ -2,7 +2,7 @@
 //
 // Invariants: `units` never goes below 0: it is lowered only by a compare-exchange from a value that is large enough. A
 // `post` raises it before it wakes, and a waiter looks at it after it has queued (WaitQueue 6), so no unit lies there
-// unseen. Waiters for several units are woken one a post at least, in order, and wake the next if a rest remains.
+// unseen. A waiter that gives up has taken nothing.
 
 import Base
 
@@ -35,6 +35,12 @@ public struct SemaphoreCore<Word: LockWord & ~Copyable>: ~Copyable {
   public borrowing func post(_ number: Int = 1) {
     _ = units.add(number.uint)
     for _ in 0..<number { queue.wakeOne() }
+  }
+
+  /// Where its waiters sleep; for `WaitAny`, whose attempt is `tryWait`. The semaphore must stay in place meanwhile.
+  public var waiters: UnsafePointer<WaitQueueCore<Word>> {
+    // SAFETY: an object with atomic words lies where it is as long as it exists.
+    withUnsafePointer(to: queue) { $0 }
   }
 
   /// The units present; a hint.

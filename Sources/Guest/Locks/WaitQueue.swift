@@ -39,8 +39,8 @@ public struct WaitQueueCore<Word: LockWord & ~Copyable>: ~Copyable {
   private let first: Word
   private let last: Word
 
-  private static var waiting: UInt { 0 }
-  private static var woken: UInt { 1 }
+  static var waiting: UInt { 0 }
+  static var woken: UInt { 1 }
   private static var leaving: UInt { 2 }
   private static var left: UInt { 3 }
   /// Woken, and now in the queue of its mutex, or on its way there; `woken` (1, as the mutex has it) follows.
@@ -121,7 +121,8 @@ public struct WaitQueueCore<Word: LockWord & ~Copyable>: ~Copyable {
     }
   }
 
-  private borrowing func enter(_ record: UnsafeMutablePointer<WaitRecord<Word>>) {
+  /// Puts the record of the calling thread into the queue.
+  borrowing func enter(_ record: UnsafeMutablePointer<WaitRecord<Word>>) {
     record.pointee.state.poke(Self.waiting)
     record.pointee.next.poke(Self.unlinked)
     _ = population.add(1)
@@ -139,7 +140,7 @@ public struct WaitQueueCore<Word: LockWord & ~Copyable>: ~Copyable {
   }
 
   /// Takes the record out of the queue; false if it was woken (or moved) before that.
-  private borrowing func leave(_ record: UnsafeMutablePointer<WaitRecord<Word>>) -> Bool {
+  borrowing func leave(_ record: UnsafeMutablePointer<WaitRecord<Word>>) -> Bool {
     guard record.pointee.state.compareExchange(Self.waiting, Self.leaving) else { return false }
     Self.push(record, on: leavers) { $0.pointee.leaving.poke($1) }
     ring()

@@ -41,6 +41,15 @@
       let cpus = periods.bindMemory(to: LiveWord.self, capacity: words)
       sharedPointer = memory.bindMemory(to: Shared.self, capacity: 1)
       shared.initialize(to: Shared(periods: GracePeriods(cpus: cpus, count: CPU.count)))
+      if CPU.count > 1 {
+        let count = ReaderSlots<LiveWord>.usualCount(cpuCount: CPU.count)
+        guard let slots = KernelHeap.allocate(byteCount: count &* MemoryLayout<LiveWord>.size, alignment: 64) else {
+          return false
+        }
+        // SAFETY: fresh memory of that size, never freed.
+        let words = slots.bindMemory(to: LiveWord.self, capacity: count)
+        LiveReaderSlots.install(words, cpuCount: CPU.count)
+      }
       return true
     }
 
