@@ -257,19 +257,26 @@
     @inline(__always) @discardableResult func saveIfLoaded(_ thread: UnsafeMutablePointer<ThreadControl>) -> Bool {
       guard pointee.loaded == thread else { return false }
       thread.pointee.threadPointer = ThreadPointer.current
-      let isX87Clean = ExtendedState.save(thread.pointee.extendedState.unsafelyUnwrapped)
+      // The area of a thread whose registers are dead keeps what it had last, whose control words are still right.
+      let isX87Clean =
+        !thread.pointee.isVectorStateDead && ExtendedState.save(thread.pointee.extendedState.unsafelyUnwrapped)
       thread.pointee.unsaved.store(0, ordering: .releasing)
       pointee.loaded = nil
       return isX87Clean
     }
 
     /// Makes the CPU hold the thread's registers. A thread without a program leaves them as they are: the kernel uses none,
-    /// so they are saved only when another program's thread comes.
+    /// so they are saved only when another program's thread comes. Between two threads whose programs made function calls the
+    /// vector registers stay: at a call they are free, and the control words are those with which both began.
     @inline(__always) func load(_ thread: UnsafeMutablePointer<ThreadControl>) {
       guard let area = thread.pointee.extendedState, pointee.loaded != thread else { return }
       var isX87Clean = false
-      if let loaded = pointee.loaded { isX87Clean = saveIfLoaded(loaded) }
-      ExtendedState.restore(area, isX87Clean: isX87Clean)
+      var areBothDead = false
+      if let loaded = pointee.loaded {
+        areBothDead = loaded.pointee.isVectorStateDead && thread.pointee.isVectorStateDead
+        isX87Clean = saveIfLoaded(loaded)
+      }
+      if !areBothDead { ExtendedState.restore(area, isX87Clean: isX87Clean) }
       ThreadPointer.current = thread.pointee.threadPointer
       thread.pointee.unsaved.store(1, ordering: .relaxed)
       pointee.loaded = thread

@@ -157,6 +157,17 @@ public struct Thread: Equatable, @unchecked Sendable {
   /// Gives a thread that has not started the running thread's vector registers.
   public static func copyExtendedState(to thread: Thread) { Scheduler.copyExtendedState(to: thread.control) }
 
+  #if GUEST
+    /// Runs the body for a program that called a function of the kernel: it does not rely on its vector registers meanwhile, so
+    /// they need not be saved and loaded where two such threads change places.
+    @inline(__always) public static func asFunctionCall<R>(_ body: () -> R) -> R {
+      let thread = Scheduler.current
+      thread.pointee.isVectorStateDead = true
+      defer { thread.pointee.isVectorStateDead = false }
+      return body()
+    }
+  #endif
+
   /// Loads the running thread's vector registers from its area.
   public static func reloadExtendedState() { Scheduler.reloadExtendedState() }
 }

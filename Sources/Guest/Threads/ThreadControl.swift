@@ -49,6 +49,8 @@ struct ThreadControl: ~Copyable {
   var passesOn: UInt8 = 2
   /// Its program's FS base, while it is not in the CPU's register.
   var threadPointer: UInt64 = 0
+  /// Its program made a function call: nobody wants back what its vector registers hold. Looked at when it gives up the CPU.
+  var isVectorStateDead = false
   /// Where its vector registers are saved; nil if it runs no program.
   var extendedState: UnsafeMutableRawPointer?
   var slots: InlineArray<4, UnsafeMutableRawPointer?> = InlineArray(repeating: nil)

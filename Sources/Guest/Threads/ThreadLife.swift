@@ -158,6 +158,7 @@
       thread.pointee.involuntarySwitches = 0
       thread.pointee.threadPointer = 0
       thread.pointee.isEnding = false
+      thread.pointee.isVectorStateDead = false
       thread.pointee.slots = InlineArray(repeating: nil)
       return thread
     }

@@ -45,6 +45,8 @@
       case 11: "grace period beside a spinning thread"
       case 12: "yielding on one CPU"
       case 13: "two spinning threads find two CPUs"
+      case 14: "readers, deferred frees and a growing table"
+      case 15: "reader-writer lock"
       default: nil
       }
     }
@@ -64,7 +66,9 @@
       case 10: work()
       case 11: gracePeriod()
       case 12: yielding()
-      default: spreading()
+      case 13: spreading()
+      case 14: readCopyUpdate()
+      default: readersAndWriters()
       }
     }
 
@@ -108,6 +112,7 @@
 
     struct Shared: ~Copyable {
       let mutex = Mutex()
+      let readerWriterLock = ReaderWriterLock()
       let ping = Semaphore()
       let pong = Semaphore()
       let queue = WaitQueue()
@@ -115,6 +120,7 @@
       let atomicCount = Atomic<UInt64>(0)
       let firedAt = Atomic<UInt64>(0)
       var guardedCount: UInt64 = 0
+      var guardedCopy: UInt64 = 0
     }
   }
 #endif

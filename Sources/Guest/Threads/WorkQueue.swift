@@ -47,6 +47,7 @@ public enum WorkQueue {
     let shared = memory.bindMemory(to: Shared.self, capacity: 1)
     shared.initialize(to: Shared())
     sharedPointer = shared
+    try Deferring.begin()
     let thread = try Thread.create(name: "work", entry: workMain)
     thread.start()
   }

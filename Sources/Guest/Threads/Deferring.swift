@@ -1,0 +1,147 @@
+// RCU without waiting: calls that are made after a grace period, by the work thread, in batches.
+//
+// The work thread never waits for a grace period: it begins one, lets itself be woken by a timer, and looks again. CPUs mostly
+// pass by themselves meanwhile; those that have not are interrupted at the second look, or at once while somebody waits for
+// the calls or there are many (`pressing`): so the calls that wait are bounded by what can be left in some tens of
+// microseconds. Nothing ticks while there are none.
+
+import Base
+import Locks
+import Pages
+import Platform
+import VirtioABI
+
+extension RCU {
+  /// What defers: embedded in what is to be freed.
+  public typealias Call = DeferredCall<LiveWord>
+
+  /// Calls `function(context)` on the work thread once every reader that is under way now has ended. From any context, also
+  /// within such a call. The call must not sleep for long: others wait behind it.
+  public static func later(
+    _ call: UnsafeMutablePointer<Call>, _ function: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Void,
+    _ context: UnsafeMutableRawPointer?
+  ) {
+    guard let deferring = Deferring.shared else { return }
+    if deferring.pointee.calls.leave(call, function, context) { WorkQueue.submit(deferring.item) }
+  }
+
+  /// Returns when all calls that were left before it have been made. Sleeps; not within such a call, nor inside a reader.
+  public static func barrier() {
+    guard let deferring = Deferring.shared else { return }
+    let done = Semaphore()
+    var call = Call()
+    withUnsafePointer(to: done) { done in
+      withUnsafeMutablePointer(to: &call) { call in
+        _ = deferring.pointee.waiters.add(1)
+        // SAFETY: both lie on this stack until the call has been made.
+        later(
+          call, { $0.unsafelyUnwrapped.assumingMemoryBound(to: Semaphore.self).pointee.post() },
+          UnsafeMutableRawPointer(mutating: done))
+        WorkQueue.submit(deferring.item)
+        _ = done.pointee.wait()
+        _ = deferring.pointee.waiters.add(UInt.max)
+      }
+    }
+  }
+
+  /// How many calls have been left and not been made.
+  public static var pendingCalls: Int { Deferring.shared?.pointee.calls.count ?? 0 }
+}
+
+/// What the work thread keeps for deferred calls.
+struct Deferring: ~Copyable {
+  let calls = DeferredCallsCore<LiveWord>()
+  /// Threads in `barrier`.
+  let waiters = LiveWord(0)
+  var item: WorkItem
+  let timer: TimerEvent
+  /// How often this grace period has been looked at.
+  var looks: Int = 0
+
+  nonisolated(unsafe) private(set) static var shared: UnsafeMutablePointer<Deferring>? = nil
+
+  /// More calls than this are pressing.
+  private static var many: Int { 256 }
+  /// How soon to look again, ns.
+  private static var patience: UInt64 { 1_000_000 }
+  private static var pressingPatience: UInt64 { 30_000 }
+
+  /// Called once, by the work queue when it begins.
+  /// - Throws: ENOMEM.
+  static func begin() throws(Errno) {
+    #if HOSTED
+      let memory: UnsafeMutableRawPointer? = .allocate(byteCount: MemoryLayout<Deferring>.size, alignment: 64)
+    #else
+      let memory = KernelHeap.allocate(byteCount: MemoryLayout<Deferring>.size, alignment: 64)
+    #endif
+    guard let memory else { throw .ENOMEM }
+    let timer = try TimerEvent(handler: { _ in Deferring.submit() }, context: nil)
+    // SAFETY: fresh memory of that size, never freed.
+    let deferring = memory.bindMemory(to: Deferring.self, capacity: 1)
+    deferring.initialize(to: Deferring(item: WorkItem(deferringMain, context: nil), timer: timer))
+    shared = deferring
+  }
+
+  private static func submit() { if let shared { WorkQueue.submit(shared.item) } }
+
+  private var isPressing: Bool { waiters.load() != 0 || calls.count > Self.many }
+
+  /// On the work thread.
+  fileprivate mutating func work() {
+    let progress = calls.work(begin: { GracePeriodClock.begin() }, isOver: { GracePeriodClock.isOver($0) })
+    switch progress {
+    case .done: return
+    case .begun: looks = 0
+    case .waiting: looks &+= 1
+    }
+    let isPressing = isPressing
+    // At the first look after the period began, and not at every one: an interrupt is dear.
+    if looks == (isPressing ? 0 : 1) || (isPressing && looks & 15 == 1) { GracePeriodClock.nudge() }
+    timer.arm(at: .after(isPressing ? Self.pressingPatience : Self.patience))
+  }
+}
+
+extension UnsafeMutablePointer<Deferring> {
+  // SAFETY: inside a structure that is neither moved nor freed.
+  fileprivate var item: UnsafeMutablePointer<WorkItem> { withUnsafeMutablePointer(to: &pointee.item) { $0 } }
+}
+
+private func deferringMain(_ argument: UnsafeMutableRawPointer?) { Deferring.shared?.pointee.work() }
+
+/// Grace periods of the running machine, for who does not wait for them.
+private enum GracePeriodClock {
+  #if GUEST
+    nonisolated(unsafe) private static var rest: UInt64 = 0
+
+    static func begin() -> UInt {
+      rest = Scheduler.shared.pointee.activeCPUs.load(ordering: .acquiring)
+      return Scheduler.shared.pointee.periods.begin()
+    }
+
+    static func isOver(_ number: UInt) -> Bool {
+      var others = rest
+      while others != 0 {
+        let cpu = others.trailingZeroBitCount
+        others &= others &- 1
+        if Scheduler.shared.pointee.periods.hasPassed(number, on: cpu) { rest &= ~(1 << cpu.u64) }
+      }
+      return rest == 0
+    }
+
+    /// Has the CPUs that have not passed go through the scheduler.
+    static func nudge() {
+      let wasEnabled = Interrupts.disable()
+      var others = rest & ~(1 << CPU.current.u64)
+      while others != 0 {
+        Scheduler.interrupt(others.trailingZeroBitCount)
+        others &= others &- 1
+      }
+      Interrupts.restore(wasEnabled)
+    }
+  #else
+    // Unit tests on the host read under locks of their own.
+    static func begin() -> UInt { 1 }
+    static func isOver(_ number: UInt) -> Bool { true }
+    static func nudge() {}
+  #endif
+}
