@@ -59,7 +59,7 @@ let package = Package(
     guest("VirtioFS", imports: ["Files", "Devices"], folder: "FileSystems/VirtioFS"),
     guest("Linux", imports: ["RamFS", "DevFS", "ProcFS", "VirtioFS"]),
     guest("Kernel", imports: ["Linux"]),
-    guest("GuestAPI", imports: ["Base"]),
+    guest("GuestAPI", imports: ["Locks"]),
 
     // ---- The host's devices: both know the ring, neither knows KVM. ----
     .target(

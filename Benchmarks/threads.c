@@ -1,6 +1,8 @@
 // What threads cost: switches, wake-ups on one CPU and between two, mutexes, creation. Run natively and in the guest, pinned
 // alike by the program itself; each line is "NAME NANOSECONDS" (of one operation), the median of several rounds.
 //
+// Percentiles are those of all rounds together.
+//
 //   threads [NAME...]      only the measurements whose names begin so
 #define _GNU_SOURCE
 #include <linux/futex.h>
@@ -14,6 +16,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -183,20 +186,247 @@ static double broadcast_64(void) {
   return each;
 }
 
+// ---- A ring of semaphores --------------------------------------------------------------------------------------------
+enum { RING = 8 };
+static sem_t ring[RING];
+
+static void *hand_on(void *argument) {
+  uintptr_t me = (uintptr_t)argument;
+  pthread_barrier_wait(&start);
+  for (int i = 0; i < rounds; i++) {
+    sem_wait(&ring[me]);
+    sem_post(&ring[(me + 1) % RING]);
+  }
+  return NULL;
+}
+
+// One unit goes round: each hop wakes a thread that sleeps.
+static double chain_8(void) {
+  rounds = 500;
+  for (int i = 0; i < RING; i++) sem_init(&ring[i], 0, i == 0);
+  pthread_barrier_init(&start, NULL, RING + 1);
+  pthread_t threads[RING];
+  for (uintptr_t i = 0; i < RING; i++) pthread_create(&threads[i], NULL, hand_on, (void *)i);
+  double before = now();
+  pthread_barrier_wait(&start);
+  for (int i = 0; i < RING; i++) pthread_join(threads[i], NULL);
+  return (now() - before) / rounds / RING;
+}
+
+// ---- Latencies: the samples of all rounds ----------------------------------------------------------------------------
+typedef struct {
+  int count;
+  double values[20000];
+} samples_t;
+
+static void sample(samples_t *samples, double value) {
+  if (samples->count < 20000) samples->values[samples->count++] = value;
+}
+
+static double percentile(samples_t *samples, double part) {
+  qsort(samples->values, samples->count, sizeof samples->values[0], compare);
+  int index = samples->count * part;
+  return samples->values[index < samples->count ? index : samples->count - 1];
+}
+
+// ---- A sleeper among hogs --------------------------------------------------------------------------------------------
+static samples_t among_hogs;
+static atomic_int stop;
+
+static void *hog(void *argument) {
+  while (!atomic_load_explicit(&stop, memory_order_relaxed)) {}
+  return NULL;
+}
+
+// Two hogs a CPU; the sleeper wants little and should get it at once.
+static double hogs_p50(void) {
+  enum { COUNT = 500 };
+  long number = 2 * sysconf(_SC_NPROCESSORS_ONLN);
+  pthread_t threads[16];
+  if (number > 16) number = 16;
+  stop = 0;
+  prctl(PR_SET_TIMERSLACK, 1);
+  for (int i = 0; i < number; i++) pthread_create(&threads[i], NULL, hog, NULL);
+  double each[COUNT];
+  for (int i = 0; i < COUNT; i++) {
+    double before = now();
+    struct timespec pause = {.tv_nsec = 300000};
+    nanosleep(&pause, NULL);
+    sample(&among_hogs, each[i] = now() - before - 300000);
+  }
+  stop = 1;
+  for (int i = 0; i < number; i++) pthread_join(threads[i], NULL);
+  qsort(each, COUNT, sizeof each[0], compare);
+  return each[COUNT / 2];
+}
+
+static double hogs_p99(void) { return among_hogs.count || hogs_p50() ? percentile(&among_hogs, 0.99) : 0; }
+static double hogs_p999(void) { return among_hogs.count || hogs_p50() ? percentile(&among_hogs, 0.999) : 0; }
+
+// ---- A thread that sleeps on an idle CPU, woken from another ---------------------------------------------------------
+static _Atomic double sent_at;
+
+static void *receive(void *argument) {
+  double *lates = argument;
+  pin(1);
+  for (int i = 0; i < rounds; i++) {
+    sem_wait(&semaphores[0]);
+    lates[i] = now() - sent_at;
+    sem_post(&semaphores[1]);
+  }
+  return NULL;
+}
+
+// The CPU has been idle for 2 ms: it no longer polls, in the guest and on the host.
+static double parked_2cpus(void) {
+  double lates[100];
+  cpu_set_t before;
+  sched_getaffinity(0, sizeof before, &before);
+  rounds = 100;
+  sem_init(&semaphores[0], 0, 0), sem_init(&semaphores[1], 0, 0);
+  pthread_t thread;
+  pthread_create(&thread, NULL, receive, lates);
+  pin(0);
+  for (int i = 0; i < rounds; i++) {
+    for (double from = now(); now() - from < 2e6;) {}
+    sent_at = now();
+    sem_post(&semaphores[0]);
+    sem_wait(&semaphores[1]);
+  }
+  pthread_join(thread, NULL);
+  sched_setaffinity(0, sizeof before, &before);
+  qsort(lates, rounds, sizeof lates[0], compare);
+  return lates[rounds / 2];
+}
+
+// ---- After sysbench threads: a few locks, and a yield while one is held -----------------------------------------------
+static pthread_mutex_t locks[4] = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER,
+                                   PTHREAD_MUTEX_INITIALIZER};
+
+static void *lock_and_yield(void *argument) {
+  pthread_barrier_wait(&start);
+  for (int i = 0; i < rounds; i++) {
+    pthread_mutex_lock(&locks[i % 4]);
+    sched_yield();
+    pthread_mutex_unlock(&locks[i % 4]);
+  }
+  return NULL;
+}
+
+static double sysbench_8(void) { return crowd(8, 2000, lock_and_yield); }
+
+// ---- After hackbench: groups of senders and receivers over pipes -----------------------------------------------------
+enum { SENDERS = 5, MESSAGES = 100, BYTES = 100 };
+static int pipes[SENDERS][2];
+
+static void *send_all(void *argument) {
+  char message[BYTES] = {0};
+  pthread_barrier_wait(&start);
+  for (int i = 0; i < MESSAGES; i++)
+    for (int j = 0; j < SENDERS; j++)
+      if (write(pipes[j][1], message, BYTES) != BYTES) abort();
+  return NULL;
+}
+
+static void *receive_all(void *argument) {
+  char message[BYTES];
+  pthread_barrier_wait(&start);
+  for (int i = 0; i < MESSAGES * SENDERS; i++)
+    for (int done = 0; done < BYTES;) {
+      ssize_t count = read(pipes[(uintptr_t)argument][0], message + done, BYTES - done);
+      if (count <= 0) abort();
+      done += count;
+    }
+  return NULL;
+}
+
+static double hackbench_10(void) {
+  pthread_t threads[2 * SENDERS];
+  pthread_barrier_init(&start, NULL, 2 * SENDERS + 1);
+  for (uintptr_t i = 0; i < SENDERS; i++) {
+    if (pipe(pipes[i]) != 0) abort();
+    pthread_create(&threads[2 * i], NULL, send_all, NULL);
+    pthread_create(&threads[2 * i + 1], NULL, receive_all, (void *)i);
+  }
+  double before = now();
+  pthread_barrier_wait(&start);
+  for (int i = 0; i < 2 * SENDERS; i++) pthread_join(threads[i], NULL);
+  double each = (now() - before) / (SENDERS * SENDERS * MESSAGES);
+  for (int i = 0; i < SENDERS; i++) close(pipes[i][0]), close(pipes[i][1]);
+  return each;
+}
+
+// ---- After schbench: one thread gives work to others, which think for a while ----------------------------------------
+enum { WORKERS = 6, REQUESTS = 150 };
+static samples_t wakes;
+static struct {
+  sem_t work;
+  _Atomic double since;
+  double lates[REQUESTS];
+} workers[WORKERS];
+
+static void *think(void *argument) {
+  uintptr_t me = (uintptr_t)argument;
+  for (int i = 0; i < REQUESTS; i++) {
+    sem_wait(&workers[me].work);
+    workers[me].lates[i] = now() - workers[me].since;
+    for (double from = now(); now() - from < 100e3;) {}
+    sem_post(&semaphores[0]);
+  }
+  return NULL;
+}
+
+static double schbench_p50(void) {
+  pthread_t threads[WORKERS];
+  sem_init(&semaphores[0], 0, 0);
+  for (uintptr_t i = 0; i < WORKERS; i++) {
+    sem_init(&workers[i].work, 0, 0);
+    pthread_create(&threads[i], NULL, think, (void *)i);
+  }
+  for (int i = 0; i < REQUESTS; i++) {
+    for (int j = 0; j < WORKERS; j++) {
+      workers[j].since = now();
+      sem_post(&workers[j].work);
+    }
+    for (int j = 0; j < WORKERS; j++) sem_wait(&semaphores[0]);
+  }
+  double each[WORKERS * REQUESTS];
+  int count = 0;
+  for (int i = 0; i < WORKERS; i++) {
+    pthread_join(threads[i], NULL);
+    for (int j = 0; j < REQUESTS; j++) sample(&wakes, each[count++] = workers[i].lates[j]);
+  }
+  qsort(each, count, sizeof each[0], compare);
+  return each[count / 2];
+}
+
+static double schbench_p99(void) { return wakes.count || schbench_p50() ? percentile(&wakes, 0.99) : 0; }
+
 // ---- Timers ----------------------------------------------------------------------------------------------------------
-static double late_50us(void) {
+static double late(int by_descriptor) {
   enum { COUNT = 200 };
   double lates[COUNT];
   prctl(PR_SET_TIMERSLACK, 1);
+  int timer = by_descriptor ? timerfd_create(CLOCK_MONOTONIC, 0) : -1;
   for (int i = 0; i < COUNT; i++) {
+    struct itimerspec once = {.it_value.tv_nsec = 50000};
+    uint64_t expirations;
     double before = now();
-    struct timespec pause = {.tv_nsec = 50000};
-    nanosleep(&pause, NULL);
+    if (by_descriptor) {
+      timerfd_settime(timer, 0, &once, NULL);
+      if (read(timer, &expirations, sizeof expirations) != sizeof expirations) abort();
+    } else {
+      nanosleep(&once.it_value, NULL);
+    }
     lates[i] = now() - before - 50000;
   }
+  if (by_descriptor) close(timer);
   qsort(lates, COUNT, sizeof lates[0], compare);
   return lates[COUNT / 2];
 }
+
+static double late_50us(void) { return late(0); }
+static double late_timerfd(void) { return late(1); }
 
 static double getpid_(void) {
   double before = now();
@@ -213,7 +443,10 @@ static const struct {
     {"condition_1cpu", condition_1, 1}, {"semaphore_1cpu", semaphore_1, 1},   {"futex_2cpus", futex_2, 2},
     {"condition_2cpus", condition_2, 2}, {"semaphore_2cpus", semaphore_2, 2}, {"create_join", create_join, 1},
     {"mutex_2", mutex_2, 1},           {"mutex_4", mutex_4, 1},              {"rwlock_4", rwlock_4, 1},
-    {"broadcast_64", broadcast_64, 1}, {"late_50us", late_50us, 1},
+    {"broadcast_64", broadcast_64, 1}, {"chain_8", chain_8, 1},              {"sysbench_8", sysbench_8, 1},
+    {"hackbench_10", hackbench_10, 1}, {"hogs_p50", hogs_p50, 1},            {"hogs_p99", hogs_p99, 1},
+    {"hogs_p999", hogs_p999, 1},       {"schbench_p50", schbench_p50, 1},    {"schbench_p99", schbench_p99, 1},
+    {"parked_2cpus", parked_2cpus, 2}, {"late_50us", late_50us, 1},          {"late_timerfd", late_timerfd, 1},
 };
 
 int main(int count, char **arguments) {

@@ -17,7 +17,8 @@ mkdir -p "$objects" "$(dirname "$output")"
 # The program's world may use SSE: it runs as a program, not as kernel.
 swiftc -target $triple -enable-experimental-feature Embedded -enable-experimental-feature Lifetimes -wmo -O -g \
   -parse-as-library -swift-version 6 -DGUEST -warnings-as-errors -Xfrontend -disable-stack-protector \
-  -Xfrontend -function-sections -I "$work" -module-cache-path "$objects/ModuleCache" -module-name "Image_$name" \
+  -Xfrontend -function-sections -I "$work" -Xcc -DGUEST \
+  -I "$root/Sources/Guest/Instructions/include" -module-cache-path "$objects/ModuleCache" -module-name "Image_$name" \
   "$root/images/$name"/*.swift -c -o "$objects/program.o"
 
 # The C ABI that a program may call, and the memory functions that compilers call; all else in the kernel becomes local. osv_main

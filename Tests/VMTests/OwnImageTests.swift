@@ -34,6 +34,28 @@ struct OwnImageTests {
     #expect(missing.status == 1 && (missing.text + missing.errorText).contains("no such file"))
   }
 
+  @Test(arguments: [1, 2]) func theSelfTestOfThreadsPasses(cpus: Int) throws {
+    let outcome = try vm(["--cpus", "\(cpus)", "--self-test", "threads"], seconds: 120)
+    #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
+    let report = outcome.text
+    for check in ["ping-pong on one CPU", "readers, deferred frees and a growing table", "reader-writer lock"] {
+      #expect(report.contains("threads, \(check): ok"), "\(check)\n\(report)")
+    }
+    #expect(!report.contains("FAILED"))
+  }
+
+  @Test(arguments: [1, 2]) func theThreadsImageHoldsWhatItPromises(cpus: Int) throws {
+    let outcome = try vm(["--cpus", "\(cpus)", packageRoot + "/.build/images/threads.elf"], seconds: 120)
+    #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
+    for check in [
+      "results, names and affinity", "mutex", "condition", "reader-writer lock", "semaphore with a deadline",
+      "waiting for any of several", "timers", "read-copy-update", "memory regions", "a thousand threads",
+    ] {
+      #expect(outcome.text.contains("\(check): ok\n"), "\(check)\n\(outcome.text)")
+    }
+    #expect(outcome.text.contains("passing the permit: "), "\(outcome.text)")
+  }
+
   /// A program that takes the kernel's current thread away (PER_CPU_CURRENT_THREAD of cpu_layout.h): it cannot go on, and says where.
   @Test func aPanicHasASymbolisedBacktrace() throws {
     let folder = try temporaryFolder()

@@ -1,5 +1,6 @@
 // Time and sleeping.
 import Base
+import Instructions
 
 /// struct timespec.
 struct TimeSpecification {
@@ -10,11 +11,13 @@ struct TimeSpecification {
 /// The clocks of the machine.
 public enum Clock {
   /// Nanoseconds since the machine started; never goes back.
-  public static var monotonic: UInt64 { read(1) }
+  public static var monotonic: UInt64 { currentTime() }
+  /// The processor's time-stamp counter: cycles of a constant rate.
+  public static var cycles: UInt64 { instruction_rdtsc() }
   /// Nanoseconds since 1970-01-01 00:00 UTC.
   public static var wall: UInt64 { read(0) }
 
-  private static func read(_ clock: Int) -> UInt64 {
+  static func read(_ clock: Int) -> UInt64 {
     var time = TimeSpecification()
     _ = withUnsafeMutablePointer(to: &time) { call(Call.clockGettime, clock, argument($0)) }
     return time.seconds.u64 &* 1_000_000_000 &+ time.nanoseconds.u64

@@ -24,7 +24,7 @@ public struct File: ~Copyable {
     }
   }
 
-  private let descriptor: Int
+  let descriptor: Int
 
   /// Opens the file at `path` (relative to the working directory unless it starts with a slash).
   /// - Throws: ENOENT, EACCES, EROFS, EISDIR…: what open(2) gives.

@@ -24,11 +24,17 @@ enum Call {
   static let close = 3
   static let lseek = 8
   static let mmap = 9
+  static let mprotect = 10
   static let munmap = 11
+  static let schedYield = 24
+  static let madvise = 28
   static let nanosleep = 35
   static let exit = 60
   static let clone = 56
+  static let gettid = 186
+  static let prctl = 157
   static let futex = 202
+  static let schedSetaffinity = 203
   static let clockGettime = 228
   static let exitGroup = 231
   static let openat = 257

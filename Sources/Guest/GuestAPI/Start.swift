@@ -22,6 +22,7 @@ nonisolated(unsafe) var invocation = Invocation()
     _ environment: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?
   ) -> Int32 {
     invocation = Invocation(argumentCount: count.int, arguments: arguments, environment: environment)
+    beginReaderSlots()
     let status = programMain(count, arguments)
     flushOutput()
     return status
