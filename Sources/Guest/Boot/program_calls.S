@@ -22,7 +22,7 @@ osv_\name:
     movq %rbp, %rsp
     popq %rbp
     movq %gs:PER_CPU_CURRENT_THREAD, %rcx
-    testb $THREAD_INTERRUPTED, THREAD_PARK_WORD(%rcx)
+    testb $(THREAD_INTERRUPTED | THREAD_NOTICED), THREAD_PARK_WORD(%rcx)
     jnz program_return_slowly
     ret
     .endm

@@ -19,8 +19,7 @@
   /// Gives that thread its permit, and sleeps until the caller's own comes: what a thread does that answers another.
   @c func program_pass(_ parker: UInt, _ deadline: UInt64) -> Int {
     Thread.asFunctionCall {
-      Parking.unpark(Parker(rawValue: parker))
-      return number(Parking.park(until: Deadline(nanoseconds: deadline), interruptible: true))
+      number(Thread.pass(to: Parker(rawValue: parker), until: Deadline(nanoseconds: deadline)))
     }
   }
 

@@ -95,15 +95,16 @@ public struct RCUTableCore<Word: LockWord & ~Copyable>: ~Copyable {
     return nil
   }
 
-  /// Gives the body every owner; those that come or go meanwhile may be missing. A reader, or the writer.
+  /// Gives the body every owner; those that come or go meanwhile may be missing. A reader, or the writer, whose body may remove the
+  /// node that it was given.
   public borrowing func forEach(_ body: (UInt) -> Void) {
     let buckets = at(current.load())
     let form = buckets.pointee.peek()
     for index in 0..<(form &>> 1).int {
       var next = buckets[1 &+ index].load()
       while let node = Self.node(next) {
-        body(node.pointee.owner)
         next = Self.withLink(node, form & 1) { $0.load() }
+        body(node.pointee.owner)
       }
     }
   }

@@ -272,12 +272,15 @@
       guard let area = thread.pointee.extendedState, pointee.loaded != thread else { return }
       var isX87Clean = false
       var areBothDead = false
+      var threadPointer = ~thread.pointee.threadPointer
       if let loaded = pointee.loaded {
         areBothDead = loaded.pointee.isVectorStateDead && thread.pointee.isVectorStateDead
         isX87Clean = saveIfLoaded(loaded)
+        threadPointer = loaded.pointee.threadPointer
       }
       if !areBothDead { ExtendedState.restore(area, isX87Clean: isX87Clean) }
-      ThreadPointer.current = thread.pointee.threadPointer
+      // Threads of a program without thread-local data have the same; writing it costs more than looking.
+      if threadPointer != thread.pointee.threadPointer { ThreadPointer.current = thread.pointee.threadPointer }
       thread.pointee.unsaved.store(1, ordering: .relaxed)
       pointee.loaded = thread
     }

@@ -107,6 +107,22 @@
       switchTo(next, from: current, here)
     }
 
+    /// The running thread, which sleeps by now, gives the CPU to one that is in no queue; nobody else waits. Interrupts are off;
+    /// returns when the caller runs again, likewise.
+    static func handOver(to next: UnsafeMutablePointer<ThreadControl>, _ here: UnsafeMutablePointer<CPUScheduler>) {
+      let current = here.pointee.current
+      let now = Clock.now()
+      here.charge(now: now)
+      if current.pointee.wokeAt != 0 { noteWhatCameOfWaking(current, .sleeping, now: now) }
+      current.pointee.run.since = now
+      next.pointee.run.catchUp(to: here.pointee.queue.reading.epoch)
+      shared.pointee.periods.quiescent(here.pointee.cpu)
+      here.pointee.current = next
+      here.pointee.startedAt = now
+      here.noteSwitch()
+      switchTo(next, from: current, here)
+    }
+
     /// Takes what other CPUs have sent. If the CPU may become idle it promises to look again, which spares them an interrupt.
     @inline(__always) private static func takeIncoming(
       _ here: UnsafeMutablePointer<CPUScheduler>, _ reason: Reason, isIdle: Bool, now: UInt64

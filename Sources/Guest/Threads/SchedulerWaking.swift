@@ -38,6 +38,49 @@
       }
     }
 
+    /// Gives `target` its permit and sleeps until the caller's own comes. Where nobody else waits for this CPU and the target sleeps
+    /// and may run here, it gets the CPU without having been in a queue; time is charged as ever, so it gets no more of it.
+    static func pass(to target: UnsafeMutablePointer<ThreadControl>, until deadline: UInt64) -> WaitResult {
+      let thread = current
+      let wasEnabled = Interrupts.disable()
+      let here = CPUScheduler.here
+      let isQuiet =
+        deadline == .max && here.pointee.queue.isEmpty && !Preemption.isRequested && here.pointee.incoming.isEmpty()
+      guard isQuiet, target.pointee.park.unpark() else {
+        Interrupts.restore(wasEnabled)
+        unpark(target)
+        return park(until: deadline, interruptible: true)
+      }
+      // It is ours to place now.
+      guard mayHandOver(target, here) else {
+        makeRunnable(target)
+        Interrupts.restore(wasEnabled)
+        return park(until: deadline, interruptible: true)
+      }
+      if let result = thread.pointee.park.begin(interruptible: true) {
+        makeRunnable(target)
+        Interrupts.restore(wasEnabled)
+        return result
+      }
+      thread.pointee.voluntarySwitches &+= 1
+      handOver(to: target, here)
+      let result = thread.pointee.park.end()
+      Interrupts.restore(wasEnabled)
+      return result
+    }
+
+    /// Whether a thread that has just left its sleep may run here and now: its stack is free, its registers are saved or here, and it has an ordinary
+    /// claim to the CPU.
+    @inline(__always) private static func mayHandOver(
+      _ target: UnsafeMutablePointer<ThreadControl>, _ here: UnsafeMutablePointer<CPUScheduler>
+    ) -> Bool {
+      target.pointee.onCPU.load(ordering: .acquiring) == 0
+        && (target.pointee.unsaved.load(ordering: .acquiring) == 0
+          || target.pointee.cpu.load(ordering: .relaxed).int == here.pointee.cpu)
+        && target.pointee.affinity.load(ordering: .relaxed) >> here.pointee.cpu.u64 & 1 != 0
+        && target.pointee.policy.load(ordering: .relaxed) == target.pointee.adoptedPolicy
+    }
+
     // MARK: Waking; from any context
 
     /// See `Parking.unpark`.

@@ -158,6 +158,12 @@ public struct Thread: Equatable, @unchecked Sendable {
   public static func copyExtendedState(to thread: Thread) { Scheduler.copyExtendedState(to: thread.control) }
 
   #if GUEST
+    /// Gives the thread of that parker its permit and sleeps, interruptibly, until the caller's own comes: one step where the other
+    /// sleeps and can have this CPU.
+    @inline(__always) public static func pass(to parker: Parker, until deadline: Deadline) -> WaitResult {
+      Scheduler.pass(to: ThreadControl.at(parker.rawValue), until: deadline.nanoseconds)
+    }
+
     /// Runs the body for a program that called a function of the kernel: it does not rely on its vector registers meanwhile, so
     /// they need not be saved and loaded where two such threads change places.
     @inline(__always) public static func asFunctionCall<R>(_ body: () -> R) -> R {
