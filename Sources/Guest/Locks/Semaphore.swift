@@ -31,7 +31,7 @@ public struct SemaphoreCore<Word: LockWord & ~Copyable>: ~Copyable {
     queue.wait(until: deadline, interruptible: interruptible) { !tryWait() }
   }
 
-  /// Adds units (1 or more).
+  /// Adds units (1 or more). The semaphore must stay until this returns, though a waiter may have the unit before.
   public borrowing func post(_ number: Int = 1) {
     _ = units.add(number.uint)
     for _ in 0..<number { queue.wakeOne() }

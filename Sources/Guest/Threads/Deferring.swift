@@ -28,24 +28,35 @@ extension RCU {
   /// Returns when all calls that were left before it have been made. Sleeps; not within such a call, nor inside a reader.
   public static func barrier() {
     guard let deferring = Deferring.shared else { return }
-    let done = Semaphore()
-    var call = Call()
-    withUnsafePointer(to: done) { done in
-      withUnsafeMutablePointer(to: &call) { call in
-        _ = deferring.pointee.waiters.add(1)
-        // SAFETY: both lie on this stack until the call has been made.
-        later(
-          call, { $0.unsafelyUnwrapped.assumingMemoryBound(to: Semaphore.self).pointee.post() },
-          UnsafeMutableRawPointer(mutating: done))
-        WorkQueue.submit(deferring.item)
-        _ = done.pointee.wait()
-        _ = deferring.pointee.waiters.add(UInt.max)
-      }
+    var waiter = BarrierWaiter(parker: Parking.current)
+    withUnsafeMutablePointer(to: &waiter) { waiter in
+      _ = deferring.pointee.waiters.add(1)
+      // SAFETY: it lies on this stack until the call has been made, which touches it for the last time when it sets `isDone`.
+      later(
+        withUnsafeMutablePointer(to: &waiter.pointee.call) { $0 },
+        {
+          let waiter = $0.unsafelyUnwrapped.assumingMemoryBound(to: BarrierWaiter.self)
+          let parker = waiter.pointee.parker
+          waiter.pointee.isDone.store(1)
+          Parking.unpark(parker)
+        }, waiter)
+      WorkQueue.submit(deferring.item)
+      while waiter.pointee.isDone.load() == 0 { _ = Parking.park() }
+      _ = deferring.pointee.waiters.add(UInt.max)
     }
   }
 
   /// How many calls have been left and not been made.
   public static var pendingCalls: Int { Deferring.shared?.pointee.calls.count ?? 0 }
+}
+
+/// A thread in `RCU.barrier`: not a semaphore, which its waiter may find raised while `post` still looks for whom to wake.
+private struct BarrierWaiter: ~Copyable {
+  var call = RCU.Call()
+  let isDone = LiveWord(0)
+  let parker: Parker
+
+  init(parker: Parker) { self.parker = parker }
 }
 
 /// What the work thread keeps for deferred calls.
