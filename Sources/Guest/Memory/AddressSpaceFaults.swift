@@ -1,7 +1,7 @@
 // Page faults: from an address and a wish to a page, or to the signal the program gets.
 //
 // A fault costs 7 us on kvm_pvm, so each maps more than was asked for: files 64 KiB of what is in the cache, anonymous
-// memory 64 KiB that doubles while a program walks through fresh memory, large regions 2 MiB at once. Memory that
+// memory 64 KiB and four times as much each time while a program walks through fresh memory, large regions 2 MiB at once. Memory that
 // was never used is zero already and costs nothing to map before it is needed.
 import Base
 import Locks
@@ -25,6 +25,8 @@ extension AddressSpace {
   static let directPages: UInt64 = 64
   /// Pages of a first fault on anonymous memory, of one on a stack, and of the longest run.
   static let anonymousPages: UInt64 = 16
+  /// What the heap grows by that the C library keeps (glibc's 132 KiB): all of it is used at once.
+  static let breakPages: UInt64 = 33
   static let stackPages: UInt64 = 4
   static let longestRun: UInt64 = 128
 
@@ -137,7 +139,7 @@ extension AddressSpace {
       start = address.alignedDown(to: count &* PageSize.small)
     } else if address == region.pointee.faultEnd {
       // A large region whose first fault this is has no run behind it.
-      count = min(max(region.pointee.faultPages.u64 &* 2, Self.anonymousPages), Self.longestRun)
+      count = min(max(region.pointee.faultPages.u64 &* 4, Self.anonymousPages), Self.longestRun)
     } else {
       start = address.alignedDown(to: count &* PageSize.small)
     }
@@ -180,7 +182,7 @@ extension AddressSpace {
 
   /// Maps the start of fresh anonymous memory before anybody touches it: a small region is nearly always used at once, and a fault
   /// costs ten times what its pages do. Large regions begin with a 2 MiB page at their first touch. Under the write lock.
-  func mapFirstPages(_ start: UInt64, _ end: UInt64) {
+  func mapFirstPages(_ start: UInt64, _ end: UInt64, atMost count: UInt64 = anonymousPages) {
     guard let region = regions.find(start), region.pointee.protection.contains(.write),
       region.pointee.flags.isDisjoint(with: [.shared, .growsDown, .stack, .noReserve, .lockedOnFault])
     else { return }
@@ -192,7 +194,7 @@ extension AddressSpace {
     guard statistics.free >= statistics.total >> 2 else { return }
     let table2M = start.alignedDown(to: PageSize.large)
     _ = installZeroes(
-      region, start, min(min(end, start &+ Self.anonymousPages &* PageSize.small), table2M &+ PageSize.large))
+      region, start, min(min(end, start &+ count &* PageSize.small), table2M &+ PageSize.large))
   }
 
   /// Whether the 2 MiB around an address should be one page: they lie in the region, nothing is there yet, and

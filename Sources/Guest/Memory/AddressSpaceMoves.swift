@@ -48,7 +48,9 @@ extension AddressSpace {
       if region.pointee.end == old.end.rawValue, end <= AddressMap.programEnd.rawValue,
         regions.isFree(old.end.rawValue, end)
       {
+        let isAnonymous = region.pointee.object == nil
         extend(region, to: end)
+        if isAnonymous { mapFirstPages(old.end.rawValue, end) }
         return old.start
       }
     }
@@ -196,7 +198,7 @@ extension AddressSpace {
           Region(start: now, end: then, protection: [.read, .write], flags: lockFuture, label: .heap))
       else { return VirtualAddress(breakEnd) }
       adopt(region)
-      mapFirstPages(now, then)
+      mapFirstPages(now, then, atMost: Self.breakPages)
     }
     breakEnd = wanted
     return VirtualAddress(breakEnd)

@@ -106,7 +106,7 @@ extension AddressSpace {
   private func removeTables(_ start: UInt64, _ end: UInt64) {
     var batch = GatherBatch()
     let range = VirtualRange(start: VirtualAddress(start), end: VirtualAddress(end))
-    table.removeTables(in: range) { batch.add($0, at: range.start) }
+    table.removeTables(in: range) { batch.add(table: $0, at: range.start) }
     batch.finish()
   }
 
@@ -158,7 +158,11 @@ extension AddressSpace {
         var new = old.withRights(protection)
         if protection.contains(.write) && !old.isWritable && mayWriteInPlace(old, region) { new = new.asWritable }
         if old == new || slot.replace(old, by: new) {
-          if new.isWeaker(than: old) { batch.noteChange(at: page) }
+          if new.isWeaker(than: old) {
+            batch.noteChange(at: page)
+          } else if old.isPresent && old != new {
+            batch.noteGain()
+          }
           break
         }
       }

@@ -1,5 +1,9 @@
 // Unmapping gathers a batch: page-table entries are taken out first, then translations are flushed once on all CPUs, and
 // only then are the pages given back. A page is never free while some CPU could still reach it.
+//
+// A few translations are dropped one by one: on kvm_pvm dropping all has the tables compared and guarded anew, so that the next
+// change of each costs an exit too (three times as much for two pages). Rights that were given need no flush, but there each page
+// that had fewer would fault by itself at its next use; many are brought in line by one flush.
 import Base
 import Pages
 import Platform
@@ -15,14 +19,28 @@ struct GatherBatch: ~Copyable {
   private var listPage: PhysicalAddress?
   private var listCount = 0
   private var changes = 0
-  private var lastChange = VirtualAddress(0)
+  /// Addresses of the first changes.
+  private var changed: InlineArray<4, UInt64> = InlineArray(repeating: 0)
+  private var gains = 0
+  /// Changes that are dropped one by one, and gains that are worth a flush.
+  private static let fewChanges = 4
+  private static let manyGains = 24
 
   init() {}
 
   /// Notes that the translation of `address` lost something (rights, or its page).
   mutating func noteChange(at address: VirtualAddress) {
+    if changes < Self.fewChanges { changed[changes] = address.rawValue }
     changes &+= 1
-    lastChange = address
+  }
+
+  /// Notes that a translation that was there got more rights.
+  mutating func noteGain() { gains &+= 1 }
+
+  /// Hands over a page table that was unlinked; everything is dropped then.
+  mutating func add(table: PhysicalAddress, at address: VirtualAddress) {
+    changes &+= Self.fewChanges
+    add(table, at: address)
   }
 
   /// Hands over the reference that an entry at `address` had to `frame`.
@@ -49,11 +67,17 @@ struct GatherBatch: ~Copyable {
 
   /// Flushes and gives the pages back. Must be the last call, and be called.
   mutating func finish() {
-    guard changes > 0 else { return }
+    let gained = gains >= Self.manyGains && TLB.flushesEverywhere
+    guard changes > 0 || gained else { return }
     Preemption.disable()
-    if changes == 1 { TLB.flushEverywhere(lastChange) } else { TLB.flushAllEverywhere() }
+    if changes <= Self.fewChanges && !gained {
+      TLB.flushEverywhere(count: changes) { VirtualAddress(changed[$0]) }
+    } else {
+      TLB.flushAllEverywhere()
+    }
     Preemption.enable()
     changes = 0
+    gains = 0
     while inlineCount > 0 {
       inlineCount &-= 1
       Frames.release(PhysicalAddress(inline[inlineCount]))

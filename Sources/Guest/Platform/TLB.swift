@@ -44,6 +44,16 @@ public enum TLB {
     if !flushesEverywhere { RemoteFlush.run() }
   }
 
+  /// Drops the translations of a few pages likewise.
+  @inline(__always) public static func flushEverywhere(count: Int, _ address: (Int) -> VirtualAddress) {
+    var index = 0
+    while index < count {
+      flush(address(index))
+      index &+= 1
+    }
+    if !flushesEverywhere { RemoteFlush.run() }
+  }
+
   /// Drops all translations on all CPUs, and returns when that is done. With preemption disabled.
   public static func flushAllEverywhere() {
     flushAll()

@@ -18,6 +18,8 @@ public final class GuestMemory: @unchecked Sendable {
   public static let highStart: UInt64 = 4 << 30
   /// Physical address of the files' window.
   public static let filesStart: UInt64 = 512 << 30
+  /// Physical address from which the host may use huge pages.
+  static let smallPagesEnd: UInt64 = 32 << 20
   /// The page size of everything here.
   public static let pageSize: UInt64 = 4096
 
@@ -50,6 +52,11 @@ public final class GuestMemory: @unchecked Sendable {
     let start = UnsafeMutableRawPointer(
       bitPattern: (UInt(bitPattern: address) + UInt(alignment) - 1) & ~(UInt(alignment) - 1))!
     _ = madvise(start, Int(total), CInt(MADV_DONTDUMP))
+    // The kernel uses memory from below, so only guests that use much of it come to where the host gives 2 MiB at a time: a page
+    // costs a fifth there, and the guest's 2 MiB pages are real ones.
+    if total > Self.smallPagesEnd {
+      _ = madvise(start + Int(Self.smallPagesEnd), Int(total - Self.smallPagesEnd), CInt(MADV_HUGEPAGE))
+    }
     let low = min(total, Self.lowEnd)
     var regions = [Region(physical: 0, host: start, byteCount: low)]
     if total > low {
