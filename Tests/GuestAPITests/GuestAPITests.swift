@@ -49,4 +49,52 @@ import Testing
     }
     #expect(shared.count == 40_000)
   }
+
+  @Test func semaphoresTimersAndConditionsAreWaitedForTogether() {
+    let semaphore = GuestAPI.Semaphore()
+    let queue = GuestAPI.WaitQueue()
+    let timer = GuestAPI.Timer(after: 3_000_000, every: 1_000_000)
+    let sources = [semaphore.source, timer.source, queue.source { false }]
+    let before = GuestAPI.Clock.monotonic
+    #expect(waitForAny(sources, until: .after(milliseconds: 1)) == nil)
+    semaphore.post(2)
+    #expect(waitForAny(sources) == 0 && waitForAny(sources) == 0)
+    #expect(waitForAny(sources) == 1 && GuestAPI.Clock.monotonic - before >= 3_000_000)
+    #expect(timer.wait())
+    timer.cancel()
+    #expect(!timer.wait() && semaphore.count == 0)
+    #expect(!semaphore.wait(until: .after(milliseconds: 1)))
+  }
+
+  @Test func readersSeeWholeValuesWhileTheyAreReplaced() {
+    struct Pair {
+      var first = 0
+      var second = 0
+    }
+    let pointer = GuestAPI.RCUPointer(Pair())
+    DispatchQueue.concurrentPerform(iterations: 4) { index in
+      for _ in 0..<2_000 {
+        if index == 0 {
+          pointer.update { Pair(first: $0.first + 1, second: $0.second + 1) }
+        } else if pointer.read({ $0.first != $0.second }) {
+          Issue.record("half a value")
+        }
+      }
+    }
+    GuestAPI.RCU.barrier()
+    #expect(pointer.read { $0.first } == 2_000)
+  }
+
+  @Test func regionsAreMappedProtectedAndDiscarded() throws {
+    let region = try GuestAPI.Region(byteCount: 10_000, [.populated])
+    let bytes = region.bytes
+    #expect(bytes.count == 12_288 && bytes[9_999] == 0)
+    bytes[4_096] = 7
+    try region.protect(4_096..<8_192, .read)
+    #expect(bytes[4_096] == 7)
+    try region.protect(4_096..<8_192, .readWrite)
+    try region.discard(4_096..<8_192)
+    #expect(bytes[4_096] == 0)
+    #expect(throws: Errno.EINVAL) { try region.protect(1..<4_097, .read) }
+  }
 }
