@@ -43,6 +43,11 @@ private func parse(_ arguments: String...) throws(Failure) -> Options {
     #expect(options.image == Array("balloon".utf8) && options.arguments == [Array("64M".utf8)])
   }
 
+  @Test func debugging() throws {
+    #expect(try parse("p").flags & BootFlags.debugMemory == 0)
+    #expect(try parse("--debug", "memory", "p").flags == BootFlags.debugMemory)
+  }
+
   @Test func volumes() throws {
     let options = try parse("--volume", ".:/data", "-v", "/a:b:/c/:ro", "x")
     #expect(options.volumes.map(\.host) == [Array(".".utf8), Array("/a:b".utf8)])
@@ -56,7 +61,7 @@ private func parse(_ arguments: String...) throws(Failure) -> Options {
     ["--cpus", "-1", "p"], ["--cpus"], ["--volume", "x", "p"], ["--volume", ":/x", "p"], ["--volume", "a:b", "p"],
     ["--volume", "a:/", "p"], ["--volume", "a:/../b", "p"], ["-v", "a:/x", "-v", "b:/x/", "p"], ["--env", "=x", "p"],
     ["--env", "x", "p"], ["--workdir", "x", "p"], ["--log", "", "p"], ["--log", "syscalls,", "p"],
-    ["--trace", "x", "p"],
+    ["--trace", "x", "p"], ["--debug", "x", "p"], ["--debug"], ["--debug-memory", "p"],
     ["--status-fd", "x", "p"], ["--bad", "p"], ["-x", "p"], ["--help=1"], ["--hostname", "a b", "p"], [""], [], ["--"],
     ["--root", "", "p"], ["--stats=", "p"], ["--balloon", "1", "p"], ["--balloon", "113M", "p"],
     ["--memory", "32M", "--balloon", "17M", "p"], ["--balloon", "1M", "-m", "16M", "p"], ["--control", "", "p"],

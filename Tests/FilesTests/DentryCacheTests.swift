@@ -87,6 +87,27 @@ private final class CountingDirectory: Vnode {
     #expect(cache.find(root, PathBytes("n4999")) != nil)
   }
 
+  @Test func whatNobodyUsesIsForgottenWhenMemoryIsShort() throws {
+    let (context, root) = make()
+    let cache = context.root.mount.fileSystem.names
+    for number in 0..<300 { _ = try find(context, "/\(number)") }
+    let held = try find(context, "/7/8/9")
+    #expect(cache.count == 302)
+    // The first look takes the marks away, the second one what was not found since; parents of what is held stay.
+    var given = context.root.mount.fileSystem.shrink(.max)
+    _ = try find(context, "/33")
+    given += context.root.mount.fileSystem.shrink(.max)
+    #expect(given == 298 && cache.count == 4)
+    let asked = root.lookups
+    #expect(try find(context, "/33") == find(context, "/33") && find(context, "/7/8/9") == held)
+    #expect(root.lookups == asked)
+    _ = try find(context, "/34")
+    #expect(root.lookups == asked + 1)
+    for number in 0..<300 { _ = try find(context, "/\(number)") }
+    for _ in 0..<3 { _ = cache.shrink(10) }
+    #expect(cache.count > 200)
+  }
+
   @Test func movesAndRemovals() throws {
     let (context, root) = make()
     let cache = context.root.mount.fileSystem.names

@@ -93,7 +93,7 @@ struct Generator: RandomNumberGenerator {
     let start = PhysicalAddress(2 << 30)
     let end = start + (1 << 30)
     let state = FrameState.make(start: start, end: end, cpuCount: 8)
-    for _ in 0..<50 { #expect(state.popFrame() != 0) }
+    for _ in 0..<50 { #expect(state.popFrame(.kernel) != 0) }
     var resident = [UInt8](repeating: 0, count: 1 << 18)
     #expect(mincore(LinearMap.pointer(start), 1 << 30, &resident) == 0)
     let touched = resident.count { $0 & 1 != 0 }

@@ -26,7 +26,7 @@ struct FailureTests {
     (["--cpus", "65", busybox], "E01", "--cpus wants a number from 1 to 64"),
     (["--memory"], "E01", "needs a value"),
     (["--memory", "5", busybox], "E01", "--memory wants a size"),
-    (["--memory", "15M", busybox], "E12", "too small"),
+    (["--memory", "3M", busybox], "E12", "too small"),
     (["--memory", "300G", busybox], "E12", "too large"),
     (["--volume", "/:/", busybox], "E01", "below /"),
     (["--volume", "/nowhere:/data", busybox], "E07", "there is no directory '/nowhere'"),

@@ -74,6 +74,20 @@ struct GuestProgramTests {
     try compare(program, ["--cpus", "2", "--no-rewrite"])
   }
 
+  /// What makes and frees most kernel objects, on a debugging heap: none is overrun, none used after its end.
+  @Test(
+    arguments: GuestProgram.all.filter { program in
+      program.flavour == "glibc-static" && program.memory == nil
+        && [
+          "files", "polling", "threads", "futexes", "memory", "memory_map", "memory_shared", "signals", "timers",
+          "cancel",
+        ]
+        .contains(program.name)
+    }, [1, 2])
+  func behavesAsOnLinuxOnADebuggingHeap(_ program: GuestProgram, cpus: Int) throws {
+    try compare(program, ["--cpus", "\(cpus)", "--debug", "memory", "--memory", "512M"])
+  }
+
   private func compare(_ program: GuestProgram, _ options: [String]) throws {
     var arguments = options
     if let volume = program.volume { arguments += ["--volume", "\(volume):/data"] }

@@ -56,6 +56,41 @@ struct OwnImageTests {
     #expect(outcome.text.contains("passing the permit: "), "\(outcome.text)")
   }
 
+  /// Each defect, made on purpose, ends the machine with its name, the object it was done to, and who allocated it.
+  @Test(arguments: [
+    ("overrun", "an access beyond the end of an object of the kernel heap", "24 bytes at 0x"),
+    ("underrun", "an access before the start of an object of the kernel heap", "24 bytes at 0x"),
+    ("wrote-before", "bytes right before an object of the kernel heap were written", "24 bytes at 0x"),
+    ("wrote-behind", "bytes right behind an object of the kernel heap were written", "24 bytes at 0x"),
+    ("use-after-free", "an access to a freed object of the kernel heap", "24 bytes at 0x"),
+    ("free-twice", "an object of the kernel heap was freed twice", "24 bytes at 0x"),
+    ("wrong-free", "free of memory that is no object of the heap", "24 bytes at 0x"),
+    ("frame", "memory was written after it had been freed", "of a free frame holds 0x"),
+  ])
+  func defectsOfTheHeapAreFound(_ defect: String, message: String, detail: String) throws {
+    let outcome = try vm(["--debug", "memory", "--self-test", defect])
+    #expect(outcome.status == 125, "\(outcome.errorText)")
+    let lines = outcome.errorText.split(separator: "\n").map(String.init)
+    #expect(lines.first == "kernel panic: " + message, "\(outcome.errorText)")
+    #expect(outcome.errorText.contains(detail), "\(outcome.errorText)")
+    #expect(lines.last?.hasPrefix("osv-run: error E14: ") == true)
+    if defect != "frame" {
+      #expect(lines.contains { $0.hasPrefix("allocated by") && $0.contains("Kernel.HeapDefects.") })
+    }
+    if defect.contains("free-") || defect.contains("-free") && defect != "wrong-free" {
+      #expect(lines.contains { $0.hasPrefix("freed by") && $0.contains("Kernel.HeapDefects.") })
+    }
+    let unguarded = try vm(["--self-test", defect])
+    #expect(unguarded.status == 1 && unguarded.text.contains("needs --debug memory"))
+  }
+
+  @Test(arguments: [1, 2]) func theSelfTestsPassOnADebuggingHeap(cpus: Int) throws {
+    for test in [[], ["threads"]] {
+      let outcome = try vm(["--debug", "memory", "--cpus", "\(cpus)", "--self-test"] + test, seconds: 120)
+      #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
+    }
+  }
+
   /// A program that takes the kernel's current thread away (PER_CPU_CURRENT_THREAD of cpu_layout.h): it cannot go on, and says where.
   @Test func aPanicHasASymbolisedBacktrace() throws {
     let folder = try temporaryFolder()

@@ -219,6 +219,20 @@ struct Mounted {
     #expect(mounted.server.statistics.nodes <= mounted.fileSystem.nodeCount + 30)
   }
 
+  @Test func nodesAreGivenBackWhenMemoryIsShort() throws {
+    let tree = HostTree("seq 10 | while read d; do mkdir $d; seq 20 | while read f; do echo $f > $d/$f; done; done")
+    let mounted = try Mounted(tree.path)
+    let held = try #require(try mounted.node("3/4"))
+    try mounted.walk(mounted.root) { _, _ in }
+    let before = mounted.fileSystem.nodeCount
+    #expect(before > 200)
+    var given = 0
+    for _ in 0..<10 { given += mounted.fileSystem.shrink(.max) }
+    #expect(given > 150 && mounted.fileSystem.nodeCount == before - given)
+    #expect(try mounted.node("3/4") === held)
+    #expect(try mounted.read(mounted.node("5/6")!) == Array("6\n".utf8))
+  }
+
   @Test func refusesWhatIsNotOurs() throws {
     let tree = HostTree("mkfifo fifo && echo x > file && ln -s /etc link")
     let mounted = try Mounted(tree.path)

@@ -112,9 +112,9 @@ final class Virtqueue {
     event(in: available, VirtqueueLayout.usedEvent(size)).pointee.store(UInt16.max, ordering: .relaxed)
   }
 
-  var descriptorsPhysical: PhysicalAddress { LinearMap.physical(of: descriptors) }
-  var availablePhysical: PhysicalAddress { LinearMap.physical(of: available) }
-  var usedPhysical: PhysicalAddress { LinearMap.physical(of: used) }
+  var descriptorsPhysical: PhysicalAddress { KernelHeap.devicePhysical(of: descriptors) }
+  var availablePhysical: PhysicalAddress { KernelHeap.devicePhysical(of: available) }
+  var usedPhysical: PhysicalAddress { KernelHeap.devicePhysical(of: used) }
 
   func attach(to function: VirtioFunction, index: Int) {
     self.function = function
@@ -159,7 +159,8 @@ final class Virtqueue {
           segments[index], flags: isLast ? flags : flags | VirtqueueDescriptor.next, next: isLast ? 0 : index &+ 1)
       }
       descriptors[slot] = VirtqueueDescriptor(
-        address: LinearMap.physical(of: table).rawValue, length: count.u32 &* 16, flags: VirtqueueDescriptor.indirect)
+        address: KernelHeap.devicePhysical(of: table).rawValue, length: count.u32 &* 16,
+        flags: VirtqueueDescriptor.indirect)
     }
     slots[slot].state.store(Slot.open, ordering: .releasing)
     event(in: available, VirtqueueLayout.entries &+ 2 &* (nextAvailable & mask).int).pointee
@@ -172,7 +173,7 @@ final class Virtqueue {
   @inline(__always)
   private func descriptor(_ segment: DeviceSegment, flags: UInt16, next: Int) -> VirtqueueDescriptor {
     VirtqueueDescriptor(
-      address: LinearMap.physical(of: segment.address).rawValue, length: segment.count.u32, flags: flags,
+      address: KernelHeap.devicePhysical(of: segment.address).rawValue, length: segment.count.u32, flags: flags,
       nextIndex: next.u16)
   }
 

@@ -240,4 +240,55 @@ final class DentryCache {
       shard.chains[shard.hand] = kept
     }
   }
+
+  // MARK: Shrinking
+
+  /// Forgets up to `limit` names that only the table refers to and that were not found lately. For when memory is short: allocates
+  /// nothing, waits for no lock.
+  /// - Returns: how many.
+  func shrink(_ limit: Int) -> Int {
+    var given = 0
+    for shard in shards where given < limit {
+      guard shard.lock.tryLock() else { continue }
+      var forgotten = takeUnused(shard, limit &- given)
+      shard.lock.unlock()
+      // One by one: the end of a long chain must not be many ends inside one another.
+      while let entry = forgotten {
+        forgotten = entry.next
+        entry.next = nil
+        given &+= 1
+      }
+    }
+    return given
+  }
+
+  /// Takes unused entries out, once round the shard; they are chained to one another.
+  private func takeUnused(_ shard: Shard, _ limit: Int) -> Dentry? {
+    var taken: Dentry?
+    var count = 0
+    var turns = shard.chains.count
+    while turns > 0, count < limit {
+      turns &-= 1
+      shard.hand = (shard.hand &+ 1) & (shard.chains.count &- 1)
+      var kept: Dentry?
+      var next = shard.chains[shard.hand]
+      shard.chains[shard.hand] = nil
+      while var entry = next {
+        next = entry.next
+        entry.next = nil
+        if !entry.isRecent, isKnownUniquelyReferenced(&entry) {
+          entry.next = taken
+          taken = entry
+          count &+= 1
+          shard.count &-= 1
+        } else {
+          entry.isRecent = false
+          entry.next = kept
+          kept = entry
+        }
+      }
+      shard.chains[shard.hand] = kept
+    }
+    return taken
+  }
 }

@@ -18,11 +18,33 @@ open class FileSystem {
 
   private static let lastMinor = Atomic<UInt32>(0)
 
+  // All of them, for `shrinkAll`.
+  private static let allLock = Mutex()
+  nonisolated(unsafe) private static var first: Unmanaged<FileSystem>?
+  private var nextInAll: Unmanaged<FileSystem>?
+  private var previousInAll: Unmanaged<FileSystem>?
+
   /// A file system without a root yet.
   public init(kind: StaticString, magic: UInt64) {
     self.kind = kind
     self.magic = magic
     device = DeviceNumber.make(0, FileSystem.lastMinor.wrappingAdd(1, ordering: .relaxed).newValue)
+    FileSystem.allLock.lock()
+    nextInAll = FileSystem.first
+    FileSystem.first?.takeUnretainedValue().previousInAll = Unmanaged.passUnretained(self)
+    FileSystem.first = Unmanaged.passUnretained(self)
+    FileSystem.allLock.unlock()
+  }
+
+  deinit {
+    FileSystem.allLock.lock()
+    nextInAll?.takeUnretainedValue().previousInAll = previousInAll
+    if let previousInAll {
+      previousInAll.takeUnretainedValue().nextInAll = nextInAll
+    } else {
+      FileSystem.first = nextInAll
+    }
+    FileSystem.allLock.unlock()
   }
 
   /// Gives it its root directory; once, before it is mounted.
@@ -34,6 +56,23 @@ open class FileSystem {
   /// The entry of a name in the root directory, which is known to be that of `vnode`: for file systems that invent their files.
   public final func rootEntry(_ name: PathBytes, _ vnode: Vnode) -> Dentry {
     names.enter(root, name, LookupResult(vnode))
+  }
+
+  /// Forgets about so many names and files that nobody uses and that can be found again. Memory is short: waits for no lock.
+  /// - Returns: how many went.
+  open func shrink(_ limit: Int) -> Int { names.shrink(limit) }
+
+  /// The same for all file systems.
+  public static func shrinkAll(_ limit: Int) -> Int {
+    guard allLock.tryLock() else { return 0 }
+    defer { allLock.unlock() }
+    var given = 0
+    var next = first
+    while given < limit, let fileSystem = next?.takeUnretainedValue() {
+      given &+= fileSystem.shrink(limit &- given)
+      next = fileSystem.nextInAll
+    }
+    return given
   }
 
   /// How full it is (VFS_STATFS).

@@ -6,6 +6,7 @@
   import Devices
   import Files
   import Linux
+  import Memory
   import Platform
   import ProcFS
   import RamFS
@@ -37,6 +38,10 @@
       try Self.mount(processes, PathBytes("/proc"), PathBytes("proc"), [], context)
       if !rootFlags.contains(.readOnly) { try Self.makeDirectory(PathBytes("/tmp"), mode: 0o1777, context) }
       try mountVolumes()
+      // A name and its file together take about a kilobyte.
+      guard Reclaim.register(needsNoLocks: true, { pages in FileSystem.shrinkAll(pages &* 4) &>> 2 }) else {
+        throw .ENOMEM
+      }
     }
 
     /// Descriptors 0, 1 and 2.

@@ -25,6 +25,7 @@
       BootTrace.end(of: .devices)
       do throws(Errno) {
         try MonitorEvents.start()
+        try Reclaim.begin()
         let fileSystems = try BootFileSystems(devices)
         let descriptors = try fileSystems.standardStreams()
         BootTrace.end(of: .fileSystems)

@@ -36,7 +36,8 @@
     guard KernelMappings.initialise(root: PhysicalAddress(head.pageTableRoot), seed: head.seed1) else {
       panic("no memory for the kernel's own tables")
     }
-    KernelHeap.reclaim = { Reclaim.run(pages: $0) }
+    if Boot.has(flag: BootFlags.debugMemory), !KernelHeap.enableDebugging() { panic("no memory for a debugging heap") }
+    KernelHeap.reclaim = { Reclaim.run(pages: $0, .anyLocks) }
   }
 
   /// Checks the machine instead of running a program, and ends it.
@@ -44,6 +45,10 @@
     if ThreadCheck.isAskedFor {
       startMemory(from: start)
       ThreadCheck.run()
+    }
+    if HeapDefects.isAskedFor {
+      startMemory(from: start)
+      HeapDefects.run()
     }
     var isPassed = SelfTest.run(memory: LinearMap.pointer(start)) { $0.show() }
     startMemory(from: start + SelfTest.memoryByteCount)

@@ -10,12 +10,7 @@
   /// The self-test of threads.
   enum ThreadCheck {
     /// Whether the first argument says so.
-    static var isAskedFor: Bool {
-      guard let argument = Boot.string(at: Boot.information.pointee.argumentsOffset) else { return false }
-      let word: StaticString = "threads"
-      for index in 0..<word.utf8CodeUnitCount where argument[index] != word.utf8Start[index] { return false }
-      return argument[word.utf8CodeUnitCount] == 0
-    }
+    static var isAskedFor: Bool { SelfTestName.isAsked("threads") }
 
     /// Brings threads up, runs the test, and ends the machine. Memory is there.
     static func run() -> Never {
@@ -30,6 +25,16 @@
       while Scheduler.activeCPUCount < CPU.count { _ = Thread.sleep(until: .after(100_000)) }
       let isPassed = ThreadSelfTest.run { $0.show() }
       Monitor.exit(isPassed ? 0 : 1 &<< 8)
+    }
+  }
+
+  /// Which self-test was asked for, by the word behind the option.
+  enum SelfTestName {
+    /// Whether it is this one.
+    static func isAsked(_ word: StaticString) -> Bool {
+      guard let argument = Boot.string(at: Boot.information.pointee.argumentsOffset) else { return false }
+      for index in 0..<word.utf8CodeUnitCount where argument[index] != word.utf8Start[index] { return false }
+      return argument[word.utf8CodeUnitCount] == 0
     }
   }
 #endif

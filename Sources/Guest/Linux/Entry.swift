@@ -73,6 +73,8 @@ public enum LinuxEntry {
       let error = frame.pointee.error
       let access: FaultAccess = error & 16 != 0 ? .execute : error & 2 != 0 ? .write : .read
       task.lastFault = task.process.addressSpace.fault(at: VirtualAddress(address), access: access)
+      // The kernel on the program's behalf: the call fails, and the program does not go on behind it.
+      if task.lastFault == .outOfMemory, !frame.pointee.isFromProgram { task.raiseOutOfMemory(address) }
       return task.lastFault == .resolved
     }
   }

@@ -46,7 +46,7 @@ extension AddressSpace {
         }
       case .needsMemory:
         // Others may take what was reclaimed first, but not for ever.
-        guard attempts < 16, Reclaim.run(pages: 64) else { return .outOfMemory }
+        guard attempts < 16, Reclaim.run(pages: 64, .noLocks) else { return .outOfMemory }
         attempts += 1
       }
     }

@@ -51,6 +51,8 @@ public final class MemoryObject: @unchecked Sendable {
   /// The page behind the last run that was read, and how long that was: a reader that goes on there gets twice as much.
   var nextRead: UInt64 = 0
   var lastRun = 0
+  /// Where the next look for pages to forget begins.
+  var shrinkHand: UInt64 = 0
   /// The list of objects that can be shrunk (`PageCache`).
   var nextObject: Unmanaged<MemoryObject>?
   var previousObject: Unmanaged<MemoryObject>?
@@ -140,7 +142,7 @@ public final class MemoryObject: @unchecked Sendable {
       if source != nil && !forWriting { return lock.unlock() }
       if pager != nil && source == nil {
         if try fillRun(page) { return }  // Unlocks.
-      } else if let frame = Frames.allocate(zeroed: source == nil, use: .program) {
+      } else if let frame = Frames.allocate(zeroed: source == nil, use: .shared) {
         if let slot = pages.slotMakingNodes(page) {
           if let source {
             // SAFETY: a fresh frame, and a file in memory, which nobody frees.
@@ -159,7 +161,7 @@ public final class MemoryObject: @unchecked Sendable {
         lock.unlock()
       }
       // Others may take what was reclaimed first, but not for ever.
-      guard attempts < 16, Reclaim.run(pages: 64) else { throw .ENOMEM }
+      guard attempts < 16, Reclaim.run(pages: 64, .requestLocks) else { throw .ENOMEM }
       attempts += 1
     }
   }
@@ -181,7 +183,7 @@ public final class MemoryObject: @unchecked Sendable {
     let frames = memory.bindMemory(to: PhysicalAddress.self, capacity: wanted)
     var count = 0
     while count < wanted && pages.word(page &+ count.u64).rawValue == 0 {
-      guard let frame = Frames.allocate(zeroed: true, use: .program) else { break }
+      guard let frame = Frames.allocate(zeroed: true, use: .file) else { break }
       guard let slot = pages.slotMakingNodes(page &+ count.u64) else {
         Frames.free(frame, zeroed: true)
         break

@@ -82,9 +82,9 @@ extension MemoryObject {
     var word = pages.word(page)
     if !word.isPresent && page >= pageCount && !word.isFilling {
       // Behind the end: a fresh page, zero where nothing is written.
-      guard let frame = Frames.allocate(zeroed: true, use: .program) else {
+      guard let frame = Frames.allocate(zeroed: true, use: hasPager ? .file : .shared) else {
         lock.unlock()
-        guard Reclaim.run(pages: 64) else { throw .ENOMEM }
+        guard Reclaim.run(pages: 64, .requestLocks) else { throw .ENOMEM }
         return 0
       }
       guard let slot = pages.slotMakingNodes(page) else {

@@ -1,4 +1,4 @@
-// What a memory object does to those who map it, and how it writes back and shrinks.
+// What a memory object does to those who map it, and how it writes back.
 import Base
 import Locks
 import Pages
@@ -35,7 +35,7 @@ extension MemoryObject {
   }
 
   /// Calls `body` with the entries of all mappings of a range of pages.
-  private func forEachEntry(
+  func forEachEntry(
     from: UInt64, to: UInt64, _ body: (RegionPointer, PageTableSlot, VirtualAddress) -> Void
   ) {
     var next = mappings
@@ -140,87 +140,5 @@ extension MemoryObject {
       if let failure { throw failure }
       page = first &+ found.u64
     }
-  }
-
-  /// Forgets all clean pages that nobody maps: the next read asks the pager.
-  public func invalidate() {
-    guard hasPager else { return }
-    lock.lock()
-    _ = shrink(.max, sparesUsed: false)
-    lock.unlock()
-  }
-
-  /// Forgets up to `limit` clean pages that nobody maps. Under the lock.
-  /// - Parameter sparesUsed: spare those used since the last time, and note that for the next.
-  func shrink(_ limit: Int, sparesUsed: Bool) -> Int {
-    var given = 0
-    pages.forEach { _, slot in
-      let word = PageWord(slot.pointee)
-      guard word.isPresent, !word.isDirty, Frames.references(word.frame) == 1 else { return true }
-      if sparesUsed && word.isUsed {
-        slot.pointee &= ~PageWord.usedBit
-      } else {
-        removePage(slot)
-        given &+= 1
-      }
-      return given < limit
-    }
-    return given
-  }
-}
-
-/// All objects with a pager: what can be forgotten when memory is out.
-enum PageCache {
-  private static let lock = Mutex()
-  nonisolated(unsafe) private static var first: Unmanaged<MemoryObject>?
-
-  static func add(_ object: MemoryObject) {
-    lock.lock()
-    let entry = Unmanaged.passUnretained(object)
-    object.nextObject = first
-    first?.takeUnretainedValue().previousObject = entry
-    first = entry
-    lock.unlock()
-  }
-
-  static func remove(_ object: MemoryObject) {
-    lock.lock()
-    let next = object.nextObject
-    let previous = object.previousObject
-    next?.takeUnretainedValue().previousObject = previous
-    if let previous { previous.takeUnretainedValue().nextObject = next } else { first = next }
-    lock.unlock()
-  }
-
-  /// Pages in all of them; a snapshot.
-  static var pageCount: Int {
-    lock.lock()
-    defer { lock.unlock() }
-    var count = 0
-    var next = first
-    while let object = next?.takeUnretainedValue() {
-      count &+= object.pageTotal
-      next = object.nextObject
-    }
-    return count
-  }
-
-  /// Forgets about so many pages: first those not used lately, then any.
-  static func shrink(pages: Int) -> Int {
-    var given = 0
-    lock.lock()
-    for round in 0..<2 {
-      var next = first
-      while given < pages, let object = next?.takeUnretainedValue() {
-        // An object that is busy is passed over: its holder may be waiting for us.
-        if object.lock.tryLock() {
-          given &+= object.shrink(pages &- given, sparesUsed: round == 0)
-          object.lock.unlock()
-        }
-        next = object.nextObject
-      }
-    }
-    lock.unlock()
-    return given
   }
 }

@@ -1,7 +1,16 @@
-// Reclaim: those who keep memory they could do without are asked for it when it runs out. Shrinkers.
+// Reclaim: those who keep memory they could do without are asked for it when it runs short. Shrinkers.
+//
+// Levels, by free frames (`FrameState`): below the low mark the work thread begins to give back, until the high mark is reached;
+// at the reserve programs get none, and who wants some gives back for himself (`run`) or fails. The page cache gives
+// first, then unused stacks, then the shrinkers in the order in which they were added.
+//
+// A shrinker may allocate a little, and so come back to `run`: shrinkers do not run inside one another.
 import Base
 import Locks
 import Pages
+import Platform
+import Synchronization
+import Threads
 
 /// The registered givers of memory.
 public enum Reclaim {
@@ -11,19 +20,25 @@ public enum Reclaim {
   private static let capacity = 8
   nonisolated(unsafe) private static var shrinkers: UnsafeMutablePointer<Shrinker>?
   private static let count = Atomic<Int>(0)
+  /// Those that are asked only by who holds no lock, a bit each.
+  private static let reluctant = Atomic<UInt>(0)
+  private static let shrinkersLock = Mutex()
 
   /// Adds a shrinker; by one thread at a time, eight at most. The page cache and unused kernel stacks need none.
+  /// - Parameters:
+  ///   - needsNoLocks: it is asked only by who holds no lock at all.
   /// - Returns: false if there are too many, or memory is out.
-  public static func register(_ shrinker: @escaping Shrinker) -> Bool {
+  public static func register(needsNoLocks: Bool = false, _ shrinker: @escaping Shrinker) -> Bool {
     if shrinkers == nil {
       // SAFETY: heap memory for `capacity` function pointers; only the first `count`, all initialised, are read.
       shrinkers = KernelHeap.allocate(byteCount: capacity &* MemoryLayout<Shrinker>.stride)?
         .bindMemory(to: Shrinker.self, capacity: capacity)
     }
-    let number = count.load(ordering: .relaxed)
-    guard let shrinkers, number < capacity else { return false }
-    (shrinkers + number).initialize(to: shrinker)
-    count.store(number &+ 1, ordering: .releasing)
+    let index = count.load(ordering: .relaxed)
+    guard let shrinkers, index < capacity else { return false }
+    (shrinkers + index).initialize(to: shrinker)
+    if needsNoLocks { reluctant.bitwiseOr(1 << index.uint, ordering: .relaxed) }
+    count.store(index &+ 1, ordering: .releasing)
     return true
   }
 
@@ -36,24 +51,84 @@ public enum Reclaim {
 
   @inline(never) private static func refillReserve() -> Bool {
     let shortage = Frames.reserveShortage
-    _ = run(pages: shortage)
+    _ = run(pages: shortage, .noLocks)
     return Frames.hasHalfReserve
   }
 
   /// Pages in which contents of files are kept that can be read again; a snapshot.
   public static var cachedPages: Int { PageCache.pageCount }
 
-  /// Asks for memory.
-  /// - Returns: whether any was given.
-  public static func run(pages: Int) -> Bool {
-    let before = Frames.statistics.free
-    KernelStack.trim()
-    var given = PageCache.shrink(pages: pages)
+  /// Asks the shrinkers that may be asked.
+  private static func ask(_ given: inout Int, _ wasBusy: inout Bool, _ pages: Int, _ caller: Caller) {
+    guard shrinkersLock.tryLock() else { return wasBusy = true }
+    defer { shrinkersLock.unlock() }
+    let all = count.load(ordering: .acquiring)
     var index = 0
-    while index < count.load(ordering: .acquiring) && given < pages {
-      given &+= shrinkers.unsafelyUnwrapped[index](pages &- given)
+    while index < all && given < pages {
+      if caller == .noLocks || reluctant.load(ordering: .relaxed) >> index.uint & 1 == 0 {
+        given &+= shrinkers.unsafelyUnwrapped[index](pages &- given)
+      }
       index &+= 1
     }
-    return given > 0 || Frames.statistics.free > before
   }
+
+  /// What the caller holds, and so what may be done for it.
+  public enum Caller {
+    /// Perhaps locks of memory objects and address spaces: nothing is waited for.
+    case anyLocks
+    /// At most locks that are held over a request to a device.
+    case requestLocks
+    /// None.
+    case noLocks
+  }
+
+  /// Asks for memory.
+  /// - Parameters:
+  ///   - pages: how many are wanted.
+  ///   - caller: what the caller holds.
+  /// - Returns: whether any was given, or may be there by now.
+  public static func run(pages: Int, _ caller: Caller) -> Bool {
+    let before = Frames.statistics.free
+    var (given, wasBusy) = PageCache.shrink(pages: pages)
+    if given < pages {
+      #if GUEST
+        Thread.trimStacks()
+      #endif
+      KernelStack.trim()
+    }
+    if given < pages { ask(&given, &wasBusy, pages, caller) }
+    if given < pages { KernelHeap.trim() }
+    if given > 0 || Frames.statistics.free > before { return true }
+    guard wasBusy && caller != .anyLocks else { return false }
+    // Its holder is about to be done with it.
+    #if GUEST
+      _ = Thread.sleep(until: .after(100_000))
+    #endif
+    return true
+  }
+
+  #if GUEST
+    // SAFETY: initialised before anybody can submit it; afterwards only handed to the work queue.
+    nonisolated(unsafe) private static var work: UnsafeMutablePointer<WorkItem>! = nil
+    /// Until when nobody is woken: there was nothing to give.
+    private static let quietUntil = Atomic<UInt64>(0)
+
+    /// Has the work thread give memory back in good time. At boot, when there are threads.
+    /// - Throws: ENOMEM.
+    public static func begin() throws(Errno) {
+      guard let memory = KernelHeap.allocate(byteCount: MemoryLayout<WorkItem>.stride) else { throw .ENOMEM }
+      // SAFETY: fresh heap memory of the right size, never freed.
+      work = memory.bindMemory(to: WorkItem.self, capacity: 1)
+      work.initialize(to: WorkItem({ _ in Reclaim.giveInAdvance() }, context: nil))
+      Frames.wakeReclaimer = {
+        if Clock.now() >= Reclaim.quietUntil.load(ordering: .relaxed) { WorkQueue.submit(Reclaim.work) }
+      }
+    }
+
+    private static func giveInAdvance() {
+      var isGiven = true
+      while isGiven, Frames.shortage > 0 { isGiven = run(pages: min(Frames.shortage, 64), .noLocks) }
+      if !isGiven { quietUntil.store(Clock.now() &+ 20_000_000, ordering: .relaxed) }
+    }
+  #endif
 }

@@ -195,10 +195,12 @@ struct FrameAllocator: ~Copyable {
 
   /// Makes 2^order single frames with a reference each of an allocated block: parts of it may then be freed.
   func split(_ frame: UInt32, order: Int) {
+    let use = descriptor(frame).unsafelyUnwrapped.pointee.sizeClass
     var index: UInt32 = 0
     while index < 1 << order.u32 {
       let record = descriptor(frame &+ index).unsafelyUnwrapped
       record.pointee.kind = FrameKind.allocated
+      record.pointee.sizeClass = use
       record.pointee.order = 0
       record.pointee.references.store(1, ordering: .relaxed)
       index &+= 1

@@ -36,7 +36,7 @@ struct FrameDescriptor: ~Copyable {
   var order: UInt8
   /// Of a free block: 1 if every byte of it is known to be zero.
   var isZero: UInt8
-  /// Of a slab: its size class.
+  /// Of a slab: its size class. Of an allocated block: its `FrameUse`.
   var sizeClass: UInt8
   /// Free blocks and slabs: the next one's frame number in the list, 0 at its end.
   var next: UInt32

@@ -10,6 +10,10 @@ struct CPULocal: ~Copyable {
   /// Frames moved at once between a magazine and the buddy allocator.
   static let magazineBatch = 32
 
+  /// Even while nothing below changes: whoever changes the magazine raises it before and after, so that `account` can tell.
+  let changes = Atomic<UInt>(0)
+  /// Single frames in use, by `FrameUse`: taken here less freed here.
+  var used: InlineArray<7, Int> = InlineArray(repeating: 0)
   /// Frames in the magazine, `frames[0..<frameCount]`.
   var frameCount: Int = 0
   /// Frame numbers, with `FrameState.zeroBit` if the frame is zero.
@@ -32,14 +36,21 @@ struct FrameState: ~Copyable {
   /// Guards the slabs of the kernel heap. Taken before `lock`, never the other way round.
   let heapLock = SpinLock()
   var allocator = FrameAllocator()
+  /// Frames of larger blocks and of slabs in use, by `FrameUse`; under `lock`.
+  var used: InlineArray<7, Int> = InlineArray(repeating: 0)
   /// Slabs with free objects, by size class: frame number of the first one.
   var partialSlabs: InlineArray<18, UInt32> = InlineArray(repeating: 0)
   /// Bytes of RAM that the allocator has been told of.
   let knownByteCount = Atomic<UInt64>(0)
-  /// Frames that only the kernel may use.
+  /// Frames that only the kernel may use: programs fail, or reclaim for themselves, when no more are left.
   var reserve = 0
   /// Frames in stashes: allocated, and of use to nobody.
   let stashedFrames = Atomic<Int>(0)
+  /// Fewer free frames wake the reclaimer, who goes on until there are `highMark`.
+  var lowMark = 0
+  var highMark = 0
+  /// Whether free frames hold poison (`FramePoison`).
+  var checksFrames = false
   /// The areas of the CPUs.
   var locals = UnsafeMutableRawPointer(bitPattern: 1).unsafelyUnwrapped
   var localStride = 0
@@ -74,9 +85,12 @@ struct FrameState: ~Copyable {
 
 // The state is used through a pointer only: closures under a lock may then change what the lock guards.
 extension UnsafeMutablePointer where Pointee == FrameState {
-  /// Keeps 1/64 of memory, 256 frames to 4096, for the kernel.
+  /// Keeps 1/64 of memory, 256 frames to 4096, for the kernel; of very small memories 1/8.
   func setReserve() {
-    pointee.reserve = min(max(pointee.allocator.totalFrames >> 6, 256), 4096)
+    let total = pointee.allocator.totalFrames
+    pointee.reserve = min(max(total >> 6, min(256, total >> 3)), 4096)
+    pointee.lowMark = pointee.reserve &+ pointee.reserve >> 1
+    pointee.highMark = pointee.reserve &* 2
   }
 
   /// The descriptor of the frame that an address lies in, nil if it is not RAM of the allocator.
@@ -116,25 +130,33 @@ extension UnsafeMutablePointer where Pointee == FrameState {
 
   /// One frame with one reference, from the magazine.
   /// - Returns: its number and possibly `zeroBit`; 0 if memory is out.
-  func popFrame() -> UInt32 {
+  func popFrame(_ use: FrameUse) -> UInt32 {
     let entry: UInt32 = withLocal { local in
+      beginChange(local)
+      defer { endChange(local) }
       if local.pointee.frameCount == 0 { refill(local) }
       let count = local.pointee.frameCount
       guard count > 0 else { return 0 }
       local.pointee.frameCount = count &- 1
+      local.pointee.used[use.rawValue.int] &+= 1
       return local.pointee.frames[count &- 1]
     }
     guard entry != 0 else { return 0 }
     let record = pointee.allocator.descriptor(entry & ~FrameState.zeroBit).unsafelyUnwrapped
     record.pointee.kind = FrameKind.allocated
     record.pointee.order = 0
+    record.pointee.sizeClass = use.rawValue
     record.pointee.references.store(1, ordering: .relaxed)
     return entry
   }
 
   /// Gives one frame back to the magazine.
   func pushFrame(_ frame: UInt32, isZero: Bool) {
+    let use = pointee.allocator.descriptor(frame)?.pointee.sizeClass.int ?? 0
     withLocal { local in
+      beginChange(local)
+      defer { endChange(local) }
+      local.pointee.used[use] &-= 1
       if local.pointee.frameCount == CPULocal.magazineCapacity { drain(local) }
       local.pointee.frames[local.pointee.frameCount] = frame | (isZero ? FrameState.zeroBit : 0)
       local.pointee.frameCount &+= 1
@@ -160,6 +182,17 @@ extension UnsafeMutablePointer where Pointee == FrameState {
           return
         }
         order &-= 1
+      }
+    }
+  }
+
+  /// A whole magazine back to the buddy allocator.
+  func drainAll(_ local: UnsafeMutablePointer<CPULocal>) {
+    pointee.lock.withLock {
+      while local.pointee.frameCount > 0 {
+        local.pointee.frameCount &-= 1
+        let entry = local.pointee.frames[local.pointee.frameCount]
+        pointee.allocator.give(entry & ~FrameState.zeroBit, order: 0, isZero: entry & FrameState.zeroBit != 0)
       }
     }
   }

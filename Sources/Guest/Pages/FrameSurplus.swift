@@ -62,6 +62,9 @@ extension Frames {
       guard order >= surplusOrder, let block = state.pointee.allocator.takeSurplus(maximumOrder: order) else {
         return nil
       }
+      // Counted as the kernel's until it comes back.
+      state.pointee.allocator.descriptor(block.frame).unsafelyUnwrapped.pointee.sizeClass = FrameUse.kernel.rawValue
+      state.pointee.used[FrameUse.kernel.rawValue.int] &+= 1 << block.order
       return (PhysicalAddress(block.frame.u64 << frameShift), block.order)
     }
   }

@@ -8,12 +8,42 @@ import Platform
 import Synchronization
 import VirtioABI
 
-/// Who asks for memory.
-public enum FrameUse {
-  /// The kernel's own structures: may use up the reserve.
+/// Who asks for memory, and for what.
+public enum FrameUse: UInt8, Sendable {
+  /// The kernel's own structures, which have no other word here. Like all but the last three they may use up the reserve.
   case kernel
-  /// Memory of programs and contents of files: refused once only the reserve is left.
+  /// Page tables.
+  case table
+  /// Kernel stacks.
+  case stack
+  /// Objects of the kernel heap.
+  case heap
+  /// Anonymous memory of programs, private copies of files among it: refused, as the next two, once only the reserve is left.
   case program
+  /// Contents of files that can be read again.
+  case file
+  /// Contents that are nowhere else: the RAM file system, shared memory.
+  case shared
+
+  /// How many there are.
+  static let count = 7
+  /// Whether only the kernel's reserve is out of its reach.
+  @inline(__always) var isForPrograms: Bool { rawValue >= FrameUse.program.rawValue }
+}
+
+/// Where all frames are, at one moment: the sum of all but `total` is `total`.
+public struct FrameAccount {
+  /// Frames of all RAM that can be handed out.
+  public var total = 0
+  /// Frames that the buddy allocator has.
+  public var free = 0
+  /// Frames in the magazines of CPUs.
+  public var inMagazines = 0
+  var used = InlineArray<7, Int>(repeating: 0)
+  /// Frames in use for something.
+  public subscript(use: FrameUse) -> Int { used[use.rawValue.int] }
+  /// Whether all was read at one moment; otherwise CPUs were too busy to be caught at rest.
+  public var isExact = false
 }
 
 /// A snapshot of physical memory, in frames.
@@ -115,17 +145,15 @@ public enum Frames {
   /// - Returns: the address of its first frame, nil if memory is out.
   public static func allocate(order: Int = 0, zeroed: Bool = false, use: FrameUse = .kernel) -> PhysicalAddress? {
     guard let state else { return nil }
-    if use == .program && state.pointee.allocator.freeFrames &- (1 << order) < state.pointee.reserve {
-      adoptNewMemory()
-      // What was just reclaimed may all lie in a magazine.
-      if state.availableCount &- (1 << order) < state.pointee.reserve { return nil }
+    if use.isForPrograms && state.pointee.allocator.freeFrames &- (1 << order) < state.pointee.lowMark {
+      guard mayTake(state, 1 << order) else { return nil }
     }
     var entry: UInt32
     if order == 0 {
-      entry = state.popFrame()
+      entry = state.popFrame(use)
     } else {
       entry = state.pointee.lock.withLock {
-        guard let block = state.pointee.allocator.take(order: order) else { return 0 }
+        guard let block = state.take(order: order, use) else { return 0 }
         return block.frame | (block.isZero ? FrameState.zeroBit : 0)
       }
     }
@@ -133,11 +161,36 @@ public enum Frames {
     let isZero = entry & FrameState.zeroBit != 0
     entry &= ~FrameState.zeroBit
     let address = PhysicalAddress(entry.u64 << frameShift)
+    if state.pointee.checksFrames { FramePoison.check(address, order: order, isZero: isZero) }
     if zeroed && !isZero {
       // SAFETY: the block was just taken, so nobody else uses these bytes.
       clearMemory(LinearMap.pointer(address), byteCount: 4096 << order)
     }
     return address
+  }
+
+  /// Whether a program may have so many of the last frames; wakes who gives some back.
+  @inline(never) private static func mayTake(_ state: UnsafeMutablePointer<FrameState>, _ count: Int) -> Bool {
+    adoptNewMemory()
+    // What was just reclaimed may all lie in a magazine.
+    let left = state.availableCount &- count
+    if left < state.pointee.lowMark, let wakeReclaimer { wakeReclaimer() }
+    return left >= state.pointee.reserve
+  }
+
+  /// Called when few frames are left for programs, in any context that allocates for them. Installed once, at boot.
+  nonisolated(unsafe) public static var wakeReclaimer: (@convention(c) () -> Void)?
+
+  /// Whether more is left for programs than is wanted in a hurry: below that nothing large should be begun.
+  public static var hasRoom: Bool {
+    guard let state else { return true }
+    return state.availableCount >= state.pointee.lowMark
+  }
+
+  /// Frames that are missing until there is room again.
+  public static var shortage: Int {
+    guard let state else { return 0 }
+    return max(state.pointee.highMark &- state.availableCount, 0)
   }
 
   /// Frees a block whose only holder the caller is.
@@ -148,10 +201,13 @@ public enum Frames {
   public static func free(_ frame: PhysicalAddress, order: Int = 0, zeroed: Bool = false) {
     guard let state else { return }
     let number = frame.frameNumber
+    if state.pointee.checksFrames {
+      if zeroed { FramePoison.check(frame, order: order, isZero: true) } else { FramePoison.fill(frame, order: order) }
+    }
     if order == 0 {
       state.pushFrame(number, isZero: zeroed)
     } else {
-      state.pointee.lock.withLock { state.pointee.allocator.give(number, order: order, isZero: zeroed) }
+      state.pointee.lock.withLock { state.give(number, order: order, isZero: zeroed) }
     }
   }
 
@@ -190,6 +246,9 @@ public enum Frames {
     state.pointee.allocator.split(frame.frameNumber, order: order)
   }
 
+  /// Frames that only the kernel may use.
+  public static var reserve: Int { state?.pointee.reserve ?? 0 }
+
   /// Frames that are missing to a comfortable reserve for the kernel's own objects: 0 unless more than a quarter of it is gone.
   @inline(__always) public static var reserveShortage: Int {
     guard let state else { return 0 }
@@ -206,6 +265,12 @@ public enum Frames {
   public static var hasHalfReserve: Bool {
     guard let state else { return true }
     return state.pointee.allocator.freeFrames >= state.pointee.reserve &>> 1
+  }
+
+  /// Where all frames are. Exact, or marked as not.
+  public static func account() -> FrameAccount {
+    adoptNewMemory()
+    return state?.account() ?? FrameAccount()
   }
 
   /// How much memory there is.

@@ -77,7 +77,7 @@ public enum KernelHeap {
       size = max(size, alignment)
       size = size <= 1 ? 1 : 1 << (64 &- (size &- 1).leadingZeroBitCount)
     }
-    guard size <= SizeClass.maximumSize else { return allocateFrames(size) }
+    guard size <= SizeClass.maximumSize else { return allocateFrames(size, byteCount, alignment) }
     let sizeClass = SizeClass.index(size: size)
     let address: UInt = state.withLocal { local in
       if local.pointee.objects[sizeClass].head == 0 { state.refillObjects(local, sizeClass) }
@@ -88,7 +88,9 @@ public enum KernelHeap {
       local.pointee.objects[sizeClass].count &-= 1
       return head
     }
-    return UnsafeMutableRawPointer(bitPattern: address)
+    if let object = UnsafeMutableRawPointer(bitPattern: address) { return object }
+    // The lists of a debugging heap are always empty.
+    return GuardedHeap.installed?.allocate(byteCount: byteCount, alignment: alignment)
   }
 
   /// At least `byteCount` zero bytes; otherwise as `allocate`.
@@ -102,9 +104,7 @@ public enum KernelHeap {
   public static func free(_ memory: UnsafeMutableRawPointer) {
     guard let state = Frames.state else { return }
     let frame = LinearMap.physical(of: memory)
-    guard let record = state.record(frame) else {
-      panic("free of memory that is not the heap's")
-    }
+    guard let record = state.record(frame) else { return freeGuarded(memory) }
     switch record.pointee.kind {
     case FrameKind.allocated:
       Frames.free(frame, order: record.pointee.order.int)
@@ -124,19 +124,33 @@ public enum KernelHeap {
     }
   }
 
+  /// Gives what this CPU keeps for the next allocations back. For when memory is short.
+  public static func trim() { Frames.state?.trimLocal() }
+
+  /// Memory outside the linear map is the debugging heap's, or nobody's.
+  @inline(never) private static func freeGuarded(_ memory: UnsafeMutableRawPointer) {
+    guard let guarded = GuardedHeap.installed, guarded.owns(memory) else {
+      panic("free of memory that is not the heap's")
+    }
+    if let defect = guarded.free(memory) { panic(guarded.explanation(defect, VirtualAddress(memory))) }
+  }
+
   /// Bytes that may be used at `memory`, at least as many as were asked for.
   public static func usableByteCount(_ memory: UnsafeMutableRawPointer) -> Int {
-    guard let state = Frames.state,
-      let record = state.record(LinearMap.physical(of: memory))
-    else { return 0 }
+    guard let state = Frames.state else { return 0 }
+    guard let record = state.record(LinearMap.physical(of: memory)) else {
+      return GuardedHeap.installed?.byteCount(memory) ?? 0
+    }
     if record.pointee.kind == FrameKind.allocated { return 4096 << record.pointee.order.int }
     return SizeClass.size(record.pointee.sizeClass.int)
   }
 
-  private static func allocateFrames(_ size: Int) -> UnsafeMutableRawPointer? {
+  private static func allocateFrames(_ size: Int, _ byteCount: Int, _ alignment: Int) -> UnsafeMutableRawPointer? {
+    if let guarded = GuardedHeap.installed { return guarded.allocate(byteCount: byteCount, alignment: alignment) }
     let frames = (size &+ 4095) >> 12
     let order = 64 &- (frames &- 1).leadingZeroBitCount
-    guard order <= FrameAllocator.maximumOrder, let frame = Frames.allocate(order: order) else { return nil }
+    guard order <= FrameAllocator.maximumOrder, let frame = Frames.allocate(order: order, use: .heap)
+    else { return nil }
     return LinearMap.pointer(frame)
   }
 }

@@ -36,6 +36,19 @@ public enum KernelMappings {
   }
 }
 
+extension KernelMappings {
+  /// Addresses for the debugging heap: enough for an object in each frame, in a 512 GiB slot beside that of the stacks. At boot.
+  static func guardedWindow() -> VirtualRange? {
+    let slot: UInt64 = 512 << 30
+    let region = AddressMap.kernelMappings
+    let own = (nextStack - region.start) / slot
+    let start = region.start + (own &+ 1) % (region.count / slot) &* slot
+    guard table.slotMakingTables(start, level: 3) != nil else { return nil }
+    let count = min(Frames.promisedByteCount &* (GuardWord.guardPages &+ 1), slot)
+    return VirtualRange(start: start, count: count)
+  }
+}
+
 /// A thread's stack in the kernel: 16 KiB, always present, with unmapped pages below.
 public struct KernelStack {
   /// Bytes of a stack.
@@ -58,7 +71,7 @@ public struct KernelStack {
       return free
     }
     if free.rawValue != 0 { return KernelStack(base: free) }
-    guard let memory = Frames.allocate(order: order) else { return nil }
+    guard let memory = Frames.allocate(order: order, use: .stack) else { return nil }
     let base: VirtualAddress = state.pointee.mappingLock.withLock {
       let empty = KernelMappings.emptyStacks
       if empty.rawValue != 0 {
@@ -93,31 +106,44 @@ public struct KernelStack {
     }
   }
 
-  /// Gives the memory of unused stacks back. Called when memory is short, with interrupts on.
+  /// Gives the memory of unused stacks back. Called when memory is short, with interrupts and preemption on.
   public static func trim() {
     guard let state = Frames.state else { return }
     while true {
-      let base: VirtualAddress = state.pointee.mappingLock.withLock {
-        let base = KernelMappings.freeStacks
-        if base.rawValue != 0 {
-          // SAFETY: stacks in the list are mapped and belong to nobody.
-          KernelMappings.freeStacks = VirtualAddress(nextWord(of: base).pointee)
+      // Some at a time: a flush on all CPUs is dear, and none may be used by anybody until it is done.
+      var bases = InlineArray<16, VirtualAddress>(repeating: VirtualAddress(0))
+      var blocks = InlineArray<16, PhysicalAddress>(repeating: PhysicalAddress(0))
+      var count = 0
+      while count < 16 {
+        let base: VirtualAddress = state.pointee.mappingLock.withLock {
+          let base = KernelMappings.freeStacks
+          if base.rawValue != 0 {
+            // SAFETY: stacks in the list are mapped and belong to nobody.
+            KernelMappings.freeStacks = VirtualAddress(nextWord(of: base).pointee)
+          }
+          return base
         }
-        return base
+        guard base.rawValue != 0 else { break }
+        bases[count] = base
+        blocks[count] = KernelMappings.table.slot(base).slot.entry.frame
+        var offset: UInt64 = 0
+        while offset < byteCount {
+          KernelMappings.table.slot(base + offset).slot.store(.absent)
+          offset &+= PageSize.small
+        }
+        count &+= 1
       }
-      guard base.rawValue != 0 else { return }
-      let memory = KernelMappings.table.slot(base).slot.entry.frame
-      var offset: UInt64 = 0
-      while offset < byteCount {
-        KernelMappings.table.slot(base + offset).slot.store(.absent)
-        offset &+= PageSize.small
-      }
-      TLB.flushAll()
-      Frames.free(memory, order: order)
-      state.pointee.mappingLock.withLock {
-        // An entry that is not present may hold anything: here, the next empty stack.
-        KernelMappings.table.slot(base).slot.store(PageTableEntry(KernelMappings.emptyStacks.rawValue))
-        KernelMappings.emptyStacks = base
+      guard count > 0 else { return }
+      Preemption.disable()
+      TLB.flushAllEverywhere()
+      Preemption.enable()
+      for index in 0..<count {
+        Frames.free(blocks[index], order: order)
+        state.pointee.mappingLock.withLock {
+          // An entry that is not present may hold anything: here, the next empty stack.
+          KernelMappings.table.slot(bases[index]).slot.store(PageTableEntry(KernelMappings.emptyStacks.rawValue))
+          KernelMappings.emptyStacks = bases[index]
+        }
       }
     }
   }

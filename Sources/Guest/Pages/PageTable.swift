@@ -57,6 +57,8 @@ public struct PageTableEntry: Equatable {
   @inline(__always) public var isExecutable: Bool { rawValue & Self.noExecuteBit == 0 }
   /// Whether the page was written since the bit was cleared.
   @inline(__always) public var isDirty: Bool { rawValue & Self.dirtyBit != 0 }
+  /// Whether the page was used since the bit was cleared.
+  @inline(__always) public var isAccessed: Bool { rawValue & Self.accessedBit != 0 }
   /// Whether it is a 2 MiB page (in a page directory).
   @inline(__always) public var isLarge: Bool { rawValue & Self.largeBit != 0 }
 }
@@ -92,6 +94,10 @@ public struct PageTableSlot {
   @inline(__always) public func makeReadOnly() {
     pointer.pointee.bitwiseAnd(~PageTableEntry.writableBit, ordering: .acquiringAndReleasing)
   }
+  /// Forgets that the page was used.
+  @inline(__always) public func clearAccessed() {
+    pointer.pointee.bitwiseAnd(~PageTableEntry.accessedBit, ordering: .acquiringAndReleasing)
+  }
   /// The slot `count` places further in the same table.
   @inline(__always) public func advanced(by count: Int) -> PageTableSlot { PageTableSlot(pointer: pointer + count) }
 
@@ -108,7 +114,7 @@ public struct PageTable {
 
   /// A new tree that has the kernel's part in common with `kernel`; nil if memory is out.
   public static func create(sharing kernel: PageTable) -> PageTable? {
-    guard let root = Frames.allocate(zeroed: true) else { return nil }
+    guard let root = Frames.allocate(zeroed: true, use: .table) else { return nil }
     for index in AddressMap.kernelSlotStart..<AddressMap.kernelSlotEnd {
       let entry = PageTableSlot(table: kernel.root, index: index).entry
       if entry.isPresent { PageTableSlot(table: root, index: index).store(entry) }
@@ -130,7 +136,7 @@ public struct PageTable {
       let slot = PageTableSlot(table: table, index: Self.index(address, level: current))
       var entry = slot.entry
       if !entry.isPresent {
-        guard let frame = Frames.allocate(zeroed: true) else { return nil }
+        guard let frame = Frames.allocate(zeroed: true, use: .table) else { return nil }
         let bits = PageTableEntry.presentBit | PageTableEntry.writableBit | PageTableEntry.userBit
         let made = PageTableEntry(frame.rawValue | bits | PageTableEntry.accessedBit)
         if slot.replace(.absent, by: made) {
@@ -201,7 +207,7 @@ public struct PageTable {
   public func splitLarge(_ slot: PageTableSlot) -> Bool {
     let entry = slot.entry
     guard entry.isLarge else { return true }
-    guard let table = Frames.allocate() else { return false }
+    guard let table = Frames.allocate(use: .table) else { return false }
     let rights = entry.rawValue & ~(PageTableEntry.addressMask | PageTableEntry.largeBit)
     for index in 0..<512 {
       let bits = (entry.frame.rawValue &+ index.u64 << frameShift) | rights

@@ -8,6 +8,7 @@ import Platform
 extension UnsafeMutablePointer where Pointee == FrameState {
   /// Moves some free objects of a class to a CPU's empty list.
   func refillObjects(_ local: UnsafeMutablePointer<CPULocal>, _ sizeClass: Int) {
+    if GuardedHeap.installed != nil { return }
     pointee.heapLock.withLock {
       let size = SizeClass.size(sizeClass)
       let capacity = (4096 << SizeClass.slabOrder(sizeClass)) / size
@@ -45,7 +46,7 @@ extension UnsafeMutablePointer where Pointee == FrameState {
   func drainObjects(_ local: UnsafeMutablePointer<CPULocal>, _ sizeClass: Int) {
     pointee.heapLock.withLock {
       let capacity = (4096 << SizeClass.slabOrder(sizeClass)) / SizeClass.size(sizeClass)
-      var count = local.pointee.objects[sizeClass].count >> 1
+      var count = (local.pointee.objects[sizeClass].count &+ 1) >> 1
       while count > 0 {
         count &-= 1
         let address = local.pointee.objects[sizeClass].head
@@ -70,10 +71,22 @@ extension UnsafeMutablePointer where Pointee == FrameState {
     }
   }
 
+  /// Gives all free objects of this CPU back to their slabs, and its magazine to the buddy allocator.
+  func trimLocal() {
+    withLocal { local in
+      for sizeClass in 0..<SizeClass.count {
+        while local.pointee.objects[sizeClass].count > 0 { drainObjects(local, sizeClass) }
+      }
+      beginChange(local)
+      drainAll(local)
+      endChange(local)
+    }
+  }
+
   /// A new slab, in the list of its class; 0 if memory is out.
   private func makeSlab(_ sizeClass: Int) -> UInt32 {
     let order = SizeClass.slabOrder(sizeClass)
-    guard let block = pointee.lock.withLock({ pointee.allocator.take(order: order) }) else { return 0 }
+    guard let block = pointee.lock.withLock({ take(order: order, .heap) }) else { return 0 }
     let record = pointee.allocator.descriptor(block.frame).unsafelyUnwrapped
     record.pointee.kind = FrameKind.slab
     record.pointee.sizeClass = sizeClass.u8
@@ -100,7 +113,8 @@ extension UnsafeMutablePointer where Pointee == FrameState {
       pointee.allocator.descriptor(slab &+ part).unsafelyUnwrapped.pointee.kind = FrameKind.part
       part &+= 1
     }
-    pointee.lock.withLock { pointee.allocator.give(slab, order: order, isZero: false) }
+    pointee.allocator.descriptor(slab).unsafelyUnwrapped.pointee.sizeClass = FrameUse.heap.rawValue
+    pointee.lock.withLock { give(slab, order: order, isZero: false) }
   }
 
   private func linkSlab(_ slab: UInt32, _ sizeClass: Int) {

@@ -1,6 +1,7 @@
 // Interrupts from CPU to CPU.
 import Base
 import Instructions
+import Synchronization
 
 /// Sending interrupts to CPUs.
 public enum InterProcessor {
@@ -13,6 +14,14 @@ public enum InterProcessor {
     #else
       ModelSpecificRegister.write(.interruptCommand, cpu.u64 &<< 32 | vector.u64)
     #endif
+  }
+
+  /// Returns when every other running CPU has taken an interrupt since the call: each has executed a full memory barrier, and
+  /// fetches its next instructions anew. With preemption disabled and interrupts enabled.
+  public static func synchroniseOthers() {
+    atomicMemoryFence(ordering: .sequentiallyConsistent)
+    RemoteFlush.run()
+    atomicMemoryFence(ordering: .sequentiallyConsistent)
   }
 
   #if GUEST

@@ -22,8 +22,14 @@ public func panic(_ message: StaticString, _ value: UInt64? = nil) -> Never {
 #if GUEST
   /// The same for a trap: with its registers, and the backtrace from where it happened.
   func panic(_ message: StaticString, _ frame: UnsafeMutablePointer<TrapFrame>, address: UInt64) -> Never {
+    panic(PanicExplanation(message), frame, address: address)
+  }
+
+  /// The same with what a layer above knows about it.
+  func panic(_ explanation: PanicExplanation, _ frame: UnsafeMutablePointer<TrapFrame>, address: UInt64) -> Never {
     _ = Interrupts.disable()
-    PanicReport.begin(message, nil)
+    PanicReport.begin(explanation.message, nil)
+    PanicReport.lines(explanation)
     PanicReport.registers(frame, address: address)
     PanicReport.finish()
   }
@@ -46,6 +52,13 @@ public func panic(_ message: StaticString, _ value: UInt64? = nil) -> Never {
       put(", ")
       put(Platform.name)
       put("\n")
+    }
+
+    static func lines(_ explanation: PanicExplanation) {
+      for index in 0..<3 where explanation.lines[index].byteCount > 0 {
+        for at in 0..<explanation.lines[index].byteCount { put(byte: explanation.lines[index][at]) }
+        put("\n")
+      }
     }
 
     static func registers(_ frame: UnsafeMutablePointer<TrapFrame>, address: UInt64) {

@@ -114,6 +114,10 @@
         _ = Interrupts.disable()
         if isResolved { return }
       }
+      // Before the fixups: a copy from or to the program that runs over the kernel's own buffer is no fault of the program.
+      if vector == 14, let explain = Upcalls.explainFault, let explanation = explain(address) {
+        panic(explanation, frame, address: address)
+      }
       if let target = Fixups.target(of: frame.pointee.rip) {
         frame.pointee.rip = target
         return

@@ -31,6 +31,8 @@ public enum Upcalls {
   /// nothing left to do, but may enable them and sleep meanwhile.
   nonisolated(unsafe) public static var returnToProgram: (@convention(c) (UnsafeMutablePointer<TrapFrame>) -> Void)? =
     nil
+  /// A fault of the kernel's own that nothing can resolve: what is known about the address. Nil without a debugging heap.
+  nonisolated(unsafe) public static var explainFault: ((UInt64) -> PanicExplanation?)? = nil
   /// Run somebody else (`Preemption.isRequested`). Called and returns with interrupts disabled, when the thread goes on.
   nonisolated(unsafe) public static var preempt: (@convention(c) () -> Void)? = nil
 

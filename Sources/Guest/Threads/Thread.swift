@@ -204,6 +204,9 @@ extension Thread {
   }
 
   #if GUEST
+    /// Hands stacks of ended threads that this CPU keeps for the next ones to the mapped kernel stacks (`KernelStack.trim`).
+    public static func trimStacks() { Scheduler.trimStacks() }
+
     /// A thread that, once started, enters a program with the registers of `ContextSwitch.programFrame(stackTop:
     /// kernelStackTop)`, which the caller fills in before `start`. Has initial vector state and a thread pointer of 0.
     /// - Throws: ENOMEM, EAGAIN.

@@ -251,6 +251,21 @@
       return thread
     }
 
+    /// See `Thread.trimStacks`.
+    static func trimStacks() {
+      let wasEnabled = Interrupts.disable()
+      let here = CPUScheduler.here
+      var next = here.pointee.free
+      while let thread = next {
+        next = thread.pointee.nextFree
+        guard let stack = thread.pointee.stack else { continue }
+        thread.pointee.stack = nil
+        stack.free()
+      }
+      here.pointee.freeStacks = 0
+      Interrupts.restore(wasEnabled)
+    }
+
     // MARK: Properties
 
     static func clearInterrupt(_ thread: UnsafeMutablePointer<ThreadControl>) { thread.pointee.park.clearInterrupt() }

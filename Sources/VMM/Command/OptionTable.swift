@@ -41,7 +41,7 @@ enum OptionTable {
       guard let size = ByteSize.parse(value) else {
         throw Failure(.usage, "--memory wants a size such as 128M or 2G, not \(Options.show(value))")
       }
-      guard size >= 16 << 20 else { throw Failure(.memory, "--memory is too small: the least is 16M") }
+      guard size >= 4 << 20 else { throw Failure(.memory, "--memory is too small: the least is 4M") }
       guard size <= 256 << 30 else { throw Failure(.memory, "--memory is too large: the most is 256G") }
       options.memoryByteCount = size
     },
@@ -144,8 +144,13 @@ enum OptionTable {
       }
       options.statusDescriptor = CInt(number)
     },
-    Option("debug-memory", help: "poison freed kernel memory and put guard pages around it") {
-      options, _ throws(Failure) in options.flags |= BootFlags.debugMemory
+    Option(
+      "debug", argument: "memory", help: "catch the kernel's overruns and uses of freed memory (slow, takes memory)"
+    ) { options, value throws(Failure) in
+      guard value.elementsEqual("memory".utf8) else {
+        throw Failure(.usage, "--debug knows memory, not \(Options.show(value))")
+      }
+      options.flags |= BootFlags.debugMemory
     },
     Option("no-rewrite", help: "leave the program's code as it is: every system call is a trap") {
       options, _ throws(Failure) in options.flags |= BootFlags.noRewrite

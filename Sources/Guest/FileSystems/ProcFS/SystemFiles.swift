@@ -54,22 +54,7 @@ private func writeFlags(_ flags: MountFlags, _ text: inout TextBuffer) {
 extension ProcessFileSystem {
   /// Adds what lower layers can tell: meminfo, uptime, loadavg, filesystems, sys/kernel and sys/vm as far as programs read them.
   public func addSystemFiles() {
-    add("meminfo") { (text) throws(Errno) in
-      let frames = Frames.statistics
-      let (total, free) = (frames.total.u64 &* 4, frames.free.u64 &* 4)
-      let lines: [(StaticString, UInt64)] = [
-        ("MemTotal:       ", total), ("MemFree:        ", free), ("MemAvailable:   ", free), ("Buffers:        ", 0),
-        ("Cached:         ", 0), ("SwapCached:     ", 0), ("Active:         ", total &- free), ("Inactive:       ", 0),
-        ("SwapTotal:      ", 0), ("SwapFree:       ", 0), ("Dirty:          ", 0), ("Shmem:          ", 0),
-        ("Slab:           ", 0),
-      ]
-      for line in lines {
-        text.append(line.0)
-        text.append(line.1, width: 8)
-        text.append(" kB\n")
-      }
-      text.append("HugePages_Total:       0\nHugePages_Free:        0\nHugepagesize:       2048 kB\n")
-    }
+    add("meminfo") { (text) throws(Errno) in writeMemory(&text) }
     add("uptime") { (text) throws(Errno) in
       let hundredths = Clock.now() / 10_000_000
       text.append(hundredths: hundredths)
@@ -89,4 +74,28 @@ extension ProcessFileSystem {
     add("sys/fs/file-max") { (text) throws(Errno) in text.append("1048576\n") }
     add("sys/fs/pipe-max-size") { (text) throws(Errno) in text.append("65536\n") }
   }
+}
+
+/// /proc/meminfo. MemTotal is MemFree + AnonPages + Cached + Slab + KernelStack + PageTables + VmallocUsed (what else the kernel
+/// has), at the moment of reading.
+private func writeMemory(_ text: inout TextBuffer) {
+  let account = Frames.account()
+  let free = account.free &+ account.inMagazines
+  let cached = account[.file] &+ account[.shared]
+  let lines: [18 of (StaticString, Int)] = [
+    ("MemTotal:       ", account.total), ("MemFree:        ", free),
+    ("MemAvailable:   ", max(free &- Frames.reserve, 0) &+ account[.file]), ("Buffers:        ", 0),
+    ("Cached:         ", cached), ("SwapCached:     ", 0), ("Active:         ", account[.program] &+ cached),
+    ("Inactive:       ", 0), ("SwapTotal:      ", 0), ("SwapFree:       ", 0), ("Dirty:          ", 0),
+    ("AnonPages:      ", account[.program]), ("Shmem:          ", account[.shared]),
+    ("Slab:           ", account[.heap]), ("SUnreclaim:     ", account[.heap]),
+    ("KernelStack:    ", account[.stack]), ("PageTables:     ", account[.table]),
+    ("VmallocUsed:    ", account[.kernel]),
+  ]
+  for index in 0..<lines.count {
+    text.append(lines[index].0)
+    text.append((lines[index].1 &* 4).u64, width: 8)
+    text.append(" kB\n")
+  }
+  text.append("HugePages_Total:       0\nHugePages_Free:        0\nHugepagesize:       2048 kB\n")
 }

@@ -181,6 +181,28 @@ public final class VirtioFileSystem: FileSystem {
     send(batch)
   }
 
+  /// Memory is short: names go, and then the nodes that nobody else refers to any more.
+  public override func shrink(_ limit: Int) -> Int {
+    let names = super.shrink(limit)
+    var batch: [FUSEForgetOne] = []
+    guard lock.tryLock() else { return names }
+    let before = nodeCount
+    var turns = buckets.count
+    while turns > 0, before &- nodeCount < limit, owed.count < FUSEClient.forgetLimit {
+      turns &-= 1
+      hand = (hand &+ 1) & (buckets.count &- 1)
+      sweep(hand)
+    }
+    let given = before &- nodeCount
+    if owed.count >= FUSEClient.forgetLimit {
+      swap(&batch, &owed)
+      owed.reserveCapacity(FUSEClient.forgetLimit)
+    }
+    lock.unlock()
+    send(batch)
+    return names &+ given
+  }
+
   /// Takes the unused nodes out of one bucket. Under the lock.
   private func sweep(_ place: Int) {
     var kept: VirtioNode?

@@ -22,12 +22,17 @@ extension Task {
     }
   }
 
+  /// A page cannot be given for want of memory: nothing but the end is left.
+  func raiseOutOfMemory(_ address: UInt64) {
+    raise(SignalInformation(.kill, code: SignalInformation.Code.kernel, address: address))
+  }
+
   private func raisePageFault(_ address: UInt64) {
     typealias Code = SignalInformation.Code
     switch lastFault {
     case .accessDenied: raise(SignalInformation(.segmentation, code: Code.segmentProtection, address: address))
     case .busError: raise(SignalInformation(.bus, code: Code.busAddress, address: address))
-    case .outOfMemory: raise(SignalInformation(.kill, code: Code.kernel, address: address))
+    case .outOfMemory: raiseOutOfMemory(address)
     case .notMapped, .resolved: raise(SignalInformation(.segmentation, code: Code.segmentNotMapped, address: address))
     }
   }

@@ -7,6 +7,7 @@ import Files
 import Locks
 import Memory
 import Platform
+import Synchronization
 import Threads
 
 /// A running program.
@@ -53,6 +54,11 @@ public final class Process {
   var endedCPUTime: UInt64 = 0
   /// When it was started (`Clock.now`).
   let startTime = Clock.now()
+
+  /// Whether it has been told that the process ends for want of memory.
+  let isOutOfMemory = Atomic<Bool>(false)
+  /// What it has registered for with membarrier(2), as its commands' bits.
+  let barrierRegistrations = Atomic<UInt32>(0)
 
   /// The program's file; nil for one that is part of the kernel's image.
   var executable: Location?

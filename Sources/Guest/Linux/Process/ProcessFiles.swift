@@ -109,11 +109,18 @@ public enum ProcessFiles {
     }
   }
 
+  /// Pages: size, present, of those shared with a file, code, 0, data and stack, 0.
   private static func statm(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
-    text.append(process.addressSpace.mappedByteCount &>> PageSize.smallShift)
-    text.append(" ")
-    text.append(process.addressSpace.residentByteCount &>> PageSize.smallShift)
-    text.append(" 0 0 0 0 0\n")
+    let account = process.addressSpace.account()
+    let pages = [
+      account.mapped, account.resident, account.fileResident &+ account.sharedResident, account.code, 0,
+      account.data &+ account.stack, 0,
+    ]
+    for index in 0..<pages.count {
+      if index > 0 { text.append(" ") }
+      text.append(pages[index] &>> PageSize.smallShift)
+    }
+    text.append("\n")
   }
 
   // MARK: Status
@@ -154,9 +161,16 @@ public enum ProcessFiles {
     text.append("\nPPid:\t0\n")
     appendNumbers("Uid:", credentials.userID, credentials.effectiveUserID, credentials.savedUserID, &text)
     appendNumbers("Gid:", credentials.groupID, credentials.effectiveGroupID, credentials.savedGroupID, &text)
-    appendKibibytes("VmSize:\t", process.addressSpace.mappedByteCount, &text)
-    appendKibibytes("VmLck:\t", process.addressSpace.lockedByteCount, &text)
-    appendKibibytes("VmRSS:\t", process.addressSpace.residentByteCount, &text)
+    let account = process.addressSpace.account()
+    appendKibibytes("VmSize:\t", account.mapped, &text)
+    appendKibibytes("VmLck:\t", account.locked, &text)
+    appendKibibytes("VmRSS:\t", account.resident, &text)
+    appendKibibytes("RssAnon:\t", account.ownResident, &text)
+    appendKibibytes("RssFile:\t", account.fileResident, &text)
+    appendKibibytes("RssShmem:\t", account.sharedResident, &text)
+    appendKibibytes("VmData:\t", account.data, &text)
+    appendKibibytes("VmStk:\t", account.stack, &text)
+    appendKibibytes("VmExe:\t", account.code, &text)
     text.append("Threads:\t")
     text.append(process.threadIdentifiers.count.u64)
     text.append("\n")

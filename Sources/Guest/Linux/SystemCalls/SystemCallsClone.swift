@@ -1,6 +1,7 @@
 // clone(2): new threads. New processes (fork, vfork) are refused with ENOSYS.
 import Base
 import Memory
+import Pages
 import Platform
 import Threads
 
@@ -71,6 +72,8 @@ extension SystemCall {
     #if HOSTED
       throw .ENOSYS
     #else
+      // The program itself finds no memory when the reserve is reached, and ends; a thread too many is to fail before that.
+      guard Frames.hasRoom || (Reclaim.run(pages: Frames.shortage, .noLocks) && Frames.hasRoom) else { throw .EAGAIN }
       let thread = try Thread.createProgram(name: "program", affinity: Thread.current.affinity)
       let child = Task(identifier: TaskNumbers.allocate(), process: process, thread: thread)
       let childFrame = ContextSwitch.programFrame(stackTop: thread.kernelStackTop)
@@ -100,12 +103,5 @@ extension SystemCall {
       thread.start()
       return child.identifier.int
     #endif
-  }
-
-  /// membarrier(2): every return to a program is a barrier here, and TLB shoot-downs are not needed for it; the expedited forms
-  /// would have to interrupt other CPUs and are left out, so programs fall back.
-  func membarrier() throws(Errno) -> Int {
-    guard argument0.i32 == 0 else { throw .EINVAL }
-    return 0
   }
 }

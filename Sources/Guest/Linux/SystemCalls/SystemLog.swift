@@ -1,6 +1,9 @@
 // What `--log` shows of the Linux layer: a line for each system call, and the death of a process by a signal.
 import Base
+import Memory
+import Pages
 import Platform
+import Synchronization
 import VirtioABI
 
 /// The log of system calls and signals, on the monitor's standard error.
@@ -56,11 +59,9 @@ enum SystemLog {
   /// A signal without a handler ends the process.
   static func death(_ signal: Signal, _ information: SignalInformation, _ frame: UnsafeMutablePointer<TrapFrame>) {
     // Nothing the program did says that memory ran out, so that is always told.
-    let isFromKernel = information.code == SignalInformation.Code.kernel
-    let isOutOfMemory = signal == .kill && isFromKernel && frame.pointee.vector == 14
-    guard isOutOfMemory || Boot.logs(BootLog.signals) else { return }
+    if signal == .kill, Task.current.lastFault == .outOfMemory { return outOfMemory(Task.current) }
+    guard Boot.logs(BootLog.signals) else { return }
     var line = TextLine()
-    if isOutOfMemory { line.append("out of memory: ") }
     line.append("killed by signal ")
     line.append(decimal: signal.number.u64)
     line.append(" (code ")
@@ -72,6 +73,26 @@ enum SystemLog {
     line.append(hexadecimal: Task.current.originalAddress(frame.pointee.rip) ?? frame.pointee.rip)
     line.append(", stack ")
     line.append(hexadecimal: frame.pointee.rsp)
+    line.show()
+  }
+
+  /// A page that the program needs cannot be given to it. Said once, whatever its threads need.
+  private static func outOfMemory(_ task: Task) {
+    let process = task.process
+    guard !process.isOutOfMemory.exchange(true, ordering: .relaxed) else { return }
+    let frames = Frames.statistics
+    var line = TextLine()
+    line.append("out of memory: ")
+    for index in 0..<15 where task.name[index] != 0 { line.append(byte: task.name[index]) }
+    line.append(" (process ")
+    line.append(decimal: process.identifier.u64)
+    line.append(") was killed; it has ")
+    line.append(decimal: process.addressSpace.residentByteCount &>> 10)
+    line.append(" KiB of ")
+    line.append(decimal: frames.total.u64 &<< 2)
+    line.append(" KiB, and ")
+    line.append(decimal: frames.free.u64 &<< 2)
+    line.append(" KiB are left for the kernel: give more with --memory")
     line.show()
   }
 }
