@@ -2,6 +2,7 @@
 import Base
 import DevFS
 import Files
+import Locks
 import Memory
 import Testing
 
@@ -11,15 +12,43 @@ final class FakeEndpoint: ConsoleEndpoint {
   var output: [UInt8] = []
   let isTerminal: Bool
   let pollSource = PollSource()
-  let windowSize = WindowSize(columns: 80, rows: 25)
+  var state = TerminalState()
+  var isBackground = false
 
-  init(isTerminal: Bool) { self.isTerminal = isTerminal }
+  init(isTerminal: Bool) {
+    self.isTerminal = isTerminal
+    state.size = WindowSize(columns: 80, rows: 25)
+    state.modes.local = TerminalModes.isCanonical
+  }
+
+  func terminal(_ request: TerminalRequest, isForced: Bool) throws(Errno) -> TerminalState {
+    guard isTerminal else { throw .ENOTTY }
+    switch request {
+    case .ask: break
+    default: if isBackground && !isForced { throw .ERESTART }
+    }
+    switch request {
+    case .ask: break
+    case .set(let modes): state.modes = modes
+    case .discardAndSet(let modes):
+      state.modes = modes
+      input = []
+    case .discard: input = []
+    }
+    // As the host does.
+    state.modes.characters[TerminalModes.minimum] = 1
+    state.modes.characters[TerminalModes.time] = 0
+    state.readableByteCount = input.count
+    return state
+  }
 
   var readyMask: ReadyMask { input.isEmpty ? .writable : [.readable, .writable] }
   var readableByteCount: Int { input.count }
 
-  func read(into transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int {
-    let taken = Array(input.prefix(transfer.remaining))
+  func read(into transfer: inout Transfer, nonBlocking: Bool, until deadline: Deadline) throws(Errno) -> Int {
+    if isTerminal, input.isEmpty { if nonBlocking || deadline != .never { throw .EAGAIN } }
+    // A terminal without lines gives what has come so far.
+    let taken = Array(input.prefix(isTerminal ? min(2, transfer.remaining) : transfer.remaining))
     input.removeFirst(taken.count)
     return try taken.withUnsafeBufferPointer { (bytes) throws(Errno) in
       try transfer.copyOut(from: UnsafeRawBufferPointer(bytes))
@@ -45,7 +74,8 @@ extension OpenFile {
     }
   }
 
-  func read(_ count: Int) throws(Errno) -> [UInt8] {
+  func read(_ count: Int, nonBlocking: Bool = false) throws(Errno) -> [UInt8] {
+    setFlags(nonBlocking ? flags.union(.nonBlocking) : flags.subtracting(.nonBlocking))
     let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 8)
     buffer.initializeMemory(as: UInt8.self, repeating: 0x55)
     defer { buffer.deallocate() }
@@ -116,6 +146,92 @@ extension OpenFile {
     #expect(error.output == [9])
     #expect(try second.getAttributes().inode == stream.getAttributes().inode)
     #expect(try open("tty").write([8]) == 1)
+  }
+
+  /// TCGETS, as a program has it.
+  func modes(_ file: OpenFile) throws(Errno) -> TerminalModes {
+    var modes = TerminalModes()
+    _ = try withUnsafeMutablePointer(to: &modes) { (modes) throws(Errno) in
+      try file.control(0x5401, UInt64(UInt(bitPattern: modes)))
+    }
+    return modes
+  }
+
+  func set(_ file: OpenFile, _ modes: TerminalModes, _ request: UInt32 = 0x5402) throws(Errno) {
+    var modes = modes
+    _ = try withUnsafeMutablePointer(to: &modes) { (modes) throws(Errno) in
+      try file.control(request, UInt64(UInt(bitPattern: modes)))
+    }
+  }
+
+  @Test func modesAreTheHostsButForHowReadsWait() throws {
+    let tty = try open("tty")
+    var modes = try modes(tty)
+    #expect(modes.local == TerminalModes.isCanonical)
+    modes.local = 0
+    modes.characters[TerminalModes.minimum] = 7
+    modes.characters[TerminalModes.time] = 3
+    terminal.input = [1, 2]
+    try set(tty, modes)
+    #expect(terminal.state.modes.local == 0)
+    #expect(terminal.state.modes.characters[TerminalModes.minimum] == 1)
+    // Every name of the terminal knows.
+    let again = try self.modes(devices.standardStream(terminal, isInput: true, mount: context.root.mount))
+    #expect(again.characters[TerminalModes.minimum] == 7 && again.characters[TerminalModes.time] == 3)
+    #expect(terminal.input == [1, 2])
+    try set(tty, modes, 0x5404)
+    #expect(terminal.input == [])
+    terminal.input = [3]
+    #expect(throws: Errno.EINVAL) { _ = try tty.control(0x540b, 3) }
+    #expect(try tty.control(0x540b, 1) == 0)
+    #expect(terminal.input == [3])
+    #expect(try tty.control(0x540b, 0) == 0)
+    #expect(terminal.input == [])
+  }
+
+  @Test func whoIsInTheBackgroundIsTold() throws {
+    let tty = try open("tty")
+    terminal.isBackground = true
+    let modes = try modes(tty)
+    #expect(throws: Errno.ERESTART) { try set(tty, modes) }
+    let node = try #require(tty.vnode as? Terminal)
+    var copy = modes
+    try withUnsafeMutablePointer(to: &copy) { (modes) throws(Errno) in
+      #expect(try node.control(0x5402, UInt64(UInt(bitPattern: modes)), isForced: true) == 0)
+    }
+  }
+
+  /// termios(3), the four ways of non-canonical reads.
+  @Test func readsWithoutLinesWaitForBytesAndTime() throws {
+    let tty = try open("tty")
+    func wait(_ minimum: UInt8, _ time: UInt8) throws {
+      var modes = try modes(tty)
+      modes.local = 0
+      modes.characters[TerminalModes.minimum] = minimum
+      modes.characters[TerminalModes.time] = time
+      try set(tty, modes)
+    }
+    for time: UInt8 in [0, 2] {
+      try wait(0, time)
+      #expect(try tty.read(5) == [])
+      terminal.input = [1, 2, 3]
+      #expect(try tty.read(5) == [1, 2])
+      #expect(try tty.read(5) == [3])
+    }
+    #expect(throws: Errno.EAGAIN) { _ = try tty.read(5, nonBlocking: true) }
+    try wait(0, 0)
+    #expect(try tty.read(5, nonBlocking: true) == [])
+    try wait(3, 0)
+    terminal.input = [1, 2, 3, 4, 5, 6]
+    #expect(try tty.read(1) == [1])
+    // Two bytes come at a time: three are waited for, the fourth comes along.
+    #expect(try tty.read(8) == [2, 3, 4, 5])
+    #expect(try tty.read(8, nonBlocking: true) == [6])
+    #expect(throws: Errno.EAGAIN) { _ = try tty.read(5, nonBlocking: true) }
+    // Behind the first byte the time runs.
+    try wait(9, 1)
+    terminal.input = [1, 2, 3]
+    #expect(try tty.read(9) == [1, 2, 3])
   }
 
   @Test func streamsThatAreNoTerminals() throws {

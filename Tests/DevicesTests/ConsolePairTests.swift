@@ -2,6 +2,9 @@
 import Base
 import Devices
 import Glibc
+import Locks
+import Memory
+import Platform
 import Testing
 import VirtioABI
 import VirtioConsole
@@ -20,13 +23,18 @@ final class ConsoleBench {
     var list: [[Int32]] = []
   }
 
-  init(flags: UInt32 = 0, size: (UInt16, UInt16)? = nil, output path: String? = nil) {
+  init(
+    flags: UInt32 = 0, size: (UInt16, UInt16)? = nil, output path: String? = nil,
+    terminal: (any ConsoleTerminal)? = nil
+  ) {
     signal(SIGPIPE, SIG_IGN)
     var configuration = VirtioConsole.Configuration()
     configuration.input = input.reader
     configuration.output = path.map { open($0, O_WRONLY | O_CLOEXEC) } ?? output.writer
     configuration.error = error.writer
     configuration.size = size
+    configuration.terminal = terminal
+    configuration.isInputTerminal = terminal != nil
     let failures = failures
     configuration.onOutputFailure = { failures.list.append([Int32($0), $1]) }
     device = try! VirtioConsole(configuration)
@@ -269,6 +277,110 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
     #expect(console.take(100) == .success([]))
     _ = write(leader, "more\n", 5)
     #expect(console.take(100) == .success(Array("more\n".utf8)))
+  }
+
+  /// A terminal in memory, which the test moves to the background.
+  final class FakeTerminal: ConsoleTerminal {
+    let permission = Atomic<Int>(0)
+    let local = Atomic<UInt32>(0)
+    func perform(_ action: UInt16, _ state: inout VirtioConsoleTerminal) -> CInt {
+      let isForced = action & VirtioConsoleTerminal.force != 0
+      if action & 0xff != VirtioConsoleTerminal.ask {
+        if permission.load(ordering: .relaxed) != 0 && !isForced { return CInt(ERESTART) }
+        local.store(state.modes.local, ordering: .relaxed)
+      }
+      state.modes.local = local.load(ordering: .relaxed)
+      (state.columns, state.rows, state.readable) = (132, 50, 3)
+      return 0
+    }
+    func mayRead() -> ConsoleReadPermission {
+      switch permission.load(ordering: .relaxed) {
+      case 0: .granted
+      case 1: .later
+      default: .refused
+      }
+    }
+  }
+
+  private typealias Answer = Result<VirtioConsoleTerminal, Errno>
+
+  private func ask(_ console: ConsoleDriver, _ action: UInt16, local: UInt32 = 0) -> Answer {
+    var state = VirtioConsoleTerminal()
+    state.modes.local = local
+    do throws(Errno) {
+      try console.terminal(action, &state)
+      return .success(state)
+    } catch { return .failure(error) }
+  }
+
+  @Test func aTerminalIsAskedAndSet() throws {
+    let terminal = FakeTerminal()
+    let it = ConsoleBench(flags: BootFlags.inputIsTerminal, terminal: terminal)
+    let first = try ask(it.console, VirtioConsoleTerminal.ask).get()
+    #expect((first.columns, first.rows, first.readable) == (132, 50, 3))
+    // More than there are places for requests.
+    for round: UInt32 in 1..<40 {
+      #expect(try ask(it.console, VirtioConsoleTerminal.set, local: round).get().modes.local == round)
+    }
+    terminal.permission.store(1, ordering: .relaxed)
+    #expect(ask(it.console, VirtioConsoleTerminal.set, local: 99).map(\.tag) == .failure(.ERESTART))
+    #expect(terminal.local.load(ordering: .relaxed) == 39)
+    let forced = VirtioConsoleTerminal.set | VirtioConsoleTerminal.force
+    #expect(try ask(it.console, forced, local: 99).get().modes.local == 99)
+    #expect(ask(ConsoleBench().console, VirtioConsoleTerminal.ask).map(\.tag) == .failure(.ENOTTY))
+  }
+
+  @Test func whatIsTypedCanBeDropped() {
+    let it = ConsoleBench(flags: BootFlags.inputIsTerminal, terminal: FakeTerminal())
+    it.input.put([1, 2, 3, 4])
+    #expect(it.console.take(1) == .success([1]))
+    it.console.listen()
+    _ = ask(it.console, VirtioConsoleTerminal.discard)
+    #expect(it.console.readableByteCount == 0)
+    #expect(it.console.take(2) == .success([2, 3]))
+  }
+
+  @Test func aReadOfTheBackgroundWaitsForTheTerminal() {
+    let terminal = FakeTerminal()
+    terminal.permission.store(1, ordering: .relaxed)
+    let it = ConsoleBench(flags: BootFlags.inputIsTerminal, terminal: terminal)
+    it.input.put([1])
+    #expect(it.console.take(1, nonBlocking: true) == .failure(.EAGAIN))
+    usleep(20_000)
+    #expect(it.input.waiting == 1)
+    terminal.permission.store(0, ordering: .relaxed)
+    #expect(it.console.take(1) == .success([1]))
+    terminal.permission.store(2, ordering: .relaxed)
+    #expect(it.console.take(1) == .success([]))
+  }
+
+  /// A read that does not wait knows of what is there when it is called.
+  @Test func whatIsThereIsReadAtOnce() {
+    let it = ConsoleBench()
+    for round: UInt8 in 0..<50 {
+      #expect(it.console.take(4, nonBlocking: true) == .failure(.EAGAIN))
+      it.input.put([round])
+      #expect(eventually { it.console.isReadable })
+      #expect(it.console.take(1, nonBlocking: true) == .success([round]))
+      it.input.put([round, 1])
+      #expect(it.console.take(1, nonBlocking: true) == .success([round]))
+      #expect(it.console.take(1, nonBlocking: true) == .success([1]))
+    }
+  }
+
+  @Test func aReadCanHaveADeadline() {
+    let it = ConsoleBench()
+    let start = Clock.now()
+    var bytes: [UInt8] = [0]
+    bytes.withUnsafeMutableBytes { buffer in
+      var transfer = Transfer(kernel: buffer)
+      #expect(throws: Errno.EAGAIN) {
+        _ = try it.console.read(into: &transfer, until: .after(20_000_000, from: Clock.now()))
+      }
+    }
+    #expect(Clock.now() - start >= 20_000_000)
+    it.input.put([5])
+    #expect(it.console.take(1) == .success([5]))
   }
 
   @Test func emptyInputCostsNothing() {

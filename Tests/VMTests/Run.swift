@@ -53,9 +53,9 @@ private final class Collector: @unchecked Sendable {
 
 // glibc has these, its headers show them to _GNU_SOURCE only, which Swift's view of it does not define.
 @_silgen_name("posix_spawn_file_actions_addclosefrom_np")
-private func addCloseFrom(_ actions: UnsafeMutablePointer<posix_spawn_file_actions_t>, _ first: Int32) -> Int32
+func addCloseFrom(_ actions: UnsafeMutablePointer<posix_spawn_file_actions_t>, _ first: Int32) -> Int32
 @_silgen_name("posix_spawn_file_actions_addchdir_np")
-private func addChangeDirectory(
+func addChangeDirectory(
   _ actions: UnsafeMutablePointer<posix_spawn_file_actions_t>, _ path: UnsafePointer<CChar>
 ) -> Int32
 

@@ -15,7 +15,9 @@ final class ForeignConsole {
   private(set) var ends: [Int32]
   private var nextBuffer = 0
 
-  init(size: (UInt16, UInt16)? = nil, features: UInt64 = 0, output: Int32? = nil) {
+  init(
+    size: (UInt16, UInt16)? = nil, features: UInt64 = 0, output: Int32? = nil, terminal: (any ConsoleTerminal)? = nil
+  ) {
     signal(SIGPIPE, SIG_IGN)
     var ends: [Int32] = []
     for _ in 0..<3 {
@@ -29,6 +31,7 @@ final class ForeignConsole {
     configuration.output = output ?? ends[3]
     configuration.error = ends[5]
     configuration.size = size
+    configuration.terminal = terminal
     device = try! VirtioConsole(configuration)
     let function = PCIFunction(device: device, memory: guest.map) { _ in }
     driver = TestDriver(
@@ -325,6 +328,42 @@ private func eventually(_ condition: () -> Bool) -> Bool {
     let unknown = ForeignConsole()
     unknown.send(0, 999)
     #expect(unknown.driver.status == 15)
+  }
+
+  @Test func aTerminalIsAskedAndAnswers() {
+    final class FakeTerminal: ConsoleTerminal {
+      func perform(_ action: UInt16, _ state: inout VirtioConsoleTerminal) -> CInt {
+        state.columns = action
+        state.rows = UInt16(state.modes.characters[18])
+        return action == VirtioConsoleTerminal.ask ? 0 : CInt(ERESTART)
+      }
+      func mayRead() -> ConsoleReadPermission { .granted }
+    }
+    func request(_ it: ForeignConsole, _ action: UInt16) -> [UInt8] {
+      var state = VirtioConsoleTerminal()
+      state.modes.characters[18] = 77
+      state.tag = 0x0403_0201
+      let head = VirtioConsoleControl(port: 0, event: VirtioConsoleControl.terminalRequest, value: action)
+      it.driver.queues[3].send(
+        withUnsafeBytes(of: head) { Array($0) } + withUnsafeBytes(of: state) { Array($0) })
+      it.driver.kick(3)
+      return it.messages().last ?? []
+    }
+    let it = ForeignConsole(terminal: FakeTerminal())
+    it.postControl()
+    for (action, code) in [(VirtioConsoleTerminal.ask, 0), (VirtioConsoleTerminal.set, ERESTART)] {
+      let answer = request(it, action)
+      #expect(answer.count == VirtioConsoleControl.byteCount + VirtioConsoleTerminal.byteCount)
+      #expect(answer.prefix(8) == [0, 0, 0, 0, 0x55, 0x4f, UInt8(code), 0])
+      #expect(answer.suffix(12) == [UInt8(action), 0, 77, 0, 0, 0, 0, 0, 1, 2, 3, 4].suffix(12))
+    }
+    let without = ForeignConsole()
+    without.postControl()
+    #expect(request(without, 0).prefix(8) == [0, 0, 0, 0, 0x55, 0x4f, UInt8(ENOTTY), 0])
+    // A request without its terminal is none.
+    let short = ForeignConsole(terminal: FakeTerminal())
+    short.send(0, VirtioConsoleControl.terminalRequest)
+    #expect(short.driver.status & VirtioStatus.needsReset != 0)
   }
 
   @Test func answersThatNobodyTakesAreBounded() {

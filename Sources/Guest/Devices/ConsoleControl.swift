@@ -9,12 +9,13 @@ import VirtioABI
 /// The control queues of one console.
 final class ConsoleControl {
   static let queueSize = 16
-  private static let bufferByteCount = 32
+  private static let bufferByteCount = 64
   private static let transmitSize = 8
+  private static let outgoingByteCount = 64
 
   let receive: Virtqueue
   let transmit: Virtqueue
-  // SAFETY: `queueSize` places of 32 bytes for messages to us (slot i has place i), then `transmitSize` of 8 from us.
+  // SAFETY: `queueSize` places of 64 bytes for messages to us (slot i has place i), then `transmitSize` of 64 from us.
   private let buffers: UnsafeMutableRawPointer
   private let outgoing: UnsafeMutableRawPointer
   private let lock = Mutex()
@@ -26,6 +27,15 @@ final class ConsoleControl {
   /// Error numbers of writes that have failed, 16 bits a port.
   private let outputErrors = Atomic<UInt32>(0)
   private let terminalSize = Atomic<UInt32>(0)
+  /// Held by whoever has a request about the terminal out.
+  private let requests = Mutex()
+  private let lastTag = Atomic<UInt32>(0)
+  /// The tag of the last answer; what came with it lies in `answer`, written before, read only by who waits for that tag.
+  private let answeredTag = Atomic<UInt32>(0)
+  private let answeredCode = Atomic<UInt32>(0)
+  // SAFETY: one value, for good. A device that answers twice mixes two answers of its own.
+  private let answer: UnsafeMutablePointer<VirtioConsoleTerminal>
+  private let answers = WaitQueue()
   /// Whether buffers lie here that the device could have back.
   private let hasDone = Atomic<Bool>(false)
   /// Called, in any context, after something has changed.
@@ -34,7 +44,7 @@ final class ConsoleControl {
   /// Bytes of ring and buffer memory.
   static var byteCount: Int {
     Virtqueue.byteCount(size: queueSize) &+ Virtqueue.byteCount(size: transmitSize) &+ queueSize &* bufferByteCount
-      &+ transmitSize &* VirtioConsoleControl.byteCount
+      &+ transmitSize &* outgoingByteCount
   }
 
   /// Queues over zeroed memory, with buffers posted and the handshake waiting; nil if memory is out.
@@ -47,6 +57,8 @@ final class ConsoleControl {
     self.transmit = transmit
     buffers = transmitMemory + Virtqueue.byteCount(size: Self.transmitSize)
     outgoing = buffers + Self.queueSize &* Self.bufferByteCount
+    answer = .allocate(capacity: 1)
+    answer.initialize(to: VirtioConsoleTerminal())
     receive.onCompletion = { [unowned(unsafe) self] slot, length in self.take(slot, length) }
     do throws(Errno) {
       for _ in 0..<Self.queueSize { try post() }
@@ -90,13 +102,44 @@ final class ConsoleControl {
   /// Has the host read a terminal on after an end of input; threads only.
   func reopenInput() throws(Errno) {
     inputEnded.store(false, ordering: .releasing)
+    try send(VirtioConsoleControl(port: 0, event: VirtioConsoleControl.portOpen, value: 1))
+  }
+
+  /// Does something with the terminal and says how it is afterwards; threads only.
+  /// - Parameter state: what to set, if that is asked for.
+  /// - Throws: what the host says (ENOTTY, EIO, ERESTART from the background); EINTR, EIO, EAGAIN.
+  func terminal(_ action: UInt16, _ state: inout VirtioConsoleTerminal) throws(Errno) {
+    requests.lock()
+    defer { requests.unlock() }
+    // An answer that a signal kept us from waiting for has a tag of its own.
+    let tag = lastTag.wrappingAdd(1, ordering: .relaxed).newValue
+    state.tag = tag
+    try send(VirtioConsoleControl(port: 0, event: VirtioConsoleControl.terminalRequest, value: action), state)
+    poll()
+    if answeredTag.load(ordering: .acquiring) != tag {
+      receive.beginSleep()
+      defer { receive.endSleep() }
+      // What came before the device knew that we sleep.
+      poll()
+      let result = answers.wait(interruptible: true) {
+        answeredTag.load(ordering: .acquiring) != tag && !receive.hasFailed
+      }
+      if result == .interrupted { throw .EINTR }
+    }
+    if receive.hasFailed { throw .EIO }
+    let code = answeredCode.load(ordering: .relaxed)
+    state = answer.pointee
+    if code != 0 { throw Errno(rawValue: code.i32) ?? .EIO }
+  }
+
+  private func send(_ message: VirtioConsoleControl, _ data: VirtioConsoleTerminal? = nil) throws(Errno) {
     try lock.withLock { () throws(Errno) in
       transmit.reap()
       for slot in 0..<Self.transmitSize where openTransmits & (1 &<< slot.u32) != 0 && transmit.isDone(slot) {
         transmit.release(slot)
         openTransmits &= ~(1 &<< slot.u32)
       }
-      try put(VirtioConsoleControl(port: 0, event: VirtioConsoleControl.portOpen, value: 1))
+      try put(message, data)
     }
     transmit.kick()
   }
@@ -110,11 +153,15 @@ final class ConsoleControl {
     }
   }
 
-  private func put(_ message: VirtioConsoleControl) throws(Errno) {
+  private func put(_ message: VirtioConsoleControl, _ data: VirtioConsoleTerminal? = nil) throws(Errno) {
     guard let next = transmit.nextSlot else { throw .EAGAIN }
-    let place = outgoing + next &* VirtioConsoleControl.byteCount
+    let place = outgoing + next &* Self.outgoingByteCount
     place.storeBytes(of: message, as: VirtioConsoleControl.self)
     var segment = DeviceSegment(address: place, count: VirtioConsoleControl.byteCount)
+    if let data {
+      (place + VirtioConsoleControl.byteCount).storeBytes(of: data, as: VirtioConsoleTerminal.self)
+      segment.count &+= VirtioConsoleTerminal.byteCount
+    }
     _ = try withUnsafePointer(to: &segment) { (pointer) throws(Errno) in
       try transmit.add(pointer, readable: 1, writable: 0)
     }
@@ -130,6 +177,7 @@ final class ConsoleControl {
       }
       hasDone.store(true, ordering: .releasing)
     }
+    answers.wakeAll()
     onChange?()
   }
 
@@ -146,6 +194,12 @@ final class ConsoleControl {
       outputErrors.bitwiseOr(message.value.u32 &<< shift, ordering: .releasing)
     case VirtioConsoleControl.resize where length >= VirtioConsoleControl.byteCount &+ 4:
       terminalSize.store(data.load(as: UInt32.self), ordering: .relaxed)
+    case VirtioConsoleControl.terminalAnswer
+    where length >= VirtioConsoleControl.byteCount &+ VirtioConsoleTerminal.byteCount:
+      let state = data.load(as: VirtioConsoleTerminal.self)
+      answer.pointee = state
+      answeredCode.store(message.value.u32, ordering: .relaxed)
+      answeredTag.store(state.tag, ordering: .releasing)
     default: break
     }
   }

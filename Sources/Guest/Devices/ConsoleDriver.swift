@@ -81,12 +81,14 @@ public final class ConsoleDriver {
 
   /// Reads what is there, sleeping while there is nothing.
   /// - Returns: bytes read; 0 at the end. A terminal may give more after an end.
-  /// - Throws: EAGAIN (if not to block), EINTR, EFAULT, EIO, ENODEV, ENOMEM.
-  public func read(into transfer: inout Transfer, nonBlocking: Bool = false) throws(Errno) -> Int {
+  /// - Throws: EAGAIN (if not to block, or the deadline has passed), EINTR, EFAULT, EIO, ENODEV, ENOMEM.
+  public func read(into transfer: inout Transfer, nonBlocking: Bool = false, until deadline: Deadline = .never)
+    throws(Errno) -> Int
+  {
     if isInputEmpty { return 0 }
     try start()
     guard let input else { throw .ENODEV }
-    return try input.read(into: &transfer, nonBlocking: nonBlocking)
+    return try input.read(into: &transfer, nonBlocking: nonBlocking, until: deadline)
   }
 
   /// Whether a read would return at once.
@@ -106,6 +108,18 @@ public final class ConsoleDriver {
     if isInputEmpty { return }
     do throws(Errno) { try start() } catch { return }
     input?.listen()
+  }
+
+  // MARK: Terminal
+
+  /// Carries out one of `VirtioConsoleTerminal`'s actions; afterwards `state` is how the terminal is.
+  /// - Throws: ENOTTY, ERESTART (only a process in the foreground may), EIO, EINTR, ENODEV, ENOMEM.
+  public func terminal(_ action: UInt16, _ state: inout VirtioConsoleTerminal) throws(Errno) {
+    try start()
+    guard let control, let input else { throw .ENODEV }
+    try control.terminal(action, &state)
+    let kind = action & ~VirtioConsoleTerminal.force
+    if kind == VirtioConsoleTerminal.discard || kind == VirtioConsoleTerminal.discardAndSet { input.discard() }
   }
 
   /// The terminal's size as the host last told it; zeros if there is no terminal.

@@ -79,7 +79,7 @@ final class ConsoleInput {
 
   /// Posts a probe if nothing is known and nothing posted, so that `isReadable` can become true.
   func listen() {
-    guard claim(wait: false) else { return }
+    guard claim(wait: false, until: .now) == .woken else { return }
     defer { unclaim() }
     listenForInterrupts()
     control.poll()
@@ -94,10 +94,14 @@ final class ConsoleInput {
 
   /// Reads what is there, sleeping while there is nothing.
   /// - Returns: bytes read; 0 at the end. A terminal may give more after an end.
-  /// - Throws: EAGAIN (if not to block), EINTR, EFAULT, EIO, ENOMEM.
-  func read(into transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int {
+  /// - Throws: EAGAIN (if not to block, or the deadline has passed), EINTR, EFAULT, EIO, ENOMEM.
+  func read(into transfer: inout Transfer, nonBlocking: Bool, until deadline: Deadline) throws(Errno) -> Int {
     guard transfer.remaining > 0 else { return 0 }
-    guard claim(wait: !nonBlocking) else { throw nonBlocking ? .EAGAIN : .EINTR }
+    switch claim(wait: !nonBlocking, until: deadline) {
+    case .woken: break
+    case .timedOut: throw .EAGAIN
+    case .interrupted: throw .EINTR
+    }
     defer { unclaim() }
     if hasReportedEnd {
       guard isTerminal else { return 0 }
@@ -134,10 +138,11 @@ final class ConsoleInput {
         continue
       }
       if nonBlocking && !isPending.load(ordering: .relaxed) { throw .EAGAIN }
-      let result = arrivals.wait(interruptible: true) {
+      let result = arrivals.wait(until: deadline, interruptible: true) {
         !isDone(posted) && !control.isInputEnded && !queue.hasFailed
       }
       if result == .interrupted { throw .EINTR }
+      if result == .timedOut { throw .EAGAIN }
     }
   }
 
@@ -185,9 +190,20 @@ final class ConsoleInput {
     control.receive.beginSleep()
   }
 
-  private func claim(wait: Bool) -> Bool {
-    if tryClaim() { return true }
-    return wait && turns.wait(interruptible: true, while: { !tryClaim() }) == .woken
+  /// Forgets what was read from the host and not by the program. A buffer that the device still has stays with it.
+  func discard() {
+    guard claim(wait: false, until: .now) == .woken else { return }
+    defer { unclaim() }
+    queue.reap()
+    unread.store(0, ordering: .releasing)
+    if isDone(probe) { queue.release(probe.exchange(0, ordering: .relaxed) &- 1) }
+    if isDone(posted) { queue.release(posted.exchange(0, ordering: .relaxed) &- 1) }
+    isPending.store(false, ordering: .releasing)
+  }
+
+  private func claim(wait: Bool, until deadline: Deadline) -> WaitResult {
+    if tryClaim() { return .woken }
+    return wait ? turns.wait(until: deadline, interruptible: true, while: { !tryClaim() }) : .timedOut
   }
 
   private func tryClaim() -> Bool {

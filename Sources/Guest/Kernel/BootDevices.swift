@@ -4,6 +4,7 @@
   import Devices
   import Files
   import Linux
+  import Locks
   import Memory
   import Platform
   import VirtioABI
@@ -64,8 +65,8 @@
       }
     }
 
-    func read(into transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int {
-      try console.read(into: &transfer, nonBlocking: nonBlocking)
+    func read(into transfer: inout Transfer, nonBlocking: Bool, until deadline: Deadline) throws(Errno) -> Int {
+      try console.read(into: &transfer, nonBlocking: nonBlocking, until: deadline)
     }
 
     func write(from transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int {
@@ -83,9 +84,26 @@
 
     var isTerminal: Bool { Boot.has(flag: stream.terminalFlag) }
 
-    var windowSize: WindowSize {
-      let size = console.terminalSize
-      return WindowSize(columns: size.columns, rows: size.rows)
+    func terminal(_ request: TerminalRequest, isForced: Bool) throws(Errno) -> TerminalState {
+      guard isTerminal else { throw .ENOTTY }
+      var state = VirtioConsoleTerminal()
+      var action = VirtioConsoleTerminal.ask
+      switch request {
+      case .ask: break
+      case .set(let modes):
+        action = VirtioConsoleTerminal.set
+        state.modes = VirtioConsoleTerminal.Modes(modes)
+      case .discardAndSet(let modes):
+        action = VirtioConsoleTerminal.discardAndSet
+        state.modes = VirtioConsoleTerminal.Modes(modes)
+      case .discard: action = VirtioConsoleTerminal.discard
+      }
+      try console.terminal(isForced ? action | VirtioConsoleTerminal.force : action, &state)
+      var result = TerminalState()
+      result.modes = TerminalModes(state.modes)
+      result.size = WindowSize(columns: state.columns, rows: state.rows)
+      result.readableByteCount = state.readable.int
+      return result
     }
 
     var readableByteCount: Int { console.readableByteCount }
@@ -94,7 +112,7 @@
   /// A standard stream of a machine without a console: empty, and a sink.
   final class NullStream: ConsoleEndpoint {
     let pollSource = PollSource()
-    func read(into transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int { 0 }
+    func read(into transfer: inout Transfer, nonBlocking: Bool, until deadline: Deadline) throws(Errno) -> Int { 0 }
     func write(from transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int {
       let count = transfer.remaining
       transfer.limit(to: 0)
@@ -102,7 +120,33 @@
     }
     var readyMask: ReadyMask { [.readable, .writable] }
     var isTerminal: Bool { false }
-    var windowSize: WindowSize { WindowSize(columns: 0, rows: 0) }
+    func terminal(_ request: TerminalRequest, isForced: Bool) throws(Errno) -> TerminalState { throw .ENOTTY }
     var readableByteCount: Int { 0 }
+  }
+
+  extension VirtioConsoleTerminal.Modes {
+    /// The same modes for the device.
+    init(_ modes: TerminalModes) {
+      self.init()
+      input = modes.input
+      output = modes.output
+      control = modes.control
+      local = modes.local
+      discipline = modes.discipline
+      characters = modes.characters
+    }
+  }
+
+  extension TerminalModes {
+    /// The same modes for the program.
+    init(_ modes: VirtioConsoleTerminal.Modes) {
+      self.init()
+      input = modes.input
+      output = modes.output
+      control = modes.control
+      local = modes.local
+      discipline = modes.discipline
+      characters = modes.characters
+    }
   }
 #endif

@@ -33,12 +33,16 @@
 
     private static func serve() {
       let bits = events.pointee.exchange(0, ordering: .acquiringAndReleasing)
-      if bits & 1 != 0 { ProgramSignals.send(.interrupt) }
-      if bits & 2 != 0 { ProgramSignals.send(.terminate) }
-      if bits & 4 != 0 { ProgramSignals.send(.hangup) }
-      if bits & 8 != 0 { ProgramSignals.send(.quit) }
-      if bits & 16 != 0 { ProgramSignals.send(.windowChanged) }
-      BootBalloon.startIfNeeded(isAskedFor: bits & 32 != 0)
+      func pass(_ bit: UInt64, _ kind: ProgramSignals.Kind) { if bits & bit != 0 { ProgramSignals.send(kind) } }
+      pass(ClockPage.EventBits.interrupt, .interrupt)
+      pass(ClockPage.EventBits.terminate, .terminate)
+      pass(ClockPage.EventBits.hangup, .hangup)
+      pass(ClockPage.EventBits.quit, .quit)
+      pass(ClockPage.EventBits.windowChanged, .windowChanged)
+      pass(ClockPage.EventBits.stop, .stop)
+      pass(ClockPage.EventBits.resume, .resume)
+      pass(ClockPage.EventBits.backgroundRead, .backgroundInput)
+      BootBalloon.startIfNeeded(isAskedFor: bits & ClockPage.EventBits.balloon != 0)
     }
   }
 #endif

@@ -25,6 +25,13 @@ public enum Monitor {
     line.show()
   }
 
+  /// Stops the machine by a signal that the program has stopped by; returns when it was continued.
+  public static func stop(_ signal: UInt32) {
+    #if GUEST
+      instruction_out32(BootPort.stop, signal)
+    #endif
+  }
+
   /// Tells osv-run that a phase of the start is over (`--trace boot`).
   public static func phase(_ number: UInt32) {
     #if GUEST

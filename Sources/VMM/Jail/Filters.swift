@@ -42,6 +42,7 @@ extension FilterRule {
     FilterRule(271),  // ppoll
     FilterRule(39),  // getpid
     FilterRule(186),  // gettid
+    FilterRule(111),  // getpgrp: whether the terminal is ours
     FilterRule(234),  // tgkill
     FilterRule(219),  // restart_syscall
     FilterRule(318),  // getrandom
@@ -92,7 +93,7 @@ extension FilterRule {
     FilterRule(317),  // seccomp: a thread of another kind narrows itself; filters only ever add up
   ]
 
-  /// The requests that a running machine makes: KVM's, and the terminal's size.
+  /// The requests that a running machine makes: KVM's, and the terminal's.
   private static func ioctls(_ requests: [UInt32]) -> FilterRule {
     FilterRule(16, .isOne(of: requests, argument: 1))
   }

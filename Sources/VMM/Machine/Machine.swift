@@ -158,7 +158,7 @@ public final class Machine: @unchecked Sendable {
 
     var clock = ClockPage(vcpu: boot, platform: platform)
     clock.memoryByteCount = firstSlot
-    if configuration.balloonByteCount > 0 { clock.events = 1 << 5 }
+    if configuration.balloonByteCount > 0 { clock.events = ClockPage.EventBits.balloon }
     memory.pointer(at: layout.clock, count: GuestMemory.pageSize)!.storeBytes(of: clock, as: ClockPage.self)
     self.timeline.frequency = clock.frequency
 

@@ -35,8 +35,8 @@ struct MachineDevices {
   private let vm: VirtualMachine
   private let allocator: BootAllocator
 
-  /// The ioctl requests of a running machine: KVM's, and the terminal's size.
-  static let requests = VirtualMachine.requestsWhileRunning + [UInt32(TIOCGWINSZ)]
+  /// The ioctl requests of a running machine: KVM's, and the terminal's.
+  static let requests = VirtualMachine.requestsWhileRunning + HostTerminal.Request.all
 
   /// Makes the devices and gives each its place; their set-up records come from `allocator`.
   init(
@@ -56,6 +56,8 @@ struct MachineDevices {
 
     var streams = VirtioConsole.Configuration()
     let size = StandardStreams.terminalSize
+    streams.terminal = HostTerminal.shared
+    streams.isInputTerminal = isatty(0) == 1
     if size.0 > 0 { streams.size = (columns: size.0, rows: size.1) }
     let requests = Self.requests
     let isJailed = configuration.isJailed

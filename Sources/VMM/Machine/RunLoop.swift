@@ -21,7 +21,7 @@ extension Machine {
     if let offset = MemoryLayout<ClockPage>.offset(of: \.events),
       let page = memory.pointer(at: layout.clock, count: GuestMemory.pageSize)
     {
-      Signals.forward(to: vm, events: (page + offset).assumingMemoryBound(to: UInt64.self))
+      Signals.forward(to: vm, boot, events: (page + offset).assumingMemoryBound(to: UInt64.self))
     }
     if configuration.isJailed {
       do throws(JailError) {
@@ -78,9 +78,15 @@ extension Machine {
       if devices.board.write(address, value, byteCount: byteCount) { exits[vcpu.index].noteKick() }
     case .mmioRead(let address, let byteCount): vcpu.complete(read: devices.board.read(address, byteCount: byteCount))
     case .interrupted:
-      if vcpu.index == 0, Signals.takeResize() {
-        let size = StandardStreams.terminalSize
-        devices.console.resize(columns: size.0, rows: size.1)
+      if vcpu.index == 0 {
+        // Taken back before the look: a signal after it asks again.
+        vcpu.clearExitRequest()
+        let isContinued = Signals.takeContinuation()
+        if isContinued { HostTerminal.shared?.resume() }
+        if Signals.takeResize() || isContinued {
+          let size = StandardStreams.terminalSize
+          devices.console.resize(columns: size.0, rows: size.1)
+        }
       }
       if Signals.isAutopsyAsked {
         fail(Failure(.stopped, "the machine was told to quit twice; it was here"), vcpu: vcpu)
@@ -110,6 +116,7 @@ extension Machine {
       // A self-test's report is what was asked for; anything else that the kernel says is beside the program's output.
       text.withUnsafeBytes { StandardStreams.write($0, to: isSelfTest ? 1 : 2) }
     case BootPort.panic: reportPanic(at: UInt64(value) << 4, vcpu: vcpu)
+    case BootPort.stop: HostTerminal.stop(by: CInt(truncatingIfNeeded: value & 0x7f))
     case BootPort.phase: note(phase: value, of: vcpu)
     default: break
     }
@@ -183,6 +190,7 @@ extension Machine {
   /// Ends the process with the program's status.
   func end(status: CInt, signal: CInt) -> Never {
     ending.withLock { _ in
+      HostTerminal.shared?.restore()
       configuration.status.report(status: status, signal: signal)
       account(status: status)
       _exit(status)
@@ -192,6 +200,7 @@ extension Machine {
   /// Ends the process because of `failure`, with the state of `vcpu`.
   func fail(_ failure: Failure, vcpu: VCPU?) -> Never {
     ending.withLock { _ in
+      HostTerminal.shared?.restore()
       configuration.status.report(failure)
       if let vcpu { StandardStreams.report(describe(vcpu)) }
       account(status: 125)

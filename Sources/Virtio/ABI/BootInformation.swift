@@ -299,11 +299,32 @@ public struct ClockPage {
   public var frequency: UInt64 = 0
   /// Bytes of RAM present now (grows while the monitor's second thread adds slots; release store).
   public var memoryByteCount: UInt64 = 0
-  /// Events from the monitor, bits set by it and cleared by the kernel, announced by `BootVectors.monitor`: bit 0 SIGINT, bit 1 SIGTERM,
-  /// bit 2 SIGHUP, bit 3 SIGQUIT, bit 4 window size changed, bit 5 the balloon's driver shall start.
+  /// Events from the monitor, `EventBits` set by it and cleared by the kernel, announced by `BootVectors.monitor`.
   public var events: UInt64 = 0
   /// A zero page.
   public init() {}
+
+  /// `events`: signals for the program, most of them.
+  public enum EventBits {
+    /// SIGINT.
+    public static let interrupt: UInt64 = 1 << 0
+    /// SIGTERM.
+    public static let terminate: UInt64 = 1 << 1
+    /// SIGHUP.
+    public static let hangup: UInt64 = 1 << 2
+    /// SIGQUIT.
+    public static let quit: UInt64 = 1 << 3
+    /// SIGWINCH: the terminal has another size.
+    public static let windowChanged: UInt64 = 1 << 4
+    /// SIGTSTP.
+    public static let stop: UInt64 = 1 << 5
+    /// SIGCONT: the monitor was stopped, and runs again.
+    public static let resume: UInt64 = 1 << 6
+    /// SIGTTIN: input is wanted from a terminal that another process group has.
+    public static let backgroundRead: UInt64 = 1 << 7
+    /// The balloon's driver shall start.
+    public static let balloon: UInt64 = 1 << 8
+  }
 }
 
 /// Interrupt vectors that both sides agree on.
@@ -334,4 +355,6 @@ public enum BootPort {
   public static let text: UInt16 = 0x4f8
   /// A boot phase is over (`--trace boot`): the value is its number; osv-run stamps it.
   public static let phase: UInt16 = 0x4fc
+  /// The program has stopped by the signal whose number is the value; returns when it is continued.
+  public static let stop: UInt16 = 0x500
 }

@@ -5,6 +5,8 @@
 // value 1 to have a terminal read on. A port whose output nobody reads any more is removed (PORT_REMOVE); what is transmitted
 // afterwards is dropped. Any other failure of an output is of one request, and told before that is handed back. A receive buffer of no bytes is handed back when there is input (or its end) to read: a driver can
 // poll without taking what belongs to whoever reads the host's input next.
+// A terminal's modes are the host terminal's: the driver asks for them and sets them by TERMINAL_REQUEST, one at a time, each answered
+// by a TERMINAL_ANSWER.
 
 /// Constants of the console.
 public enum VirtioConsoleABI {
@@ -78,6 +80,57 @@ public enum VirtioConsoleABI {
   /// To our driver: what was transmitted last could not all be written; the value is Linux's error number (ENOSPC…). The standard
   /// has no such event, and other drivers ignore those that they do not know.
   public static let outputFailed: UInt16 = 0x4f53
+  /// From our driver: do something with the terminal, one of `VirtioConsoleTerminal`'s actions; a `VirtioConsoleTerminal` follows.
+  public static let terminalRequest: UInt16 = 0x4f54
+  /// To our driver: the value is Linux's error number or 0; a `VirtioConsoleTerminal` follows that tells how the terminal is now.
+  public static let terminalAnswer: UInt16 = 0x4f55
   /// Bytes of a message without what follows.
   public static let byteCount = 8
+}
+
+/// A terminal's modes and size, in a request and in its answer.
+@frozen public struct VirtioConsoleTerminal: BitwiseCopyable {
+  /// `struct termios` of Linux's system calls (36 bytes).
+  @frozen public struct Modes: BitwiseCopyable {
+    /// c_iflag.
+    public var input: UInt32 = 0
+    /// c_oflag.
+    public var output: UInt32 = 0
+    /// c_cflag.
+    public var control: UInt32 = 0
+    /// c_lflag.
+    public var local: UInt32 = 0
+    /// c_line.
+    public var discipline: UInt8 = 0
+    /// c_cc.
+    public var characters: [19 of UInt8] = .init(repeating: 0)
+    /// Modes with everything off.
+    public init() {}
+  }
+
+  /// The modes.
+  public var modes = Modes()
+  /// Its size, zeros if it has none.
+  public var columns: UInt16 = 0
+  /// Lines.
+  public var rows: UInt16 = 0
+  /// In an answer: bytes that could be read now.
+  public var readable: UInt32 = 0
+  /// Copied from the request to its answer.
+  public var tag: UInt32 = 0
+  /// Everything zero.
+  public init() {}
+
+  /// Action: only say how the terminal is.
+  public static let ask: UInt16 = 0
+  /// Action: set the modes.
+  public static let set: UInt16 = 1
+  /// Action: drop what was typed and not read, and set the modes.
+  public static let discardAndSet: UInt16 = 2
+  /// Action: drop what was typed and not read.
+  public static let discard: UInt16 = 3
+  /// Added to an action: do it though another process group has the terminal. Without it, that is answered with ERESTART.
+  public static let force: UInt16 = 0x100
+  /// Bytes of it in a message.
+  public static let byteCount = 48
 }

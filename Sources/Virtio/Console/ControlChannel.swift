@@ -92,6 +92,15 @@ final class ControlChannel: Sendable {
     }
   }
 
+  /// Answers a request about the terminal.
+  func answer(_ terminal: VirtioConsoleTerminal, code: CInt) {
+    state.withLock {
+      Self.append(
+        &$0, 0, VirtioConsoleControl.terminalAnswer, UInt16(clamping: code), withUnsafeBytes(of: terminal) { Array($0) }
+      )
+    }
+  }
+
   /// The terminal's size.
   var size: (columns: UInt16, rows: UInt16)? {
     get { state.withLock { $0.size } }

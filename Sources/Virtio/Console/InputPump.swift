@@ -2,7 +2,8 @@
 //
 // It reads only while the driver has a buffer posted, and never more than that holds: what the guest does not ask for stays with
 // the host, for whoever shares the descriptor. A buffer of no bytes is a probe: it is handed back when there is input. The descriptor is polled before it is read, since it may not be made
-// non-blocking (others share that flag too); only the pump reads. The thread starts at the first posted buffer.
+// non-blocking (others share that flag too); only the pump reads, under the queue's lock. The thread starts at the first buffer that
+// has to wait.
 import CSystemCalls
 import Glibc
 import Synchronization
@@ -26,20 +27,26 @@ final class InputPump: @unchecked Sendable {
   private let wakeUp: CInt
   private let state = Mutex(State())
   private let startThread: ThreadStarter
+  private let mayRead: @Sendable () -> ConsoleReadPermission
   private let onEnd: @Sendable () -> Void
+  /// After how many milliseconds it is asked again whether to read.
+  private static let patience: CInt = 200
   // Guarded by the queue's lock.
   private let chain = DescriptorChain()
 
   /// - Parameters:
   ///   - descriptor: what to read; negative for an input that has ended.
   ///   - queueIndex: the port's receive queue.
-  ///   - onEnd: called by the pump after the last byte is in the queue.
+  ///   - mayRead: whether the descriptor may be read now.
+  ///   - onEnd: called after the last byte is in the queue, whose lock may be held.
   init(
-    descriptor: CInt, queueIndex: Int, startThread: @escaping ThreadStarter, onEnd: @escaping @Sendable () -> Void
+    descriptor: CInt, queueIndex: Int, startThread: @escaping ThreadStarter,
+    mayRead: @escaping @Sendable () -> ConsoleReadPermission, onEnd: @escaping @Sendable () -> Void
   ) throws(VirtioConsole.OpenFailure) {
     self.descriptor = descriptor
     self.queueIndex = queueIndex
     self.startThread = startThread
+    self.mayRead = mayRead
     self.onEnd = onEnd
     wakeUp = osv_eventfd()
     guard wakeUp >= 0 else { throw VirtioConsole.OpenFailure(code: -wakeUp) }
@@ -53,8 +60,13 @@ final class InputPump: @unchecked Sendable {
     signal()
   }
 
-  /// The driver has posted buffers.
-  func buffersPosted() {
+  /// The driver has posted buffers; the queue is the caller's. What is there already is read at once: a driver that does not want to
+  /// wait then knows all there is to know when its notification returns.
+  func buffersPosted(_ queue: SplitQueue) {
+    if !state.withLock({ $0.hasEnded || $0.isStopped }), mayRead() == .granted {
+      while transfer(queue) {}
+    }
+    guard queue.hasAvailable() || queue.rearm() else { return }
     let isFirst = state.withLock { state in
       defer { state.hasThread = true }
       return !state.hasThread && !state.isStopped
@@ -98,19 +110,23 @@ final class InputPump: @unchecked Sendable {
         wait(forInput: false)
         continue
       }
+      switch mayRead() {
       // Whatever woke us by `wakeUp` is looked at first.
-      if wait(forInput: true) { transfer(host) }
+      case .granted: if wait(forInput: true) { host.withQueue(queueIndex) { transfer($0) } }
+      case .later: wait(forInput: false, milliseconds: Self.patience)
+      case .refused: end()
+      }
     }
   }
 
   /// Sleeps until there is input (or its end), if asked for, or a signal. Says whether to read.
-  @discardableResult private func wait(forInput: Bool) -> Bool {
+  @discardableResult private func wait(forInput: Bool, milliseconds: CInt = -1) -> Bool {
     if forInput && descriptor < 0 { return true }
     var waits = [
       pollfd(fd: wakeUp, events: Int16(POLLIN), revents: 0),
       pollfd(fd: forInput ? descriptor : -1, events: Int16(POLLIN), revents: 0),
     ]
-    let result = poll(&waits, 2, -1)
+    let result = poll(&waits, 2, milliseconds)
     guard result > 0 else { return false }
     if waits[0].revents != 0 {
       var count: UInt64 = 0
@@ -120,26 +136,42 @@ final class InputPump: @unchecked Sendable {
     return waits[1].revents != 0
   }
 
-  private func transfer(_ host: any VirtioDeviceHost) {
-    var isEnd = false
-    host.withQueue(queueIndex) { queue in
-      guard queue.pop(into: chain) else { return }
-      guard chain.readableByteCount == 0 else { return queue.fail(.badRequest) }
-      // A probe: the driver polls, and wants to know that there is something, not to have it.
-      guard chain.writableByteCount > 0 else { return queue.push(chain) }
-      let pieces = chain.writable
-      // SAFETY: pieces of guest memory that the queue has checked.
-      let count = descriptor < 0 ? 0 : readv(descriptor, pieces.baseAddress, CInt(pieces.count))
-      if count > 0 {
-        queue.push(chain, written: count)
-      } else {
-        queue.putBack(chain)
-        isEnd = count == 0 || (errno != EINTR && errno != EAGAIN)
-      }
+  /// Whether a read would not wait.
+  private var isReady: Bool {
+    if descriptor < 0 { return true }
+    var wait = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+    return poll(&wait, 1, 0) > 0 && wait.revents != 0
+  }
+
+  /// Reads what is there into the next buffer. Both the thread and the driver's notifications come here: whoever is second finds that
+  /// the input is not ready any more, rather than to wait for it with the queue's lock held.
+  /// - Returns: whether a buffer has gone back to the driver.
+  @discardableResult private func transfer(_ queue: SplitQueue) -> Bool {
+    guard isReady, queue.pop(into: chain) else { return false }
+    guard chain.readableByteCount == 0 else {
+      queue.fail(.badRequest)
+      return false
     }
-    if isEnd {
-      state.withLock { $0.hasEnded = true }
-      onEnd()
+    // A probe: the driver polls, and wants to know that there is something, not to have it.
+    guard chain.writableByteCount > 0 else {
+      queue.push(chain)
+      return true
     }
+    let pieces = chain.writable
+    // SAFETY: pieces of guest memory that the queue has checked.
+    let count = descriptor < 0 ? 0 : readv(descriptor, pieces.baseAddress, CInt(pieces.count))
+    if count > 0 {
+      queue.push(chain, written: count)
+      return true
+    }
+    let isEnd = count == 0 || (errno != EINTR && errno != EAGAIN)
+    queue.putBack(chain)
+    if isEnd { end() }
+    return false
+  }
+
+  private func end() {
+    state.withLock { $0.hasEnded = true }
+    onEnd()
   }
 }

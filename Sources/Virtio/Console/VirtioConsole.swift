@@ -22,6 +22,10 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
     public var output: CInt = 1
     /// Written to by port 1.
     public var error: CInt = 2
+    /// The terminal behind the console, where there is one.
+    public var terminal: (any ConsoleTerminal)?
+    /// Whether port 0 reads from that terminal.
+    public var isInputTerminal = false
     /// The terminal's size, where there is one.
     public var size: (columns: UInt16, rows: UInt16)?
     /// Starts a thread: the one that reads the input, when the guest first asks for some, and the one that waits for room in
@@ -34,6 +38,7 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
   }
 
   private let control: ControlChannel
+  private let terminal: (any ConsoleTerminal)?
   private let pump: InputPump
   private let room: RoomWatch
   /// How long a thread that serves a queue waits for room itself, in nanoseconds: a reader that is only slow is caught up with.
@@ -54,11 +59,16 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
   public init(_ configuration: Configuration = Configuration()) throws(OpenFailure) {
     let control = ControlChannel(size: configuration.size)
     self.control = control
+    let terminal = configuration.terminal
+    self.terminal = terminal
     onOutputFailure = configuration.onOutputFailure
     outputs = [ConsoleOutput(configuration.output), ConsoleOutput(configuration.error)]
     let tell = Relay()
+    let reads = configuration.isInputTerminal ? terminal : nil
+    let mayRead: @Sendable () -> ConsoleReadPermission = { reads?.mayRead() ?? .granted }
     pump = try InputPump(
       descriptor: configuration.input, queueIndex: VirtioConsoleABI.receive0, startThread: configuration.startThread,
+      mayRead: mayRead,
       onEnd: { tell.console?.inputEnded() })
     room = try RoomWatch(
       outputs.map(\.descriptor), startThread: configuration.startThread,
@@ -130,7 +140,7 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
   /// See `VirtioDevice`.
   public func serve(queue index: Int, _ queue: SplitQueue) {
     switch index {
-    case VirtioConsoleABI.receive0: if queue.hasAvailable() { pump.buffersPosted() }
+    case VirtioConsoleABI.receive0: if queue.hasAvailable() { pump.buffersPosted(queue) }
     case VirtioConsoleABI.transmit0: transmit(queue, port: 0, chains[index])
     case VirtioConsoleABI.transmit1: transmit(queue, port: 1, chains[index])
     case VirtioConsoleABI.controlReceive: control.flush(into: queue, chains[index])
@@ -203,6 +213,13 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
         guard let message = chain.read(VirtioConsoleControl.self) else { return queue.fail(.badRequest) }
         let (isValid, opened) = control.receive(message)
         guard isValid else { return queue.fail(.badRequest) }
+        if message.event == VirtioConsoleControl.terminalRequest {
+          guard var state = chain.read(VirtioConsoleTerminal.self, at: VirtioConsoleControl.byteCount) else {
+            return queue.fail(.badRequest)
+          }
+          let code = terminal?.perform(message.value, &state) ?? ENOTTY
+          control.answer(state, code: code)
+        }
         if opened == 0, pump.reopen() { control.setInputOpen(true) }
         queue.push(chain)
         flush()

@@ -25,15 +25,17 @@ public final class DeviceFileSystem: FileSystem {
     add("full", FullDevice(self, inode: newInode(), mode: 0o666, specialDevice: DeviceNumber.make(1, 7)))
     add("random", RandomDevice(self, inode: newInode(), minor: 8, random))
     add("urandom", RandomDevice(self, inode: newInode(), minor: 9, random))
+    let settings = TerminalSettings()
     let console = Terminal(
-      self, inode: newInode(), mode: 0o620, specialDevice: DeviceNumber.make(5, 1), input: input, output: output)
+      self, inode: newInode(), mode: 0o620, specialDevice: DeviceNumber.make(5, 1), input: input, output: output,
+      settings: settings)
     self.console = console
     add("console", console)
     add(
       "tty",
       Terminal(
         self, inode: newInode(), mode: 0o666, specialDevice: DeviceNumber.make(5, 0), input: input, output: output,
-        needsTerminal: true))
+        settings: settings, needsTerminal: true))
     link("fd", to: "/proc/self/fd")
     link("stdin", to: "/proc/self/fd/0")
     link("stdout", to: "/proc/self/fd/1")

@@ -2,6 +2,7 @@
 //
 // Rules: not synchronised (its owner's lock is held), and never allocates after its making: a sender must not be
 // able to make the kernel run out of memory.
+import Base
 
 /// A queue of pending signals, of a thread or of a whole process.
 struct PendingSignals {
@@ -47,6 +48,17 @@ struct PendingSignals {
     if isLast { set.remove(signal) }
     guard let found else { return SignalInformation(signal, code: SignalInformation.Code.user) }
     return records.remove(at: found)
+  }
+
+  /// Forgets every pending signal of a set.
+  mutating func discard(_ signals: SignalSet) {
+    let found = set.intersection(signals)
+    guard !found.isEmpty else { return }
+    set = set.subtracting(found)
+    records.removeAll { record in
+      guard let signal = Signal(record.number.int) else { return false }
+      return found.contains(signal)
+    }
   }
 
   /// Forgets every pending `signal`.

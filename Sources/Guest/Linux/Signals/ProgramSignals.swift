@@ -4,7 +4,7 @@ import Base
 /// What the monitor's user can send to the program.
 public enum ProgramSignals {
   /// A signal that the monitor passes on.
-  public enum Kind { case interrupt, terminate, hangup, quit, windowChanged }
+  public enum Kind { case interrupt, terminate, hangup, quit, windowChanged, stop, resume, backgroundInput }
 
   /// Sends the signal to the first process. Thread context.
   public static func send(_ kind: Kind) {
@@ -15,6 +15,9 @@ public enum ProgramSignals {
     case .hangup: signal = .hangup
     case .quit: signal = .quit
     case .windowChanged: signal = .windowChanged
+    case .stop: signal = .terminalStop
+    case .resume: signal = .resume
+    case .backgroundInput: signal = .backgroundInput
     }
     Process.first?.send(fromKernel: signal)
   }

@@ -15,10 +15,21 @@ extension Process {
     return handler == SignalAction.defaultHandler && signal.defaultAction == .ignore
   }
 
+  /// What stops a process and what resumes it take each other back, even where they are ignored. `lock` is held.
+  private func takeBack(_ signal: Signal) {
+    let opposite =
+      signal == .resume
+      ? SignalSet.stopping : SignalSet.stopping.contains(signal) ? SignalSet.resuming : SignalSet()
+    if opposite.isEmpty { return }
+    pending.discard(opposite)
+    for task in tasks { task.pending.discard(opposite) }
+  }
+
   /// Sends a signal to the process (or, with `task`, to that thread of it).
   /// - Throws: EAGAIN if it is a real-time signal and too many are queued.
   func send(_ signal: Signal, _ information: SignalInformation, to task: Task? = nil) throws(Errno) {
     lock.lock()
+    takeBack(signal)
     // A blocked signal is kept even if it is ignored now: sigwait wants it, or the action changes before it is unblocked.
     let isBlocked = task?.blocked.contains(signal) ?? tasks.allSatisfy { $0.blocked.contains(signal) }
     if ignores(signal), !isBlocked || task?.waitedSignals.contains(signal) == false {
@@ -58,6 +69,13 @@ extension Task {
     _ = pending.add(signal, information)
     process.lock.unlock()
     interrupt()
+  }
+
+  /// Whether the thread would not hear of a signal.
+  func blocksOrIgnores(_ signal: Signal) -> Bool {
+    process.lock.withLock {
+      blocked.contains(signal) || process.actions[signal.number.int &- 1].handler == SignalAction.ignoreHandler
+    }
   }
 
   /// Whether a signal could be delivered now, or the process is ending.

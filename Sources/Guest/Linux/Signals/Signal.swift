@@ -28,6 +28,9 @@ struct Signal: Equatable {
   static let child = Signal(known: 17)
   static let resume = Signal(known: 18)
   static let stop = Signal(known: 19)
+  static let terminalStop = Signal(known: 20)
+  static let backgroundInput = Signal(known: 21)
+  static let backgroundOutput = Signal(known: 22)
   static let windowChanged = Signal(known: 28)
 
   /// Real-time signals queue, the others are remembered once.
@@ -57,6 +60,10 @@ struct SignalSet: Equatable {
 
   /// SIGKILL and SIGSTOP, which nobody can block, catch or ignore.
   static let unblockable = SignalSet(bits: 1 << 8 | 1 << 18)
+  /// Signals that stop a process by default. One that is sent takes back a pending SIGCONT, and the other way round.
+  static let stopping = SignalSet(bits: 1 << 18 | 1 << 19 | 1 << 20 | 1 << 21)
+  /// SIGCONT.
+  static let resuming = SignalSet(bits: 1 << 17)
   /// Signals that come from the instruction being run: delivered first.
   static let synchronous = SignalSet(bits: 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 30)
 

@@ -1,5 +1,6 @@
 // System calls about descriptors and open files that need no path.
 import Base
+import DevFS
 import Files
 import Locks
 import Memory
@@ -96,9 +97,22 @@ extension SystemCall {
     case 0x5421:  // FIONBIO
       let isOn = try UserSpan.read(Int32.self, at: address2) != 0
       file.setFlags(isOn ? file.flags.union(.nonBlocking) : file.flags.subtracting(.nonBlocking))
-    default: return try file.control(argument1.u32, argument2)
+    default:
+      do throws(Errno) { return try file.control(argument1.u32, argument2) } catch {
+        guard error == .ERESTART, let terminal = file.vnode as? Terminal else { throw error }
+        return try controlFromBackground(terminal)
+      }
     }
     return 0
+  }
+
+  /// A terminal does not let a program in the background change it, unless that ignores or blocks the signal that stops it.
+  private func controlFromBackground(_ terminal: Terminal) throws(Errno) -> Int {
+    if task.blocksOrIgnores(.backgroundOutput) {
+      return try terminal.control(argument1.u32, argument2, isForced: true)
+    }
+    process.send(fromKernel: .backgroundOutput)
+    throw .EINTR
   }
 
   func fsync() throws(Errno) -> Int {

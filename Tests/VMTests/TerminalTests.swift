@@ -1,0 +1,229 @@
+// Programs on a terminal: what they see, what they set and what is left of it, in a VM as natively.
+import Foundation
+import Glibc
+import Testing
+
+private let busybox = "/bin/busybox"
+private let programs = packageRoot + "/.build/guest-programs/"
+
+/// How a program is started.
+enum Runner: CaseIterable, Sendable {
+  case natively, inAVM, inAVMOfTwo
+  var command: [String] {
+    switch self {
+    case .natively: []
+    case .inAVM: [osvRun]
+    case .inAVMOfTwo: [osvRun, "--cpus", "2"]
+    }
+  }
+}
+
+@Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
+struct TerminalTests {
+  /// Plays Tests/GuestPrograms/terminal.c and gives everything that was shown.
+  private func transcript(_ command: [String]) throws -> String {
+    let it = try TerminalSession(command)
+    let modes = it.modes
+    try it.expect("resize\r\n")
+    it.resize(columns: 132, rows: 50)
+    try it.expect("line?\r\n")
+    it.type("some textt\u{7f}\n")
+    try it.expect("end of file?\r\n")
+    it.type("\u{4}")
+    try it.expect("control-c?\r\n")
+    it.type("\u{3}")
+    try it.expect("password?\r\n")
+    it.type("secret\n")
+    try it.expect("key?\r\n")
+    it.type("k")
+    try it.expect("control-c as a key?\r\n")
+    it.type("\u{3}")
+    try it.expect("three keys?\r\n")
+    it.type("ab")
+    #expect(!it.shows("bytes", within: 0.2))
+    it.type("c")
+    try it.expect("one of two?\r\n")
+    it.type("z")
+    try it.expect("a key that is looked for?\r\n")
+    it.type("l")
+    try it.expect("a key that is polled for?\r\n")
+    it.type("p")
+    try it.expect("a key and then no more?\r\n")
+    it.type("n")
+    try it.expect("junk?\r\n")
+    it.type("junk")
+    try it.expect("no junk?\r\n")
+    it.type("clean\n")
+    try it.expect("end\r\n")
+    #expect(it.finish() == 7)
+    #expect(it.modes == modes)
+    return it.shown
+  }
+
+  @Test(arguments: ["glibc-static", "musl-static", "glibc-dynamic"]) func whatProgramsSeeAndSet(_ flavour: String)
+    throws
+  {
+    let program = programs + flavour + "/terminal"
+    let native = try transcript([program])
+    #expect(native.contains("the time was waited for") && native.contains("[clean\n]".replacing("\n", with: "\r\n")))
+    for runner in [Runner.inAVM, .inAVMOfTwo] { #expect(try transcript(runner.command + [program]) == native) }
+  }
+
+  enum End: CaseIterable, Sendable { case exit, terminated, quit, crash }
+
+  /// However it ends, the terminal is as it was.
+  @Test(arguments: End.allCases) func theTerminalIsRestored(_ end: End) throws {
+    let it = try TerminalSession(
+      [osvRun, programs + "glibc-static/terminal", "leave"] + (end == .exit ? [] : ["wait"]))
+    let modes = it.modes
+    try it.expect("raw\r\n")
+    if end != .exit { #expect(it.modes != modes) }
+    switch end {
+    case .exit: #expect(it.finish() == 5)
+    case .terminated:
+      // The program ignores the first; the second is the monitor's.
+      it.signal(SIGTERM)
+      usleep(100_000)
+      it.signal(SIGTERM)
+      #expect(it.finish() == 143)
+    case .quit:
+      it.signal(SIGQUIT)
+      #expect(it.finish() == 131)
+    case .crash:
+      it.signal(SIGUSR1)
+      #expect(it.finish() == 128 + SIGUSR1)
+    }
+    #expect(it.modes == modes)
+  }
+
+  @Test(arguments: Runner.allCases) func anEditor(_ runner: Runner) throws {
+    let it = try TerminalSession(runner.command + [busybox, "vi", "/tmp/osv-no-such-file"])
+    let modes = it.modes
+    try it.expect("~")
+    it.type("ihello world")
+    try it.expect("world")
+    it.type("\u{1b}")
+    // An escape that something follows at once would be the beginning of a key.
+    usleep(500_000)
+    it.type(":s/world/terminal/\r")
+    try it.expect("terminal")
+    it.type(":q!\r")
+    #expect(it.finish() == 0)
+    #expect(it.modes == modes)
+  }
+
+  @Test(arguments: Runner.allCases) func aPager(_ runner: Runner) throws {
+    let options = runner == .natively ? [] : ["--volume", "/usr/include:/usr/include"]
+    let it = try TerminalSession(runner.command + options + [busybox, "less", "/usr/include/elf.h"])
+    try it.expect("This file defines standard ELF types")
+    it.type("G")
+    try it.expect("(END)")
+    it.type("q")
+    #expect(it.finish() == 0)
+  }
+
+  @Test(arguments: Runner.allCases) func aShell(_ runner: Runner) throws {
+    let it = try TerminalSession(
+      runner.command + (runner == .natively ? [] : ["--env", "PS1=$ "]) + [busybox, "sh"])
+    try it.expect("$ ")
+    it.type("echo $((6 * 7))\n")
+    try it.expect("\r\n42\r\n")
+    // Editing of lines is the shell's own: the terminal is raw meanwhile.
+    it.type("echo abd\u{7f}c\n")
+    try it.expect("\r\nabc\r\n")
+    // One Ctrl-C after another is the shell's, not the monitor's.
+    for _ in 0..<3 {
+      it.type("dropped\u{3}")
+      try it.expect("$ ")
+    }
+    // Within a command that waits. (A loop without end is no test: this shell misses a signal now and then in one, natively too.)
+    it.type("read answer\n")
+    try it.expect("answer\r\n")
+    usleep(300_000)
+    it.type("\u{3}")
+    try it.expect("$ ")
+    it.type("exit 3\n")
+    #expect(it.finish() == 3)
+  }
+
+  /// An interactive shell of the host, whose job is the program.
+  private func shell() throws -> TerminalSession {
+    let it = try TerminalSession(["/bin/bash", "--norc", "--noprofile", "-i"])
+    try it.expect("$ ")
+    it.type("bind 'set enable-bracketed-paste off'; PS1='# '; run='\(osvRun)'; p=\(programs)glibc-static/terminal\n")
+    try it.expect("# ")
+    return it
+  }
+
+  @Test func controlZStopsTheJob() throws {
+    let it = try shell()
+    it.type("\"$run\" \"$p\" stay\n")
+    try it.expect("ready\r\n")
+    let raw = it.modes
+    it.type("a")
+    try it.expect("key 97\r\nready\r\n")
+    it.type("\u{1a}")
+    try it.expect("Stopped")
+    try it.expect("# ")
+    it.type("fg\n")
+    try it.expect("continued\r\n")
+    #expect(it.modes == raw)
+    it.type("b")
+    try it.expect("key 98\r\nready\r\n")
+    it.type("q")
+    try it.expect("# ")
+    it.type("echo $?\n")
+    try it.expect("\r\n6\r\n")
+    it.type("exit\n")
+    #expect(it.finish() == 0)
+  }
+
+  /// A job that is started in the background stops when it wants the terminal, and works once it has it.
+  @Test(arguments: ["", "\"$run\""]) func aJobInTheBackgroundWaits(_ runner: String) throws {
+    let it = try shell()
+    it.type("\(runner) \"$p\" stay &\n")
+    try it.expect("# ")
+    usleep(600_000)
+    it.type("\n")
+    try it.expect("Stopped")
+    it.type("fg\n")
+    try it.expect("ready\r\n")
+    it.type("q")
+    try it.expect("key 113\r\n")
+    try it.expect("# ")
+    it.type("\(runner) \(busybox) cat &\n")
+    try it.expect("# ")
+    usleep(600_000)
+    it.type("\n")
+    try it.expect("Stopped")
+    it.type("fg\n")
+    try it.expect("cat\r\n")
+    usleep(600_000)
+    it.type("read it\n")
+    try it.expect("read it\r\nread it\r\n")
+    it.type("\u{4}")
+    try it.expect("# ")
+    it.type("\(runner) \(busybox) cat &\n")
+    try it.expect("# ")
+    usleep(600_000)
+    it.type("\n")
+    try it.expect("Stopped")
+    it.type("kill %1; kill -CONT %1\n")
+    usleep(600_000)
+    it.type("\n")
+    // Of osv-run the shell says "Exit 143".
+    try it.expect(runner.isEmpty ? "Terminated" : "143")
+    it.type("exit\n")
+    #expect(it.finish() == 0)
+  }
+
+  /// A job that does not want the terminal is not stopped.
+  @Test func aJobInTheBackgroundRuns() throws {
+    let it = try shell()
+    it.type("\"$run\" \(busybox) echo from behind & wait; echo status $?\n")
+    try it.expect("from behind\r\n")
+    try it.expect("status 0\r\n")
+    it.type("exit\n")
+    #expect(it.finish() == 0)
+  }
+}
