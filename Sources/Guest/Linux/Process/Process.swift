@@ -24,8 +24,10 @@ public final class Process {
   /// From where it sees the tree of names.
   public let context: FileSystemContext
 
-  /// What makes jumps of its system calls.
-  let rewriter = CodeRewriter()
+  /// What makes jumps of its system calls; of all that share its memory.
+  let rewriter: CodeRewriter
+  /// What its parent knows of it; nil for the first process.
+  let record: ChildRecord?
 
   let lock = Mutex()
 
@@ -40,10 +42,21 @@ public final class Process {
   var capabilities = Capabilities()
   var limits = ResourceLimits()
   var timers = ProcessTimers()
+  /// Processes that it has made and not waited for.
+  var children: [Process] = []
+  /// CPU time of children that it has waited for, ns.
+  var endedChildrenTime: UInt64 = 0
   /// The wait status with which the process ends, once that has been decided.
   private(set) var exitStatus: UInt32?
 
+  /// Goes up when a child has ended, under `lock`; who waits for that sleeps in `childChanges`.
+  let changeCount = Atomic<UInt32>(0)
+  let childChanges = WaitQueue()
+
   // MARK: Changed by its own threads only, whole words
+
+  /// The descriptor table is nobody else's.
+  var ownsDescriptors = true
 
   /// The program is part of the kernel's image: its code lies outside the programs' half.
   var isImage = false
@@ -68,7 +81,12 @@ public final class Process {
   var argumentRange = VirtualRange(start: .zero, end: .zero)
   var environmentRange = VirtualRange(start: .zero, end: .zero)
 
-  init(identifier: Int32, addressSpace: AddressSpace, descriptors: DescriptorTable, context: FileSystemContext) {
+  init(
+    identifier: Int32, addressSpace: AddressSpace, descriptors: DescriptorTable, context: FileSystemContext,
+    rewriter: CodeRewriter = CodeRewriter(), record: ChildRecord? = nil
+  ) {
+    self.rewriter = rewriter
+    self.record = record
     self.identifier = identifier
     self.addressSpace = addressSpace
     self.descriptors = descriptors

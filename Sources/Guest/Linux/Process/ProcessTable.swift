@@ -1,4 +1,4 @@
-// The processes, as /proc lists them. There is one: the first.
+// The processes, as /proc lists them: the first, and what it has made.
 import Base
 import Files
 import Locks
@@ -19,14 +19,17 @@ public final class ProcessTable: ProcessList, Sendable {
 
   /// The process with this number.
   public func process(_ identifier: Int32) -> (any ProcessView)? {
-    guard let first = Process.first, first.identifier == identifier else { return nil }
-    return first
+    Process.find(identifier)
   }
 
   /// The lowest number of a process, from `identifier` on.
   public func next(from identifier: Int32) -> Int32? {
-    guard let first = Process.first, first.identifier >= identifier else { return nil }
-    return first.identifier
+    var lowest: Int32?
+    Process.first?.forEachDescendant { process in
+      guard process.identifier >= identifier else { return }
+      if lowest == nil || process.identifier < lowest.unsafelyUnwrapped { lowest = process.identifier }
+    }
+    return lowest
   }
 }
 

@@ -24,7 +24,15 @@ extension Task {
       if let key = try? FutexKey(clearChildAddress, in: process.addressSpace) { _ = FutexTable.wake(key, count: 1) }
     }
     let isLast = process.remove(self, cpuTime: thread.runTime)
-    if isLast { process.end(status: status) }
+    if isLast {
+      // Whoever hears of the end may forget the process at once.
+      let process = Unmanaged.passRetained(process)
+      process._withUnsafeGuaranteedRef {
+        $0.end(status: status)
+        $0.tellParent()
+      }
+      process.release()
+    }
     thread[.task] = nil
     Unmanaged.passUnretained(self).release()
     Thread.exit()

@@ -9,6 +9,7 @@ struct SignalAction {
 
   /// `sa_flags`.
   enum Flags {
+    static let noChildWait: UInt64 = 0x2
     static let information: UInt64 = 0x4
     static let restorer: UInt64 = 0x0400_0000
     static let onStack: UInt64 = 0x0800_0000
@@ -45,6 +46,8 @@ struct SignalInformation {
     static let integerDivide: Int32 = 1
     static let floatInvalid: Int32 = 7
     static let illegalOperand: Int32 = 2
+    static let childExited: Int32 = 1
+    static let childKilled: Int32 = 2
     static let breakpoint: Int32 = 1
     static let trace: Int32 = 2
   }

@@ -156,6 +156,7 @@ extension SystemCall {
     // SystemCallsProcess, SystemCallsClone
     case 39: getpid()
     case 56: try clone()
+    case 58: try vfork()
     case 60: exit()
     case 61: try wait4()
     case 63: try uname()
@@ -176,7 +177,7 @@ extension SystemCall {
     case 202: try futex()
     case 218: set_tid_address()
     case 231: exit_group()
-    case 247: try wait4()
+    case 247: try waitid()
     case 273: try set_robust_list()
     case 274: try get_robust_list()
     case 302: try prlimit64()

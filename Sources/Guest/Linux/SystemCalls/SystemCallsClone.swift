@@ -1,5 +1,7 @@
-// clone(2): new threads. New processes (fork, vfork) are refused with ENOSYS.
+// clone(2): new threads, and processes that share their parent's memory while it waits (vfork, posix_spawn). A process with memory of its
+// own (fork) is refused with ENOSYS.
 import Base
+import Locks
 import Memory
 import Pages
 import Platform
@@ -24,6 +26,7 @@ enum CloneFlags {
   static let fileSystem: UInt64 = 0x200
   static let files: UInt64 = 0x400
   static let signalHandlers: UInt64 = 0x800
+  static let vfork: UInt64 = 0x4000
   static let thread: UInt64 = 0x1_0000
   static let semaphores: UInt64 = 0x4_0000
   static let setThreadPointer: UInt64 = 0x8_0000
@@ -31,12 +34,20 @@ enum CloneFlags {
   static let childClearIdentifier: UInt64 = 0x20_0000
   static let detached: UInt64 = 0x40_0000
   static let childSetIdentifier: UInt64 = 0x100_0000
+  static let clearHandlers: UInt64 = 0x1_0000_0000
 
   /// What a thread must share with its creator.
   static let ofThreads = memory | fileSystem | files | signalHandlers | thread
   /// What a thread may ask for besides.
   static let optional =
     semaphores | setThreadPointer | parentSetIdentifier | childClearIdentifier | detached | childSetIdentifier
+
+  /// What a process must have: its parent's memory, for as long as that waits.
+  static let ofProcesses = memory | vfork
+  /// What a process may ask for besides.
+  static let optionalOfProcesses =
+    fileSystem | files | setThreadPointer | parentSetIdentifier | childClearIdentifier | childSetIdentifier
+    | clearHandlers
 }
 
 extension SystemCall {
@@ -61,11 +72,32 @@ extension SystemCall {
     return try makeThread(arguments)
   }
 
+  func vfork() throws(Errno) -> Int {
+    var arguments = CloneArguments()
+    arguments.flags = CloneFlags.ofProcesses
+    arguments.exitSignal = Signal.child.number.u64
+    return try makeThread(arguments)
+  }
+
+  /// A new process, which has no thread yet.
+  private func makeProcess(_ arguments: CloneArguments, identifier: Int32) throws(Errno) -> Process {
+    let flags = arguments.flags
+    let signal = Signal(arguments.exitSignal.int)
+    guard arguments.exitSignal == 0 || signal != nil else { throw .EINVAL }
+    let child = try Process(
+      childOf: process, identifier: identifier, signal: signal, sharesFiles: flags & CloneFlags.files != 0,
+      sharesContext: flags & CloneFlags.fileSystem != 0)
+    if flags & CloneFlags.clearHandlers != 0 { child.clearHandlers() }
+    return child
+  }
+
+  /// A new thread, of this process or of a new one that this thread waits for.
   private func makeThread(_ arguments: CloneArguments) throws(Errno) -> Int {
     let flags = arguments.flags
-    guard flags & CloneFlags.ofThreads == CloneFlags.ofThreads,
-      flags & ~(CloneFlags.ofThreads | CloneFlags.optional) == 0
-    else { throw .ENOSYS }
+    let isProcess = flags & CloneFlags.thread == 0
+    let required = isProcess ? CloneFlags.ofProcesses : CloneFlags.ofThreads
+    let optional = isProcess ? CloneFlags.optionalOfProcesses : CloneFlags.optional
+    guard flags & required == required, flags & ~(required | optional) == 0 else { throw .ENOSYS }
     if flags & CloneFlags.setThreadPointer != 0 {
       guard arguments.threadPointer < AddressMap.programEnd.rawValue else { throw .EPERM }
     }
@@ -74,8 +106,10 @@ extension SystemCall {
     #else
       // The program itself finds no memory when the reserve is reached, and ends; a thread too many is to fail before that.
       guard Frames.hasRoom || (Reclaim.run(pages: Frames.shortage, .noLocks) && Frames.hasRoom) else { throw .EAGAIN }
+      let identifier = TaskNumbers.allocate()
+      let process = isProcess ? try makeProcess(arguments, identifier: identifier) : self.process
       let thread = try Thread.createProgram(name: "program", affinity: Thread.current.affinity)
-      let child = Task(identifier: TaskNumbers.allocate(), process: process, thread: thread)
+      let child = Task(identifier: identifier, process: process, thread: thread)
       let childFrame = ContextSwitch.programFrame(stackTop: thread.kernelStackTop)
       // SAFETY: the new thread does not run yet, so its stack is ours.
       childFrame.pointee = frame.pointee
@@ -87,6 +121,7 @@ extension SystemCall {
       Thread.copyExtendedState(to: thread)
       child.blocked = task.blocked
       child.name = task.name
+      if isProcess { child.signalStack = task.signalStack }
       if flags & CloneFlags.childClearIdentifier != 0 {
         child.clearChildAddress = VirtualAddress(arguments.childAddress)
       }
@@ -100,8 +135,10 @@ extension SystemCall {
       // An ending process takes no thread in; this one then ends on its way back to the program.
       _ = process.add(child)
       thread.detach()
+      if isProcess { self.process.lock.withLock { self.process.children.append(process) } }
       thread.start()
-      return child.identifier.int
+      if isProcess { self.process.waitForRelease(of: process) }
+      return identifier.int
     #endif
   }
 }

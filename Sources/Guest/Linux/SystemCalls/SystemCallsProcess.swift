@@ -59,7 +59,7 @@ struct SystemInformation {
 extension SystemCall {
   func getpid() -> Int { withProcess { $0.identifier.int } }
   func gettid() -> Int { withTask { $0.identifier.int } }
-  func getppid() -> Int { 0 }
+  func getppid() -> Int { process.parent?.identifier.int ?? 0 }
   func getpgrp() -> Int { withProcess { $0.group.int } }
 
   /// getpgid and getsid know only the caller.
@@ -106,7 +106,7 @@ extension SystemCall {
     switch argument0.i32 {
     case 0: time = process.cpuTime
     case 1: time = task.cpuTime
-    case -1: time = 0
+    case -1: time = process.lock.withLock { process.endedChildrenTime }
     default: throw .EINVAL
     }
     var words: [18 of UInt64] = .init(repeating: 0)
@@ -194,9 +194,6 @@ extension SystemCall {
     process.end(status: Process.waitStatus(exit: argument0.i32))
     task.end(status: 0)
   }
-
-  /// There are no children yet.
-  func wait4() throws(Errno) -> Int { throw .ECHILD }
 
   func set_tid_address() -> Int {
     task.clearChildAddress = address0

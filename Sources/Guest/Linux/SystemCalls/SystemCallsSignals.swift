@@ -105,7 +105,7 @@ extension SystemCall {
   }
 
   /// Writes a whole siginfo_t.
-  private func writeInformation(_ information: SignalInformation, at address: VirtualAddress) throws(Errno) {
+  func writeInformation(_ information: SignalInformation, at address: VirtualAddress) throws(Errno) {
     try UserSpan.write(information, at: address)
     var rest = Transfer(
       program: address + MemoryLayout<SignalInformation>.size,
@@ -114,12 +114,12 @@ extension SystemCall {
   }
 
   func rt_sigqueueinfo() throws(Errno) -> Int {
-    guard argument0.i32 == process.identifier else { throw .ESRCH }
+    guard let target = Process.find(argument0.i32) else { throw .ESRCH }
     guard let signal = Signal(argument1.i32.int) else { throw .EINVAL }
     var information = try UserSpan.read(SignalInformation.self, at: address2)
     guard information.code < 0, information.code != SignalInformation.Code.threadKill else { throw .EPERM }
     information.number = signal.number.i32
-    try process.send(signal, information)
+    try target.send(signal, information)
     return 0
   }
 
@@ -154,24 +154,38 @@ extension SystemCall {
     let target = argument0.i32
     let number = argument1.i32.int
     guard number == 0 || Signal(number) != nil else { throw .EINVAL }
-    // There is one process: itself, its group, and everybody but itself.
-    guard target == process.identifier || target == 0 || target == 0 &- process.group else { throw .ESRCH }
-    if let signal = Signal(number) { try process.send(signal, sentByCaller(signal, SignalInformation.Code.user)) }
+    let signal = Signal(number)
+    if target > 0 {
+      guard let process = Process.find(target) else { throw .ESRCH }
+      if let signal { try process.send(signal, sentByCaller(signal, SignalInformation.Code.user)) }
+      return 0
+    }
+    // A group; or everybody but the caller and the first process, which stands in the place of init.
+    guard target != .min else { throw .ESRCH }
+    let group = target == 0 ? process.group : 0 &- target
+    let caller = process
+    var isFound = false
+    Process.first?.forEachDescendant { process in
+      guard target == -1 ? process !== caller && process !== Process.first : process.group == group else { return }
+      isFound = true
+      if let signal { try? process.send(signal, sentByCaller(signal, SignalInformation.Code.user)) }
+    }
+    guard isFound else { throw .ESRCH }
     return 0
   }
 
   func tgkill() throws(Errno) -> Int {
     guard argument0.i32 > 0, argument1.i32 > 0 else { throw .EINVAL }
-    guard argument0.i32 == process.identifier else { throw .ESRCH }
-    return try sendToThread(argument1.i32, argument2.i32.int)
+    guard let process = Process.find(argument0.i32) else { throw .ESRCH }
+    return try sendToThread(argument1.i32, argument2.i32.int, of: process)
   }
 
   func tkill() throws(Errno) -> Int {
     guard argument0.i32 > 0 else { throw .EINVAL }
-    return try sendToThread(argument0.i32, argument1.i32.int)
+    return try sendToThread(argument0.i32, argument1.i32.int, of: process)
   }
 
-  private func sendToThread(_ identifier: Int32, _ number: Int) throws(Errno) -> Int {
+  private func sendToThread(_ identifier: Int32, _ number: Int, of process: Process) throws(Errno) -> Int {
     guard number == 0 || Signal(number) != nil else { throw .EINVAL }
     guard let target = process.task(identifier) else { throw .ESRCH }
     if let signal = Signal(number) {
