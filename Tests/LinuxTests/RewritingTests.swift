@@ -177,6 +177,78 @@ struct RewritingTests {
     }
   }
 
+  /// The C library's stubs in assembly, which call and return, and nothing that looks like them.
+  @Test func leafStubsAreRecognised() throws {
+    let stub: [UInt8] = [
+      0xb8, 0x18, 0, 0, 0,  // mov $24, %eax
+      0x0f, 0x05, 0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff,  // syscall; cmp $-4095, %rax
+      0x73, 0x01, 0xc3,  // jae; ret
+      0x48, 0xc7, 0xc1, 0xb8, 0xff, 0xff, 0xff,  // mov $errno, %rcx
+      0xf7, 0xd8, 0x64, 0x89, 0x01, 0x48, 0x83, 0xc8, 0xff, 0xc3,  // neg; mov to %fs:(%rcx); or $-1; ret
+    ]
+    func isLeaf(_ code: [UInt8]) throws -> Bool {
+      var sample = Sample()
+      sample.header.sectionsOffset = 0x2800
+      sample.header.sectionByteCount = 64
+      sample.header.sectionCount = 3
+      sample.header.sectionNames = 0
+      var storage = sample.bytes().storage
+      func put<T>(_ value: T, at offset: Int) {
+        withUnsafeBytes(of: value) { storage.replaceSubrange(offset..<offset + $0.count, with: $0) }
+      }
+      for index in 0x1000..<0x1100 { storage[index] = 0xcc }
+      storage.replaceSubrange(0x1020..<0x1020 + code.count, with: code)
+      var table = ELFSectionHeader()
+      table.type = ELFSectionHeader.symbols
+      table.fileOffset = 0x2000
+      table.byteCount = 48
+      table.entryByteCount = 24
+      put(table, at: 0x2840)
+      var symbol = ELFSymbol()
+      symbol.information = 0x12
+      symbol.section = 1
+      symbol.value = 0x40_1020
+      symbol.byteCount = UInt64(code.count)
+      put(symbol, at: 0x2018)
+      let windows = try Survey(Bytes(storage: storage)).windows
+      try #require(windows.count == 1)
+      return windows[0].isLeaf
+    }
+    #expect(try isLeaf(stub))
+    // With the mark for indirect branches, and with arguments moved first (as in syscall(3)).
+    #expect(try isLeaf([0xf3, 0x0f, 0x1e, 0xfa] + stub))
+    #expect(try isLeaf([0x49, 0x89, 0xca] + stub))
+    // Through the table of offsets, as in a shared library.
+    var shared = stub
+    shared.replaceSubrange(16..<19, with: [0x48, 0x8b, 0x0d])
+    #expect(try isLeaf(shared))
+    // As a compiler compares; another way out; something between the call and the return.
+    var compiled = stub
+    compiled.replaceSubrange(9..<13, with: [0x00, 0xf0, 0xff, 0xff])
+    #expect(try !isLeaf(compiled))
+    var jumping = stub
+    jumping[14] = 0x08
+    #expect(try !isLeaf(jumping))
+    for index in [7, 13, 15, 16, 23, 24, 28, 32] {
+      var other = stub
+      other[index] = 0x90
+      #expect(try !isLeaf(other), "byte \(index)")
+    }
+    // A branch before the call; a call at the end of a longer function.
+    #expect(try !isLeaf([0x74, 0x00] + stub))
+    #expect(try !isLeaf(Array(repeating: 0x90, count: 48) + stub))
+  }
+
+  /// In real C libraries: sched_yield and syscall are leaf stubs, and about as many others as are in assembly.
+  @Test func realLeafStubs() throws {
+    let survey = try Survey("/lib/x86_64-linux-gnu/libc.so.6")
+    let leaves = survey.windows.filter(\.isLeaf)
+    #expect(leaves.count > 80 && leaves.count < 160)
+    #expect(leaves.count < survey.windows.count / 2)
+    // What is compiled, as musl is, is not proven.
+    #expect(try Survey("/lib/ld-musl-x86_64.so.1").windows.allSatisfy { !$0.isLeaf })
+  }
+
   /// A Go program's table, as its linker writes it: three functions, the second with a call.
   @Test func functionsOfGoProgramsAreFound() throws {
     var sample = Sample()

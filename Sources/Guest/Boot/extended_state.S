@@ -117,6 +117,55 @@ vector_move_in:
     ret
     .size vector_move_in, . - vector_move_in
 
+// _Bool vector_control_out(void *image): MXCSR alone; false, with nothing saved, if x87 is in use.
+    .globl vector_control_out
+    .type vector_control_out, @function
+    .balign 16
+vector_control_out:
+    movl $1, %ecx
+    xgetbv
+    testl $IN_USE_X87, %eax
+    jnz 9f
+    stmxcsr 8(%rdi)
+    movl $1, %eax
+    ret
+9:  xorl %eax, %eax
+    ret
+    .size vector_control_out, . - vector_control_out
+
+// void vector_control_in(const void *image, _Bool x87_is_clean): MXCSR, and x87 as a program begins with it.
+    .globl vector_control_in
+    .type vector_control_in, @function
+    .balign 16
+vector_control_in:
+    testl %esi, %esi
+    jnz 1f
+    movl $1, %ecx
+    xgetbv
+    testl $IN_USE_X87, %eax
+    jz 1f
+    movl $1, %eax
+    xorl %edx, %edx
+    xrstor64 vector_initial(%rip)
+1:  vzeroupper
+    ldmxcsr 8(%rdi)
+    ret
+    .size vector_control_in, . - vector_control_in
+
+// MXCSR to memory and back.
+    .globl vector_mxcsr_out
+    .type vector_mxcsr_out, @function
+vector_mxcsr_out:
+    stmxcsr (%rdi)
+    ret
+    .size vector_mxcsr_out, . - vector_mxcsr_out
+    .globl vector_mxcsr_in
+    .type vector_mxcsr_in, @function
+vector_mxcsr_in:
+    ldmxcsr (%rdi)
+    ret
+    .size vector_mxcsr_in, . - vector_mxcsr_in
+
     .section .rodata
     .balign 64
 // An XSAVE area in which nothing is in use.

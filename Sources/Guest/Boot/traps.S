@@ -331,6 +331,13 @@ gate_entry:
     jump_entry VECTOR_GATE
     jmp jump_call
 
+// The same for rewritten sites of which the kernel knows that their vector registers are dead.
+    .globl leaf_entry
+    .balign 64
+leaf_entry:
+    jump_entry VECTOR_LEAF
+    jmp jump_call
+
 // The kernel runs forwards and without alignment checks. All flags come back by the other way out.
 jump_with_odd_flags:
     cld

@@ -3,6 +3,9 @@
 // It is saved only when another thread that has such state runs on the CPU; a system call that does not block costs
 // nothing. Areas are `byteCount` bytes, aligned to 64, in one of two forms: what XSAVE (or FXSAVE) writes, or an image made
 // by plain moves, which lies behind it. The word at `formOffset`, which the instructions leave to software, says which.
+//
+// Of a thread that is in a call whose vector registers are dead (`TrapFrame.hasDeadVectors`) only what the ABI keeps across a
+// call is saved: MXCSR and x87, which is seldom in use. What other threads have left in the vector registers is what it finds in them.
 import Base
 import Instructions
 import VirtioABI
@@ -14,6 +17,8 @@ public enum ExtendedState {
 
   private static var formOffset: Int { 504 }
   private static var movedForm: UInt64 { 0x6465_766f_6d }
+  /// MXCSR (in its place of the form by moves, or in that of XSAVE), and x87 in the form of XSAVE.
+  private static var controlForm: UInt64 { 0x6c6f_7274_6e6f_63 }
   /// Where an image made by moves begins, and its bytes.
   private static var imageOffset: Int { 576 }
   private static var imageByteCount: Int { 128 &+ 32 &* 64 }
@@ -45,8 +50,33 @@ public enum ExtendedState {
           return true
         }
         saveForInstructions(area)
-      case .xsaveopt: vector_xsaveopt(area, extendedStateMask)
-      case .xsave: vector_xsave(area, extendedStateMask)
+      case .xsaveopt:
+        vector_xsaveopt(area, extendedStateMask)
+        area.storeBytes(of: 0, toByteOffset: formOffset, as: UInt64.self)
+      case .xsave:
+        vector_xsave(area, extendedStateMask)
+        area.storeBytes(of: 0, toByteOffset: formOffset, as: UInt64.self)
+      case .fxsave: vector_fxsave(area)
+      }
+    #endif
+    return false
+  }
+
+  /// The same for a thread whose vector registers are dead.
+  @inline(__always) @discardableResult public static func saveControl(_ area: UnsafeMutableRawPointer) -> Bool {
+    #if GUEST
+      switch extendedStateMethod {
+      case .moves:
+        guard vector_control_out(area + imageOffset) else {
+          saveForInstructions(area)
+          return false
+        }
+        area.storeBytes(of: controlForm, toByteOffset: formOffset, as: UInt64.self)
+        return true
+      case .xsave, .xsaveopt:
+        vector_xsave(area, 1)
+        vector_mxcsr_out(area + 24)
+        area.storeBytes(of: controlForm, toByteOffset: formOffset, as: UInt64.self)
       case .fxsave: vector_fxsave(area)
       }
     #endif
@@ -62,8 +92,13 @@ public enum ExtendedState {
   /// Loads the registers from a thread's area; `isX87Clean`: x87 is known not to be in use now.
   @inline(__always) public static func restore(_ area: UnsafeRawPointer, isX87Clean: Bool = false) {
     #if GUEST
-      if extendedStateMethod == .moves, area.load(fromByteOffset: formOffset, as: UInt64.self) == movedForm {
-        return vector_move_in(area + imageOffset, isX87Clean)
+      let form = area.load(fromByteOffset: formOffset, as: UInt64.self)
+      if extendedStateMethod == .moves {
+        if form == movedForm { return vector_move_in(area + imageOffset, isX87Clean) }
+        if form == controlForm { return vector_control_in(area + imageOffset, isX87Clean) }
+      } else if form == controlForm {
+        vector_xrstor(area, 1)
+        return vector_mxcsr_in(area + 24)
       }
     #endif
     restoreWhole(area)

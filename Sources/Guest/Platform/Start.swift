@@ -101,6 +101,8 @@
         of: UInt(bitPattern: address_of_gate_entry()).u64, toByteOffset: PER_CPU_GATE.int, as: UInt64.self)
       area.storeBytes(
         of: UInt(bitPattern: address_of_jump_entry()).u64, toByteOffset: PER_CPU_JUMP.int, as: UInt64.self)
+      area.storeBytes(
+        of: UInt(bitPattern: address_of_leaf_entry()).u64, toByteOffset: PER_CPU_LEAF.int, as: UInt64.self)
       area.storeBytes(of: address &+ PER_CPU_NOBODY.u64, toByteOffset: PER_CPU_CURRENT_THREAD.int, as: UInt64.self)
       area.storeBytes(of: address, toByteOffset: PER_CPU_NMI_AREA.int, as: UInt64.self)
       if cpu == 0 {

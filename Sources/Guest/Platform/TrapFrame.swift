@@ -11,6 +11,8 @@ public typealias TrapFrame = trap_frame
 public enum JumpEntry {
   /// Offset in the per-CPU area of the entry's address.
   public static let pointerOffset: UInt32 = PER_CPU_JUMP.u32
+  /// The same for sites in leaf stubs.
+  public static let leafPointerOffset: UInt32 = PER_CPU_LEAF.u32
   /// Bytes of the two instructions.
   public static let sequenceByteCount: UInt64 = 15
 }
@@ -22,6 +24,8 @@ extension trap_frame {
   public static let gateVector: UInt64 = 0x101
   /// `vector` of a system call that came by a jump from a rewritten site: everything but RCX and R11 is live.
   public static let jumpVector: UInt64 = 0x102
+  /// `vector` of a system call that came by a jump from a rewritten site in a leaf stub: as `jumpVector`, but vector registers are dead.
+  public static let leafVector: UInt64 = 0x103
   /// RFLAGS.IF.
   public static let interruptFlag: UInt64 = 0x200
   /// RFLAGS.TF: a debug exception after each instruction.
@@ -31,6 +35,11 @@ extension trap_frame {
 
   /// Whether interrupts were enabled where this happened.
   @inline(__always) public var interruptsWereEnabled: Bool { rflags & Self.interruptFlag != 0 }
+  /// Whether this came by a jump, of any kind: the way back is a jump too.
+  @inline(__always) public var isJump: Bool { vector > Self.systemCallVector }
+  /// Whether the vector registers are dead: whoever called this way made a function call, behind which, by the ABI, only MXCSR and the
+  /// control word of x87 hold what they held, and x87's stack is empty.
+  @inline(__always) public var hasDeadVectors: Bool { vector == Self.leafVector || vector == Self.gateVector }
   /// Whether this came by a system call, of either kind.
   @inline(__always) public var isSystemCall: Bool { vector >= Self.systemCallVector }
 

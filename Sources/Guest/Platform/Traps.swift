@@ -133,7 +133,7 @@
     /// Whether a jump has arrived at its entry and is still on the program's stack.
     private static func isJumpEntry(_ address: UInt64) -> Bool {
       let isAt = { (entry: UnsafeRawPointer) in address &- UInt(bitPattern: entry).u64 < 4 }
-      return isAt(address_of_jump_entry()) || isAt(address_of_gate_entry())
+      return isAt(address_of_jump_entry()) || isAt(address_of_gate_entry()) || isAt(address_of_leaf_entry())
     }
 
     /// A program that steps through itself jumps to the kernel: it comes in as by the instruction, whose way out keeps its flag.

@@ -257,9 +257,17 @@
     @inline(__always) @discardableResult func saveIfLoaded(_ thread: UnsafeMutablePointer<ThreadControl>) -> Bool {
       guard pointee.loaded == thread else { return false }
       thread.pointee.threadPointer = ThreadPointer.current
-      // The area of a thread whose registers are dead keeps what it had last, whose control words are still right.
-      let isX87Clean =
-        !thread.pointee.isVectorStateDead && ExtendedState.save(thread.pointee.extendedState.unsafelyUnwrapped)
+      let area = thread.pointee.extendedState.unsafelyUnwrapped
+      // Whatever else the thread is about in the kernel: this frame says how it came there, and to where it goes back.
+      let frame = ContextSwitch.programFrame(stackTop: thread.pointee.stackTop)
+      var isX87Clean = false
+      if thread.pointee.isVectorStateDead {
+        // Its area keeps what it had last, whose control words are still right.
+      } else if frame.pointee.hasDeadVectors {
+        isX87Clean = ExtendedState.saveControl(area)
+      } else {
+        isX87Clean = ExtendedState.save(area)
+      }
       thread.pointee.unsaved.store(0, ordering: .releasing)
       pointee.loaded = nil
       return isX87Clean

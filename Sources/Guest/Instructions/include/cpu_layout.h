@@ -23,6 +23,7 @@
 #define PER_CPU_ADOPTED 0x850          // u64, interrupts that adopted the frame on its way back
 #define PER_CPU_JUMP 0x858              // entry address of system calls from rewritten sites
 #define PER_CPU_NOBODY 0x860            // two zero words: what CURRENT_THREAD points to before there are threads
+#define PER_CPU_LEAF 0x870              // entry address of system calls from rewritten leaf stubs
 #define PER_CPU_SLOTS 0x880             // 16 pointers for the modules above
 #define PER_CPU_FLUSH 0x900              // two u64: flushes requested by other CPUs, and done
 #define PER_CPU_INTERRUPT_STACK_END 0x4000
@@ -60,6 +61,7 @@
 #define VECTOR_SYSTEM_CALL 0x100 // by the syscall instruction
 #define VECTOR_GATE 0x101        // by a jump, from code that made a function call
 #define VECTOR_JUMP 0x102        // by a jump, from a rewritten site
+#define VECTOR_LEAF 0x103        // by a jump, from a rewritten site in a leaf stub: its caller made a function call
 
 // Bits of RFLAGS.
 #define FLAG_DIRECTION 0x400

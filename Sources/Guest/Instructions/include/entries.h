@@ -26,6 +26,7 @@ ENTRY_LABEL(trap_return_checked)
 /// Where jumps enter (`syscall` enters at osv_system_call_entry, by the note in the image).
 ENTRY_LABEL(gate_entry)
 ENTRY_LABEL(jump_entry)
+ENTRY_LABEL(leaf_entry)
 ENTRY_LABEL(osv_system_call_entry)
 /// The way back from jumps: interrupts that come between these labels begin it again; the last instruction is at the second.
 ENTRY_LABEL(jump_return)
@@ -63,6 +64,12 @@ void vector_fxrstor(const void *area);
 /// The same by plain moves, with AVX-512: false, with nothing saved, if x87 is in use.
 _Bool vector_move_out(void *image);
 void vector_move_in(const void *image, _Bool x87_is_clean);
+/// The same for MXCSR alone, and x87 as it is at first.
+_Bool vector_control_out(void *image);
+void vector_control_in(const void *image, _Bool x87_is_clean);
+/// MXCSR to memory and back.
+void vector_mxcsr_out(void *word);
+void vector_mxcsr_in(const void *word);
 #endif
 
 /// Copies; gives the number of bytes not copied because the program's memory could not be accessed.

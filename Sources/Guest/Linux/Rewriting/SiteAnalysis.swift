@@ -102,7 +102,47 @@ struct SiteAnalysis<Source: ByteSource> {
       return .left(isCovered ? .notAnInstruction : .notProven)
     }
     if !isCovered && !loadsNumber(around) { return .left(.notProven) }
-    return window(around, bound)
+    let outcome = window(around, bound)
+    guard isCovered, case .window(var found) = outcome, isLeafStub(site, bound) else { return outcome }
+    found.isLeaf = true
+    return .window(found)
+  }
+
+  // MARK: Leaf stubs
+
+  /// Whether the call is one of the C library's stubs in assembly: moves of arguments, `syscall`, and
+  ///
+  ///     cmp $-4095, %rax; jae error; ret;  error: mov errno's offset, %rcx; neg %eax; mov %eax, %fs:(%rcx); or $-1, %rax; ret
+  ///
+  /// Nothing behind the call reads a vector register, and the function ends: by the ABI all of them are its caller's to save. There is one
+  /// exception to that, a compiler that knows the code of a function it calls (GCC's IPA-RA) and keeps values in registers which that
+  /// leaves alone; such a function was compiled by the same compiler, and GCC never compares as these stubs do (it writes `cmp $-4096; ja`).
+  private mutating func isLeafStub(_ site: UInt64, _ bound: CodeBound) -> Bool {
+    guard site &- bound.start <= 40, bound.end &- site <= 48 else { return false }
+    var address = bound.start
+    while address < site {
+      guard let instruction = instruction(at: address, limit: bound.end), instruction.flow == .next else {
+        return false
+      }
+      address &+= instruction.byteCount.u64
+    }
+    guard address == site, matches(site &+ 2, [0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff, 0x73], 7),
+      let distance = bytes(site &+ 9, 1), distance < 32, matches(site &+ 10, [0xc3, 0, 0, 0, 0, 0, 0], 1)
+    else { return false }
+    let error = site &+ 10 &+ distance
+    let isOffset =
+      matches(error, [0x48, 0x8b, 0x0d, 0, 0, 0, 0], 3) || matches(error, [0x48, 0xc7, 0xc1, 0, 0, 0, 0], 3)
+    guard isOffset, matches(error &+ 7, [0xf7, 0xd8, 0x64, 0x89, 0x01, 0, 0], 5),
+      matches(error &+ 12, [0x48, 0x83, 0xc8, 0xff, 0xc3, 0, 0], 5)
+    else { return false }
+    return error &+ 17 <= bound.end
+  }
+
+  /// Whether these bytes lie there.
+  private func matches(_ address: UInt64, _ wanted: [7 of UInt8], _ count: Int) -> Bool {
+    guard let value = bytes(address, count) else { return false }
+    for index in 0..<count where (value >> (index &* 8).u64).u8 != wanted[index] { return false }
+    return true
   }
 
   // MARK: Decoding

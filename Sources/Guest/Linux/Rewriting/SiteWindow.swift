@@ -36,6 +36,8 @@ struct SiteWindow: Equatable {
   var displacedByteCount: UInt64
   /// Some branches of the function go to the site past the jump: those calls stay traps.
   var isPartial = false
+  /// The call is all that its function does, and vector registers are dead at it (`SiteAnalysis.isLeafStub`).
+  var isLeaf = false
 
   /// The first of the bytes that move.
   var displacedStart: UInt64 { shape == .before ? start : site &+ 2 }

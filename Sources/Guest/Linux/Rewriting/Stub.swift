@@ -77,7 +77,7 @@ enum Stub {
   ///   - bias: what turns those into addresses of the program.
   ///   - displaced: the bytes that move.
   ///   - address: where the stub will lie.
-  ///   - gateOffset: `PER_CPU_JUMP`.
+  ///   - gateOffset: `PER_CPU_JUMP`, or `PER_CPU_LEAF`.
   ///   - buffer: `byteCount` bytes.
   /// - Returns: nil if something is too far away for a 32-bit displacement, or does not fit.
   static func write(

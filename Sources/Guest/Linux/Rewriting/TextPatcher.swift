@@ -82,7 +82,7 @@ final class TextPatcher: CodePatcher {
         let address = places.take(window.shape, start: window.start &+ bias, base: room.start.rawValue),
         var site = Stub.write(
           window, bias: bias, displaced: UnsafeRawBufferPointer(displaced), at: address,
-          gateOffset: JumpEntry.pointerOffset, into: stub)
+          gateOffset: window.isLeaf ? JumpEntry.leafPointerOffset : JumpEntry.pointerOffset, into: stub)
       else { return nil }
       site.before = before & RewrittenSite.jumpMask
       site.isPartial = window.isPartial

@@ -44,8 +44,9 @@ extension Task {
       case SignalAction.ignoreHandler: continue
       case SignalAction.defaultHandler:
         switch signal.defaultAction {
-        // Nobody could resume a stopped process here, so stopping is left out.
-        case .ignore, .resume, .stop: continue
+        case .ignore, .resume: continue
+        // There is one process: the machine stops with it, and goes on when somebody continues the monitor.
+        case .stop: Monitor.stop(signal.number.u32)
         case .terminate: die(signal, information, frame)
         }
       default:
@@ -68,7 +69,7 @@ extension Task {
     }
     switch frame.pointee.vector {
     case TrapFrame.systemCallVector: frame.pointee.rip &-= 2
-    case TrapFrame.jumpVector: frame.pointee.rip &-= JumpEntry.sequenceByteCount
+    case TrapFrame.jumpVector, TrapFrame.leafVector: frame.pointee.rip &-= JumpEntry.sequenceByteCount
     default: return  // Who called as a function sees EINTR.
     }
     frame.pointee.rax = call.number
@@ -152,6 +153,8 @@ extension Task {
   func returnFromHandler(_ frame: UnsafeMutablePointer<TrapFrame>) {
     // The handler's return has popped the first word of the frame.
     let address = VirtualAddress(frame.pointee.rsp &- 8)
+    // A call that came by a jump does not go back to another place by itself; and from here on, no vector register is dead.
+    if frame.pointee.isJump { leaveByFrame(frame) }
     do throws(Errno) {
       let saved = try UserSpan.read(SignalFrame.self, at: address)
       if saved.context.extendedState != 0 {
@@ -160,8 +163,6 @@ extension Task {
       guard saved.context.rip < AddressMap.programEnd.rawValue || process.isImage else { throw .EFAULT }
       saved.context.restore(to: frame)
       if let place = rewrittenAddress(frame.pointee.rip) { frame.pointee.rip = place }
-      // A call that came by a jump does not go back to another place by itself.
-      if frame.pointee.vector == TrapFrame.jumpVector { leaveByFrame(frame) }
       setBlocked(saved.mask)
       setSignalStack(saved.stack, stackPointer: saved.context.rsp)
     } catch {
