@@ -32,8 +32,16 @@ final class BenchRegisters: HostedRegisters, @unchecked Sendable {
   }
 }
 
-/// Interrupt vectors for the benches, each its own.
+/// Interrupt vectors for the benches, each its own; there are enough for all that live at a time.
 private let nextVector = Atomic<UInt32>(40)
+
+private func takeVectors(_ count: UInt32) -> UInt32 {
+  while true {
+    let next = nextVector.load(ordering: .relaxed)
+    let first = next + count > 250 ? 40 : next
+    if nextVector.compareExchange(expected: next, desired: first + count, ordering: .relaxed).exchanged { return first }
+  }
+}
 
 /// One device in its place, interrupts going straight to the handlers.
 struct Bench {
@@ -53,7 +61,7 @@ struct Bench {
     map.add(
       start: GuestAddress(0), byteCount: HostedArena.managedByteCount, host: LinearMap.pointer(PhysicalAddress(0)))
     let count = UInt32(device.queueCount) + 1
-    let firstVector = nextVector.add(count, ordering: .relaxed).oldValue
+    let firstVector = takeVectors(count)
     self.firstVector = firstVector
     let interrupts = InterruptCount()
     self.interrupts = interrupts

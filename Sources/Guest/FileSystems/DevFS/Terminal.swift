@@ -117,7 +117,8 @@ public final class Terminal: PseudoNode {
     let address = VirtualAddress(argument)
     if request == ControlRequest.readableByteCount {
       var count = input.readableByteCount
-      if count == 0, input.isTerminal { count = try input.terminal(.ask, isForced: false).readableByteCount }
+      // What has come already, and what the host still has.
+      if input.isTerminal { count &+= try input.terminal(.ask, isForced: false).readableByteCount }
       try UserSpan.write(count.i32, at: address)
       return 0
     }
