@@ -81,8 +81,6 @@ import Testing
           ModelChecker.check(sleeper.word.hasFlags(), "the notice is gone")
           ModelChecker.check(sleeper.word.takeNotice(), "the notice was lost")
           ModelChecker.check(!sleeper.word.takeNotice(), "the notice was taken twice")
-          sleeper.word.clearInterrupt()
-          ModelChecker.check(!sleeper.word.isInterrupted(), "the interrupt stays")
         },
         { sleeper.makeRunnable(sleeper.word.unpark()) },
         { sleeper.makeRunnable(sleeper.word.interrupt()) },

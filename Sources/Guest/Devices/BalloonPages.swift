@@ -30,7 +30,8 @@ extension BalloonDriver {
     while count < wanted && !function.isDead && heldUntil.load(ordering: .relaxed) <= Clock.now() {
       if inflate(wanted &- count) == 0 {
         // Whatever the page cache gives may not be enough for ever.
-        guard Frames.statistics.free < leastFree &+ Self.reclaimCount, Reclaim.run(pages: Self.reclaimCount, .requestLocks),
+        guard Frames.statistics.free < leastFree &+ Self.reclaimCount,
+          Reclaim.run(pages: Self.reclaimCount, .requestLocks),
           Frames.statistics.free > leastFree
         else { break }
       }

@@ -6,6 +6,7 @@
 import Base
 import Files
 import Locks
+import Pages
 import Platform
 import VirtioABI
 
@@ -16,7 +17,8 @@ public final class VirtioFileSystem: FileSystem {
   /// Time, ns; passed in by tests.
   let clock: () -> UInt64
   let lock = Mutex()
-  private var buckets: [VirtioNode?]
+  /// The buckets of the table, a power of two of segments, so that growing needs no long run of memory.
+  private var segments: [[VirtioNode?]]
   private var hand = 0
   /// Nodes in the table.
   public private(set) var nodeCount = 0
@@ -41,7 +43,7 @@ public final class VirtioFileSystem: FileSystem {
     client = FUSEClient(transport: transport)
     self.clock = clock
     self.nodeLimit = nodeLimit
-    buckets = [VirtioNode?](repeating: nil, count: 1024)
+    segments = Self.newSegments(4)
     super.init(kind: "virtiofs", magic: 0x6573_5546)
     owed.reserveCapacity(FUSEClient.forgetLimit)
     try client.initialise()
@@ -77,8 +79,24 @@ public final class VirtioFileSystem: FileSystem {
 
   // MARK: The table of nodes
 
+  private static var segmentShift: Int { 8 }
+  private var bucketCount: Int { segments.count &<< Self.segmentShift }
+
+  /// Segments of empty buckets, each with memory of its own.
+  private static func newSegments(_ count: Int) -> [[VirtioNode?]] {
+    var segments: [[VirtioNode?]] = []
+    segments.reserveCapacity(count)
+    for _ in 0..<count { segments.append([VirtioNode?](repeating: nil, count: 1 &<< segmentShift)) }
+    return segments
+  }
+
+  private subscript(place: Int) -> VirtioNode? {
+    get { segments[place &>> Self.segmentShift][place & (1 &<< Self.segmentShift &- 1)] }
+    set { segments[place &>> Self.segmentShift][place & (1 &<< Self.segmentShift &- 1)] = newValue }
+  }
+
   private func bucket(_ node: UInt64) -> Int {
-    ((node &* 0x9e37_79b9_7f4a_7c15) &>> 32).int & (buckets.count &- 1)
+    ((node &* 0x9e37_79b9_7f4a_7c15) &>> 32).int & (bucketCount &- 1)
   }
 
   /// The node of a number, if it is in the table.
@@ -87,7 +105,7 @@ public final class VirtioFileSystem: FileSystem {
   }
 
   private func findLocked(_ node: UInt64) -> VirtioNode? {
-    var found = buckets[bucket(node)]
+    var found = self[bucket(node)]
     while let candidate = found {
       if candidate.node == node {
         candidate.isUsed = true
@@ -126,10 +144,11 @@ public final class VirtioFileSystem: FileSystem {
         return known
       }
       let place = bucket(entry.nodeID)
-      fresh.hashNext = buckets[place]
-      buckets[place] = fresh
+      fresh.hashNext = self[place]
+      self[place] = fresh
       nodeCount &+= 1
-      if nodeCount > buckets.count { grow() }
+      // Longer chains do while memory is short.
+      if nodeCount > bucketCount && Frames.hasRoom { grow() }
       return fresh
     }
   }
@@ -147,15 +166,16 @@ public final class VirtioFileSystem: FileSystem {
   }
 
   private func grow() {
-    let old = buckets
-    buckets = [VirtioNode?](repeating: nil, count: old.count &* 2)
-    for head in old {
-      var next = head
+    let old = bucketCount
+    segments += Self.newSegments(segments.count)
+    for place in 0..<old {
+      var next = self[place]
+      self[place] = nil
       while let node = next {
         next = node.hashNext
         let place = bucket(node.node)
-        node.hashNext = buckets[place]
-        buckets[place] = node
+        node.hashNext = self[place]
+        self[place] = node
       }
     }
   }
@@ -170,7 +190,7 @@ public final class VirtioFileSystem: FileSystem {
     var looked = 0
     while looked < 256, nodeCount >= nodeLimit {
       looked &+= 1
-      hand = (hand &+ 1) & (buckets.count &- 1)
+      hand = (hand &+ 1) & (bucketCount &- 1)
       sweep(hand)
     }
     if owed.count >= FUSEClient.forgetLimit {
@@ -187,10 +207,10 @@ public final class VirtioFileSystem: FileSystem {
     var batch: [FUSEForgetOne] = []
     guard lock.tryLock() else { return names }
     let before = nodeCount
-    var turns = buckets.count
+    var turns = bucketCount
     while turns > 0, before &- nodeCount < limit, owed.count < FUSEClient.forgetLimit {
       turns &-= 1
-      hand = (hand &+ 1) & (buckets.count &- 1)
+      hand = (hand &+ 1) & (bucketCount &- 1)
       sweep(hand)
     }
     let given = before &- nodeCount
@@ -206,8 +226,8 @@ public final class VirtioFileSystem: FileSystem {
   /// Takes the unused nodes out of one bucket. Under the lock.
   private func sweep(_ place: Int) {
     var kept: VirtioNode?
-    var rest = buckets[place]
-    buckets[place] = nil
+    var rest = self[place]
+    self[place] = nil
     while rest != nil {
       let next = rest.unsafelyUnwrapped.hashNext
       rest.unsafelyUnwrapped.hashNext = nil
@@ -225,7 +245,7 @@ public final class VirtioFileSystem: FileSystem {
       }
       rest = next
     }
-    buckets[place] = kept
+    self[place] = kept
   }
 
   /// Gives a lookup back that nobody will use.
