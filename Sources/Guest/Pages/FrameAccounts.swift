@@ -66,13 +66,12 @@ extension UnsafeMutablePointer where Pointee == FrameState {
   func account() -> FrameAccount {
     var account = FrameAccount()
     let deadline = Clock.now() &+ 100_000_000
-    while !account.isExact && Clock.now() < deadline {
+    repeat {
       let before = changes()
       account = pointee.lock.withLock { sum() }
       atomicMemoryFence(ordering: .acquiringAndReleasing)
       account.isExact = before != nil && changes() == before
-      if !account.isExact { instruction_pause() }
-    }
+    } while !account.isExact && Clock.now() < deadline
     return account
   }
 
