@@ -78,8 +78,7 @@ extension Task {
   private func die(_ signal: Signal, _ information: SignalInformation, _ frame: UnsafeMutablePointer<TrapFrame>)
     -> Never
   {
-    SystemLog.death(signal, information, frame)
-    process.end(status: Process.waitStatus(killedBy: signal))
+    if SystemLog.death(signal, information, frame) { process.end(status: Process.waitStatus(killedBy: signal)) }
     end(status: 0)
   }
 

@@ -57,10 +57,13 @@ enum SystemLog {
   }
 
   /// A signal without a handler ends the process.
-  static func death(_ signal: Signal, _ information: SignalInformation, _ frame: UnsafeMutablePointer<TrapFrame>) {
+  /// - Returns: false if that is another thread's business, which has something to tell first.
+  static func death(
+    _ signal: Signal, _ information: SignalInformation, _ frame: UnsafeMutablePointer<TrapFrame>
+  ) -> Bool {
     // Nothing the program did says that memory ran out, so that is always told.
     if signal == .kill, Task.current.lastFault == .outOfMemory { return outOfMemory(Task.current) }
-    guard Boot.logs(BootLog.signals) else { return }
+    guard Boot.logs(BootLog.signals) else { return true }
     var line = TextLine()
     line.append("killed by signal ")
     line.append(decimal: signal.number.u64)
@@ -74,12 +77,14 @@ enum SystemLog {
     line.append(", stack ")
     line.append(hexadecimal: frame.pointee.rsp)
     line.show()
+    return true
   }
 
-  /// A page that the program needs cannot be given to it. Said once, whatever its threads need.
-  private static func outOfMemory(_ task: Task) {
+  /// A page that the program needs cannot be given to it. Said once, whatever its threads need: false if another thread says it, which
+  /// then ends the process, and not before.
+  private static func outOfMemory(_ task: Task) -> Bool {
     let process = task.process
-    guard !process.isOutOfMemory.exchange(true, ordering: .relaxed) else { return }
+    guard !process.isOutOfMemory.exchange(true, ordering: .relaxed) else { return false }
     let frames = Frames.statistics
     var line = TextLine()
     line.append("out of memory: ")
@@ -94,5 +99,6 @@ enum SystemLog {
     line.append(decimal: frames.free.u64 &<< 2)
     line.append(" KiB are left for the kernel: give more with --memory")
     line.show()
+    return true
   }
 }
