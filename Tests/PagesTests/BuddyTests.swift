@@ -20,11 +20,10 @@ struct Generator: RandomNumberGenerator {
 
 @Suite struct BuddyTests {
   @Test(arguments: [1, 2, 3]) func randomRequestsNeverOverlapAndAddUp(seed: UInt64) {
-    HostedArena.prepare()
     var random = Generator(state: seed)
     var allocator = FrameAllocator()
-    // 40 MiB in two pieces, neither aligned to anything, in a place of its own for each seed.
-    let base = ((HostedArena.managedByteCount + seed * (64 << 20)) >> 12).u32
+    // 40 MiB in two pieces, neither aligned to anything.
+    let base = HostedArena.place(byteCount: 64 << 20, alignment: 64 << 20).frameNumber
     let added = (allocator.add(first: base + 3, end: base + 6000), allocator.add(first: base + 6000, end: base + 10243))
     #expect(added == (true, true))
     let total = allocator.totalFrames
@@ -66,9 +65,8 @@ struct Generator: RandomNumberGenerator {
   }
 
   @Test func everythingCanBeTakenAndComesBackWhole() {
-    HostedArena.prepare()
     var allocator = FrameAllocator()
-    let base: UInt32 = 1 << 18  // 1 GiB, in the arena's unmanaged part.
+    let base = HostedArena.place(byteCount: 96 << 20, alignment: 64 << 20).frameNumber
     let added = allocator.add(first: base, end: base + (96 << 8))
     #expect(added)
     let total = allocator.totalFrames
@@ -83,14 +81,13 @@ struct Generator: RandomNumberGenerator {
     for frame in frames.shuffled() { allocator.give(frame, order: 0, isZero: true) }
     let audited = allocator.audit()
     #expect(audited == total)
-    // 32 MiB at 1 GiB + 32 MiB are whole again, and known to be zero.
+    // 32 MiB at the start + 32 MiB are whole again, and known to be zero.
     let block = allocator.take(order: 13)
     #expect(block?.isZero == true)
   }
 
   @Test func startingTouchesAHandfulOfPages() {
-    HostedArena.prepare()
-    let start = PhysicalAddress(2 << 30)
+    let start = HostedArena.place(byteCount: 1 << 30)
     let end = start + (1 << 30)
     let state = FrameState.make(start: start, end: end, cpuCount: 8)
     for _ in 0..<50 { #expect(state.popFrame(.kernel) != 0) }

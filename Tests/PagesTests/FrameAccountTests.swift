@@ -66,8 +66,7 @@ import Testing
 
   /// Memory of its own, so that nobody else changes the numbers.
   @Test func eachUseIsCounted() throws {
-    HostedArena.prepare()
-    let start = PhysicalAddress(3 << 29)
+    let start = HostedArena.place(byteCount: 64 << 20)
     let state = FrameState.make(start: start, end: start + 64 << 20, cpuCount: 1)
     let empty = state.account()
     #expect(empty.isExact && Self.sum(empty) == empty.total)

@@ -6,13 +6,12 @@ import Testing
 
 @testable import Pages
 
-/// An allocator over megabytes of its own, at a multiple of 64 MiB behind the managed part of the arena.
+/// An allocator over megabytes of its own.
 private final class Box {
   private var allocator = FrameAllocator()
 
-  init(_ place: UInt64, megabytes count: UInt32) {
-    HostedArena.prepare()
-    let first = ((HostedArena.managedByteCount + (10 + place) * (64 << 20)) >> 12).u32
+  init(megabytes count: UInt32) {
+    let first = HostedArena.place(byteCount: count.u64 << 20, alignment: 64 << 20).frameNumber
     let added = allocator.add(first: first, end: first + count << 8)
     #expect(added)
   }
@@ -34,7 +33,7 @@ private final class Box {
 
 @Suite struct SurplusTests {
   @Test func whatTheHostHasMemoryForIsUsedFirst() {
-    let allocator = Box(0, megabytes: 32)
+    let allocator = Box(megabytes: 32)
     // Everything out of the frontier, in blocks of 2 MiB.
     var blocks: [UInt32] = []
     while let block = allocator.take(order: 9) { blocks.append(block.frame) }
@@ -53,7 +52,7 @@ private final class Box {
   }
 
   @Test func largeBlocksJoinWithTheirLikeUntilALargerOneIsWanted() {
-    let allocator = Box(1, megabytes: 32)
+    let allocator = Box(megabytes: 32)
     guard let whole = allocator.take(order: 12) else { return #expect(Bool(false), "no 16 MiB") }
     while allocator.take(order: 9) != nil {}
     for piece: UInt32 in 0..<8 { allocator.give(whole.frame + piece << 9, order: 9, isZero: piece % 2 == 0) }
@@ -66,7 +65,7 @@ private final class Box {
   }
 
   @Test func theLeastSurplusIsWhatWasNotNeeded() {
-    let allocator = Box(2, megabytes: 32)
+    let allocator = Box(megabytes: 32)
     let blocks = (0..<6).compactMap { _ in allocator.take(order: 9)?.frame }
     for block in blocks { allocator.give(block, order: 9, isZero: false) }
     allocator.leastSurplus = allocator.surplusFrames
@@ -91,7 +90,7 @@ private final class Box {
   /// A block that is said to be zero has no frame that was given back otherwise, whatever happened to its parts.
   @Test(arguments: 1...6 as ClosedRange<UInt64>) func zeroMeansZero(seed: UInt64) {
     var random = Generator(state: seed)
-    let allocator = Box(2 + seed, megabytes: 48)
+    let allocator = Box(megabytes: 48)
     let total = allocator.totalFrames
     var dirty = Set<UInt32>()
     var held: [(frame: UInt32, order: Int)] = []

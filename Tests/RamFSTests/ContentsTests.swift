@@ -103,12 +103,9 @@ import Testing
   }
 
   @Test func filesInMemoryAreNotCopiedBeforeTheyAreWritten() throws {
-    HostedArena.prepare()
-    let physical = PhysicalAddress(HostedArena.managedByteCount + 0x1_0000)
     let text = Array("contents of a boot file".utf8)
-    LinearMap.pointer(physical).copyMemory(from: text, byteCount: text.count)
-    let target = PhysicalAddress(HostedArena.managedByteCount + 0x2_0000)
-    LinearMap.pointer(target).copyMemory(from: Array("bin/prog".utf8), byteCount: 8)
+    let physical = HostedArena.placeFile(text)
+    let target = HostedArena.placeFile(Array("bin/prog".utf8))
     let fileSystem = RamFileSystem()
     try fileSystem.add(
       PathBytes("/bin/prog"), mode: 0o100755, physical: physical, byteCount: text.count.u64, modificationTime: 99)

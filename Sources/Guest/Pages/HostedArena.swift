@@ -5,7 +5,7 @@
   import Platform
   import Synchronization
 
-  /// The arena: `Frames` uses its first part by itself, tests may play with the rest.
+  /// The arena: `Frames` uses its first part by itself, tests are given pieces of the rest (`place`).
   public enum HostedArena {
     /// Bytes that `Frames` manages.
     public static let managedByteCount: UInt64 = 512 << 20
@@ -23,17 +23,24 @@
       return FrameState.make(start: PhysicalAddress(0x10_0000), end: PhysicalAddress(managedByteCount), cpuCount: 1)
     }()
 
-    private static let nextFile = Atomic<UInt64>(3 << 30)
+    private static let nextPlace = Atomic<UInt64>(managedByteCount)
 
-    /// Puts bytes where boot files lie: in memory that `Frames` does not manage, on whole pages of their own, for good.
+    /// Memory that `Frames` does not manage and that nobody else was given, for good; zero, in whole pages.
+    /// - Parameter alignment: a power of two, a page at least.
+    public static func place(byteCount count: UInt64, alignment: UInt64 = frameByteCount) -> PhysicalAddress {
+      prepare()
+      let span = count.alignedUp(to: frameByteCount) + alignment - frameByteCount
+      let start = nextPlace.add(span, ordering: .relaxed).oldValue
+      precondition(start + span <= byteCount, "the arena is used up")
+      return PhysicalAddress(start.alignedUp(to: alignment))
+    }
+
+    /// Puts bytes where boot files lie: in memory of their own.
     /// - Returns: where they are.
     public static func placeFile(_ bytes: [UInt8]) -> PhysicalAddress {
-      prepare()
-      let count = bytes.count.u64.alignedUp(to: frameByteCount)
-      let place = nextFile.add(count, ordering: .relaxed).oldValue
-      precondition(place + count <= byteCount, "too many files in memory")
-      LinearMap.pointer(PhysicalAddress(place)).copyMemory(from: bytes, byteCount: bytes.count)
-      return PhysicalAddress(place)
+      let place = place(byteCount: bytes.count.u64)
+      LinearMap.pointer(place).copyMemory(from: bytes, byteCount: bytes.count)
+      return place
     }
 
     /// Makes the arena if it is not there yet; for tests that use physical addresses before they allocate.
