@@ -122,33 +122,16 @@ private func deferringMain(_ argument: UnsafeMutableRawPointer?) { Deferring.sha
 /// Grace periods of the running machine, for who does not wait for them.
 private enum GracePeriodClock {
   #if GUEST
-    nonisolated(unsafe) private static var rest: UInt64 = 0
+    nonisolated(unsafe) private static var period: GracePeriod?
 
     static func begin() -> UInt {
-      rest = Scheduler.shared.pointee.activeCPUs.load(ordering: .acquiring)
-      return Scheduler.shared.pointee.periods.begin()
+      let fresh = GracePeriod()
+      period = fresh
+      return fresh.number
     }
 
-    static func isOver(_ number: UInt) -> Bool {
-      var others = rest
-      while others != 0 {
-        let cpu = others.trailingZeroBitCount
-        others &= others &- 1
-        if Scheduler.shared.pointee.periods.hasPassed(number, on: cpu) { rest &= ~(1 << cpu.u64) }
-      }
-      return rest == 0
-    }
-
-    /// Has the CPUs that have not passed go through the scheduler.
-    static func nudge() {
-      let wasEnabled = Interrupts.disable()
-      var others = rest & ~(1 << CPU.current.u64)
-      while others != 0 {
-        Scheduler.interrupt(others.trailingZeroBitCount)
-        others &= others &- 1
-      }
-      Interrupts.restore(wasEnabled)
-    }
+    static func isOver(_ number: UInt) -> Bool { period?.isOver() ?? true }
+    static func nudge() { period?.nudge() }
   #else
     // Unit tests on the host read under locks of their own.
     static func begin() -> UInt { 1 }

@@ -6,30 +6,18 @@
 import Base
 import Locks
 import Platform
-import VirtioABI
 
 extension RCU {
   /// Returns when every reader that was under way at the call has ended. May sleep; not inside a reader. For many objects at
   /// once rather than one by one: it takes from a few microseconds to a millisecond.
   public static func synchronize() {
     #if GUEST
-      let shared = Scheduler.shared
-      let number = shared.pointee.periods.begin()
-      var others = shared.pointee.activeCPUs.load(ordering: .acquiring)
+      var period = GracePeriod()
       var isFirst = true
       Thread.yield()
-      while others != 0 {
-        var rest = others
-        while rest != 0 {
-          let cpu = rest.trailingZeroBitCount
-          rest &= rest &- 1
-          if shared.pointee.periods.hasPassed(number, on: cpu) {
-            others &= ~(1 << cpu.u64)
-          } else if isFirst {
-            InterProcessor.send(BootVectors.wake, to: cpu)
-          }
-        }
-        if others != 0 { _ = Thread.sleep(until: .after(isFirst ? 20_000 : 200_000)) }
+      while !period.isOver() {
+        if isFirst { period.nudge() }
+        _ = Thread.sleep(until: .after(isFirst ? 20_000 : 200_000))
         isFirst = false
       }
     #else
@@ -37,3 +25,40 @@ extension RCU {
     #endif
   }
 }
+
+#if GUEST
+  /// A grace period of the running machine, and the CPUs that have not passed it yet.
+  struct GracePeriod {
+    /// Its number, for `GracePeriods`.
+    let number: UInt
+    private var rest: UInt64
+
+    /// Begins one. The CPUs are looked at afterwards: one that becomes active later begins its readers later, too.
+    init() {
+      number = Scheduler.shared.pointee.periods.begin()
+      rest = Scheduler.shared.pointee.activeCPUs.load(ordering: .acquiring)
+    }
+
+    /// Whether every CPU has passed.
+    mutating func isOver() -> Bool {
+      var others = rest
+      while others != 0 {
+        let cpu = others.trailingZeroBitCount
+        others &= others &- 1
+        if Scheduler.shared.pointee.periods.hasPassed(number, on: cpu) { rest &= ~(1 << cpu.u64) }
+      }
+      return rest == 0
+    }
+
+    /// Has the CPUs that have not passed go through the scheduler; the caller's own does so when the caller sleeps.
+    func nudge() {
+      let wasEnabled = Interrupts.disable()
+      var others = rest & ~(1 << CPU.current.u64)
+      while others != 0 {
+        Scheduler.interrupt(others.trailingZeroBitCount)
+        others &= others &- 1
+      }
+      Interrupts.restore(wasEnabled)
+    }
+  }
+#endif
