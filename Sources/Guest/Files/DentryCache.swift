@@ -63,7 +63,13 @@ final class DentryCache {
     let hash = hash(parent, name)
     let shard = shard(hash)
     let fresh = Dentry(parent: parent, name: name, vnode: result.vnode, validUntil: validUntil)
-    var forgotten: [Dentry] = []
+    // Given up once the lock is free.
+    var replaced: Dentry?
+    var forgotten: Dentry?
+    defer {
+      withExtendedLifetime(replaced) {}
+      _ = Self.release(forgotten)
+    }
     shard.lock.lock()
     defer { shard.lock.unlock() }
     if let known = search(shard, hash, parent, name) {
@@ -71,10 +77,10 @@ final class DentryCache {
         known.validUntil.store(validUntil, ordering: .relaxed)
         return known
       }
-      forgotten.append(known)
+      replaced = known
       unlink(shard, hash, known)
     }
-    if shard.count >= limitPerShard { forgetSome(shard, into: &forgotten) }
+    if shard.count >= limitPerShard { forgotten = takeUnused(shard, 16, rounds: 2) }
     link(shard, hash, fresh)
     return fresh
   }
@@ -215,32 +221,6 @@ final class DentryCache {
     }
   }
 
-  /// Takes out some entries that only the table refers to. They are handed back, to be freed without the lock.
-  private func forgetSome(_ shard: Shard, into forgotten: inout [Dentry]) {
-    var turns = shard.chains.count &* 2
-    while turns > 0, forgotten.count < 16 {
-      turns &-= 1
-      shard.hand = (shard.hand &+ 1) & (shard.chains.count &- 1)
-      var kept: Dentry?
-      var next = shard.chains[shard.hand]
-      shard.chains[shard.hand] = nil
-      while var entry = next {
-        next = entry.next
-        entry.next = nil
-        // Chains are short: the order within one does not matter. `entry` is the only reference if nobody uses it.
-        if !entry.isRecent, isKnownUniquelyReferenced(&entry) {
-          forgotten.append(entry)
-          shard.count &-= 1
-        } else {
-          entry.isRecent = false
-          entry.next = kept
-          kept = entry
-        }
-      }
-      shard.chains[shard.hand] = kept
-    }
-  }
-
   // MARK: Shrinking
 
   /// Forgets up to `limit` names that only the table refers to and that were not found lately. For when memory is short: allocates
@@ -250,23 +230,32 @@ final class DentryCache {
     var given = 0
     for shard in shards where given < limit {
       guard shard.lock.tryLock() else { continue }
-      var forgotten = takeUnused(shard, limit &- given)
+      let forgotten = takeUnused(shard, limit &- given, rounds: 1)
       shard.lock.unlock()
-      // One by one: the end of a long chain must not be many ends inside one another.
-      while let entry = forgotten {
-        forgotten = entry.next
-        entry.next = nil
-        given &+= 1
-      }
+      given &+= Self.release(forgotten)
     }
     return given
   }
 
-  /// Takes unused entries out, once round the shard; they are chained to one another.
-  private func takeUnused(_ shard: Shard, _ limit: Int) -> Dentry? {
+  /// Gives up a chain of entries that were taken out, one by one: the end of a long chain must not be many ends inside one another.
+  /// - Returns: how many.
+  private static func release(_ chain: consuming Dentry?) -> Int {
+    var rest = chain
+    var count = 0
+    while let entry = rest {
+      rest = entry.next
+      entry.next = nil
+      count &+= 1
+    }
+    return count
+  }
+
+  /// Takes out entries that only the table refers to and that were not found lately, so many times round the shard at most; they are
+  /// chained to one another, to be given up without the lock.
+  private func takeUnused(_ shard: Shard, _ limit: Int, rounds: Int) -> Dentry? {
     var taken: Dentry?
     var count = 0
-    var turns = shard.chains.count
+    var turns = shard.chains.count &* rounds
     while turns > 0, count < limit {
       turns &-= 1
       shard.hand = (shard.hand &+ 1) & (shard.chains.count &- 1)
@@ -276,6 +265,7 @@ final class DentryCache {
       while var entry = next {
         next = entry.next
         entry.next = nil
+        // Chains are short: the order within one does not matter. `entry` is the only reference if nobody uses it.
         if !entry.isRecent, isKnownUniquelyReferenced(&entry) {
           entry.next = taken
           taken = entry
