@@ -33,6 +33,21 @@
     .set IN_USE_MASKS, 0x20
     .set IN_USE_HIGH, 0x80          // ZMM16 to ZMM31
 
+    // MXCSR of the image in RDI, and x87 as a program begins with it unless ESI says that it is so.
+    .macro control_in
+    testl %esi, %esi
+    jnz 1f
+    movl $1, %ecx
+    xgetbv
+    testl $IN_USE_X87, %eax
+    jz 1f
+    movl $1, %eax
+    xorl %edx, %edx
+    xrstor64 vector_initial(%rip)   // x87 alone
+1:  vzeroupper
+    ldmxcsr 8(%rdi)
+    .endm
+
 // _Bool vector_move_out(void *image): false, with nothing saved, if x87 is in use.
     .globl vector_move_out
     .type vector_move_out, @function
@@ -75,17 +90,7 @@ vector_move_out:
     .type vector_move_in, @function
     .balign 16
 vector_move_in:
-    testl %esi, %esi
-    jnz 1f
-    movl $1, %ecx
-    xgetbv
-    testl $IN_USE_X87, %eax
-    jz 1f
-    movl $1, %eax
-    xorl %edx, %edx
-    xrstor64 vector_initial(%rip)   // x87 alone
-1:  vzeroupper
-    ldmxcsr 8(%rdi)
+    control_in
     movq (%rdi), %rcx
     testl $IN_USE_WIDE, %ecx
     jnz 2f
@@ -138,17 +143,7 @@ vector_control_out:
     .type vector_control_in, @function
     .balign 16
 vector_control_in:
-    testl %esi, %esi
-    jnz 1f
-    movl $1, %ecx
-    xgetbv
-    testl $IN_USE_X87, %eax
-    jz 1f
-    movl $1, %eax
-    xorl %edx, %edx
-    xrstor64 vector_initial(%rip)
-1:  vzeroupper
-    ldmxcsr 8(%rdi)
+    control_in
     ret
     .size vector_control_in, . - vector_control_in
 

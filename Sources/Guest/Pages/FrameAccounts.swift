@@ -4,7 +4,6 @@
 // allocator's lock; single frames by each CPU in its own area, whose `changes` is odd while it takes or frees one. A
 // snapshot is exact if, with the lock held, no CPU's count of changes has moved: nothing can have been on its way then.
 import Base
-import Instructions
 import Platform
 import Synchronization
 

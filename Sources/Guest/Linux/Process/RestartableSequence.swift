@@ -64,7 +64,7 @@ extension Task {
       guard let cpu = thread.takeNotice(), restartable.isRegistered else { return }
       do throws(Errno) {
         try leaveSequence(frame)
-        try tellProcessor(cpu.u32)
+        try storeProcessor(start: cpu.u32, cpu: cpu.u32)
       } catch {
         raise(SignalInformation(.segmentation, code: SignalInformation.Code.kernel, address: 0))
       }
@@ -90,14 +90,14 @@ extension Task {
     if isInside { frame.pointee.rip = section.abort }
   }
 
-  /// Stores the CPU's number, twice: for those who begin a sequence and for those who ask. The node is 0; the number of concurrency is
-  /// the CPU's, which no other running thread has.
-  private func tellProcessor(_ cpu: UInt32) throws(Errno) {
+  /// Stores the CPU's number, twice: for those who begin a sequence and for those who ask (`.max`: nobody keeps it up to date). The
+  /// node is 0; the number of concurrency is the CPU's, which no other running thread has.
+  fileprivate func storeProcessor(start: UInt32, cpu: UInt32) throws(Errno) {
     let base = restartable.address.rawValue
     try UserSpan.write(
-      RestartableSequence.Pair(first: cpu, second: cpu), at: VirtualAddress(base &+ RestartableSequence.processors))
+      RestartableSequence.Pair(first: start, second: cpu), at: VirtualAddress(base &+ RestartableSequence.processors))
     try UserSpan.write(
-      RestartableSequence.Pair(first: 0, second: cpu), at: VirtualAddress(base &+ RestartableSequence.node))
+      RestartableSequence.Pair(first: 0, second: start), at: VirtualAddress(base &+ RestartableSequence.node))
   }
 }
 
@@ -114,7 +114,7 @@ extension SystemCall {
         throw .EINVAL
       }
       guard old.signature == signature else { throw .EPERM }
-      try task.forgetProcessor()
+      try task.storeProcessor(start: 0, cpu: .max)
       task.restartable = RestartableSequence()
       #if !HOSTED
         Thread.wantNotice(false)
@@ -135,16 +135,5 @@ extension SystemCall {
       Thread.wantNotice(true)
     #endif
     return 0
-  }
-}
-
-extension Task {
-  /// Nobody keeps the CPU's number up to date from here on.
-  fileprivate func forgetProcessor() throws(Errno) {
-    let base = restartable.address.rawValue
-    try UserSpan.write(
-      RestartableSequence.Pair(first: 0, second: .max), at: VirtualAddress(base &+ RestartableSequence.processors))
-    try UserSpan.write(
-      RestartableSequence.Pair(first: 0, second: 0), at: VirtualAddress(base &+ RestartableSequence.node))
   }
 }
