@@ -26,7 +26,8 @@ def tool(name, *flags):
     """Compiles one C file of this folder, static, into the output folder."""
     path = os.path.join(OUT, name)
     source = os.path.join(ROOT, "Benchmarks", name + ".c")
-    if not os.path.exists(path) or os.path.getmtime(path) < os.path.getmtime(source):
+    changed = max(os.path.getmtime(file) for file in (source, os.path.join(ROOT, "Benchmarks/measure.h")))
+    if not os.path.exists(path) or os.path.getmtime(path) < changed:
         subprocess.run(["gcc", "-O2", "-static", *flags, "-o", path, source], check=True)
     return path
 

@@ -60,16 +60,19 @@ func addChangeDirectory(
 ) -> Int32
 
 /// Starts a program as an ordinary shell would: every signal at its default and none blocked, whatever this process has done with its
-/// own (device tests ignore SIGPIPE here, and the threads of tests have signals blocked), and no descriptor but the three.
-private func start(_ command: [String], environment: [String], input: Int32, output: Int32, errors: Int32) throws
-  -> pid_t
-{
+/// own (device tests ignore SIGPIPE here, and the threads of tests have signals blocked), in the package's folder, and with no
+/// descriptor but the three.
+/// - Parameters:
+///   - flags: of posix_spawn, besides those for signals.
+///   - streams: gives it the three descriptors.
+func start(
+  _ command: [String], environment: [String], flags: Int32 = 0,
+  streams: (inout posix_spawn_file_actions_t) -> Void
+) throws -> pid_t {
   var actions = posix_spawn_file_actions_t()
   posix_spawn_file_actions_init(&actions)
   defer { posix_spawn_file_actions_destroy(&actions) }
-  for (target, source) in [(0, input), (1, output), (2, errors)] as [(Int32, Int32)] {
-    posix_spawn_file_actions_adddup2(&actions, source, target)
-  }
+  streams(&actions)
   _ = addCloseFrom(&actions, 3)
   _ = addChangeDirectory(&actions, packageRoot)
 
@@ -81,7 +84,7 @@ private func start(_ command: [String], environment: [String], input: Int32, out
   posix_spawnattr_setsigmask(&attributes, &signals)
   sigfillset(&signals)
   posix_spawnattr_setsigdefault(&attributes, &signals)
-  posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
+  posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | flags))
 
   // SAFETY: the strings live until posix_spawn has returned, which is when the child has its own copies.
   var arguments = command.map { strdup($0) } + [nil]
@@ -144,9 +147,13 @@ func run(
     _ = fcntl(end.fileDescriptor, F_SETFD, FD_CLOEXEC)
   }
   let child = try start(
-    command, environment: (environment ?? ProcessInfo.processInfo.environment).map { "\($0.key)=\($0.value)" },
-    input: (input == nil ? FileHandle.nullDevice : stdin.fileHandleForReading).fileDescriptor,
-    output: output.fileHandleForWriting.fileDescriptor, errors: errors.fileHandleForWriting.fileDescriptor)
+    command, environment: (environment ?? ProcessInfo.processInfo.environment).map { "\($0.key)=\($0.value)" }
+  ) { actions in
+    let given = input == nil ? FileHandle.nullDevice : stdin.fileHandleForReading
+    for (target, source) in [given, output.fileHandleForWriting, errors.fileHandleForWriting].enumerated() {
+      posix_spawn_file_actions_adddup2(&actions, source.fileDescriptor, Int32(target))
+    }
+  }
   for end in [stdin.fileHandleForReading, output.fileHandleForWriting, errors.fileHandleForWriting] { try end.close() }
   let text = Collector(output.fileHandleForReading)
   let errorText = Collector(errors.fileHandleForReading)

@@ -25,7 +25,16 @@ final class TerminalSession {
     try #require(ioctl(leader, 0x4004_5431, &number) == 0 && ioctl(leader, 0x8004_5430, &number) == 0)
     var size = winsize(ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0)
     _ = ioctl(leader, UInt(TIOCSWINSZ), &size)
-    child = try Self.start(command, on: "/dev/pts/\(number)")
+    let terminal = "/dev/pts/\(number)"
+    // 0x80: POSIX_SPAWN_SETSID.
+    child = try start(
+      command, environment: ["PATH=/usr/bin:/bin", "TERM=xterm", "PS1=$ ", "LANG=C"], flags: 0x80
+    ) { actions in
+      // The leader of a session gets the first terminal it opens.
+      posix_spawn_file_actions_addopen(&actions, 0, terminal, O_RDWR, 0)
+      posix_spawn_file_actions_adddup2(&actions, 0, 1)
+      posix_spawn_file_actions_adddup2(&actions, 0, 2)
+    }
   }
 
   deinit {
@@ -34,38 +43,6 @@ final class TerminalSession {
       waitpid(child, nil, 0)
     }
     close(leader)
-  }
-
-  private static func start(_ command: [String], on terminal: String) throws -> pid_t {
-    var actions = posix_spawn_file_actions_t()
-    posix_spawn_file_actions_init(&actions)
-    defer { posix_spawn_file_actions_destroy(&actions) }
-    // The leader of a session gets the first terminal it opens.
-    posix_spawn_file_actions_addopen(&actions, 0, terminal, O_RDWR, 0)
-    posix_spawn_file_actions_adddup2(&actions, 0, 1)
-    posix_spawn_file_actions_adddup2(&actions, 0, 2)
-    _ = addCloseFrom(&actions, 3)
-    _ = addChangeDirectory(&actions, packageRoot)
-    var attributes = posix_spawnattr_t()
-    posix_spawnattr_init(&attributes)
-    defer { posix_spawnattr_destroy(&attributes) }
-    var signals = sigset_t()
-    sigemptyset(&signals)
-    posix_spawnattr_setsigmask(&attributes, &signals)
-    sigfillset(&signals)
-    posix_spawnattr_setsigdefault(&attributes, &signals)
-    // 0x80: POSIX_SPAWN_SETSID.
-    posix_spawnattr_setflags(
-      &attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | 0x80))
-    // SAFETY: the strings live until posix_spawn has returned, which is when the child has its own copies.
-    var arguments = command.map { strdup($0) } + [nil]
-    var variables =
-      ["PATH=/usr/bin:/bin", "TERM=xterm", "PS1=$ ", "LANG=C"].map { (text: String) in strdup(text) } + [nil]
-    defer { (arguments + variables).forEach { free($0) } }
-    var child = pid_t()
-    let failure = posix_spawn(&child, command[0], &actions, &attributes, &arguments, &variables)
-    guard failure == 0 else { throw POSIXError(POSIXErrorCode(rawValue: failure) ?? .EIO) }
-    return child
   }
 
   /// Types characters.
