@@ -34,6 +34,7 @@
         let entry = try program(fileSystems.context, descriptors).load()
         BootBalloon.startWhenNeeded()
         BootTrace.end(of: .program)
+        MonitorEvents.programIsLoaded()
         entry.enter()
       } catch {
         fail(error)

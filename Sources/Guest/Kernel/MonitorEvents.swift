@@ -1,6 +1,7 @@
 // What the monitor tells a running machine: signals for the program (Ctrl-C, SIGTERM), a new window size, that the balloon is needed.
 //
-// The interrupt handler only queues work: sending a signal takes locks.
+// The interrupt handler only queues work: sending a signal takes locks. What comes before there is a program stays in the clock page until
+// it has been loaded, and is the first that it hears; a second SIGTERM ends the machine meanwhile, as ever.
 #if GUEST
   import Base
   import Linux
@@ -31,8 +32,18 @@
       (UnsafeMutableRawPointer(Boot.clockPage) + eventsOffset).assumingMemoryBound(to: Atomic<UInt64>.self)
     }
 
+    private static let isProgramLoaded = Atomic<Bool>(false)
+
+    /// The first program is about to run: it hears of what has happened since the monitor's start.
+    static func programIsLoaded() {
+      isProgramLoaded.store(true, ordering: .sequentiallyConsistent)
+      // An event from now on finds the flag set; of one before, the bit is still there.
+      if events.pointee.load(ordering: .sequentiallyConsistent) != 0 { WorkQueue.submit(work) }
+    }
+
     private static func serve() {
-      let bits = events.pointee.exchange(0, ordering: .acquiringAndReleasing)
+      let taken = isProgramLoaded.load(ordering: .sequentiallyConsistent) ? UInt64.max : ClockPage.EventBits.balloon
+      let bits = events.pointee.bitwiseAnd(~taken, ordering: .sequentiallyConsistent).oldValue & taken
       func pass(_ bit: UInt64, _ kind: ProgramSignals.Kind) { if bits & bit != 0 { ProgramSignals.send(kind) } }
       pass(ClockPage.EventBits.interrupt, .interrupt)
       pass(ClockPage.EventBits.terminate, .terminate)
