@@ -116,7 +116,7 @@ let package = Package(
     tests("ClosureTests", of: ["Closure"]),
     tests("CommandTests", of: ["Command"]),
     tests("MemoryTests", of: ["Memory"]),
-    tests("LinuxTests", of: ["Linux", "Locks", "Base"]),
+    tests("LinuxTests", of: ["Linux", "Locks", "Base", "ModelChecker"]),
     tests("FilesTests", of: ["Files"]),
     tests("RamFSTests", of: ["RamFS"]),
     tests("DevFSTests", of: ["DevFS"]),

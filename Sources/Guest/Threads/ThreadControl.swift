@@ -47,6 +47,8 @@ struct ThreadControl: ~Copyable {
   var wokeAt: UInt64 = 0
   /// 0 to 3: how often it has slept soon after it had woken somebody, lately.
   var passesOn: UInt8 = 2
+  /// How long it polls before it sleeps, cycles (`BriefPoll`).
+  var pollCycles: UInt32 = 0
   /// Its program's FS base, while it is not in the CPU's register.
   var threadPointer: UInt64 = 0
   /// Its program made a function call: nobody wants back what its vector registers hold. Looked at when it gives up the CPU.

@@ -153,6 +153,7 @@
       thread.pointee.run.epoch = creator.pointee.run.epoch
       thread.pointee.wokeAt = 0
       thread.pointee.passesOn = 2
+      thread.pointee.pollCycles = 0
       thread.pointee.runTime = 0
       thread.pointee.voluntarySwitches = 0
       thread.pointee.involuntarySwitches = 0

@@ -9,6 +9,7 @@ import Locks
 import Memory
 import Pages
 import Platform
+import Threads
 
 /// What a futex is known by: the address space and the address; for a word of shared memory the object and the offset in it,
 /// wherever and however often it is mapped.
@@ -87,8 +88,18 @@ struct FutexWaiter: ~Copyable {
 /// The queue of one bucket.
 struct FutexBucket: ~Copyable {
   let lock = Mutex()
-  var first: UnsafeMutablePointer<FutexWaiter>?
+  /// `first`, for those who look without the lock (`FutexGate`).
+  let head = LiveWord(0)
   var last: UnsafeMutablePointer<FutexWaiter>?
+
+  /// Who has waited longest.
+  var first: UnsafeMutablePointer<FutexWaiter>? {
+    @inline(__always) get { UnsafeMutablePointer(bitPattern: head.peek()) }
+    @inline(__always) nonmutating set { head.store(UInt(bitPattern: newValue)) }
+  }
+
+  /// Whether a wake need not look further; the word has been changed before.
+  @inline(__always) var mayHaveWaiters: Bool { FutexGate<LiveWord>.mayHaveWaiters(lock: lock, head: head) }
 
   mutating func append(_ waiter: UnsafeMutablePointer<FutexWaiter>) {
     waiter.pointee.next = nil
@@ -126,11 +137,14 @@ enum FutexTable {
   /// Sleeps if the word is `expected`, until woken by a wake that shares a bit with `bitset`.
   /// - Throws: EAGAIN (the word differs), ETIMEDOUT, EINTR, EFAULT.
   static func wait(_ key: FutexKey, expected: UInt32, bitset: UInt32, until deadline: Deadline) throws(Errno) {
+    let poll = BriefPoll()
+    if poll.run({ isChanged(key.address, from: expected) }) { throw .EAGAIN }
     var waiter = FutexWaiter(key: key, bitset: bitset, parker: Parking.current)
     try withUnsafeMutablePointer(to: &waiter) { (waiter) throws(Errno) in
       try enqueue(waiter, expected: expected)
       try sleep(waiter, until: deadline)
     }
+    poll.hasSlept()
   }
 
   /// Sleeps until the queued waiter is woken.
@@ -163,6 +177,12 @@ enum FutexTable {
     return UserCopy.load32(address)
   }
 
+  /// Whether the word is there, and another one than expected.
+  private static func isChanged(_ address: VirtualAddress, from expected: UInt32) -> Bool {
+    guard let found = loadWithoutFault(address) else { return false }
+    return found != expected
+  }
+
   /// Takes a waiter that gives up out of its queue; false if it was woken before that.
   static func leave(_ waiter: UnsafeMutablePointer<FutexWaiter>) -> Bool {
     while true {
@@ -182,6 +202,7 @@ enum FutexTable {
   /// - Returns: how many.
   static func wake(_ key: FutexKey, count: Int, bitset: UInt32 = anyBit) -> Int {
     let bucket = buckets + key.bucket
+    guard bucket.pointee.mayHaveWaiters else { return 0 }
     bucket.pointee.lock.lock()
     defer { bucket.pointee.lock.unlock() }
     return wakeLocked(bucket, key, count: count, bitset: bitset)
