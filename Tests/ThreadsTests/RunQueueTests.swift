@@ -189,6 +189,28 @@ final class Simulation {
     #expect(!isPreempted)
   }
 
+  @Test func anEventGivesItsThreadTheCPUSoonerThanTheRunningThreadDoes() {
+    let simulation = Simulation(nice: [0, 0])
+    simulation.wake(0)
+    simulation.run(300_000)
+    simulation.queues[0].add(simulation.nodes + 1, now: simulation.time)
+    func preempts(isByEvent: Bool) -> Bool {
+      simulation.queues[0].shouldPreempt(simulation.nodes, ran: 300_000, isWaking: true, isByEvent: isByEvent)
+    }
+    // 0.3 ms ahead: more than 49 us, less than 0.8 ms.
+    #expect(preempts(isByEvent: true) && !preempts(isByEvent: false))
+  }
+
+  @Test func anEventGivesNothingToAThreadThatHasHadAsMuch() {
+    let simulation = Simulation(nice: [0, 0])
+    simulation.wake(0)
+    simulation.run(20_000)
+    simulation.queues[0].add(simulation.nodes + 1, now: simulation.time)
+    let isPreempted = simulation.queues[0].shouldPreempt(
+      simulation.nodes, ran: 20_000, isWaking: true, isByEvent: true)
+    #expect(!isPreempted)
+  }
+
   @Test func yieldingLetsOthersGoFirst() {
     let simulation = Simulation(nice: [0, 0])
     simulation.wake(0)

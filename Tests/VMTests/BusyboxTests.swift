@@ -31,6 +31,19 @@ struct BusyboxTests {
     return (host, guest)
   }
 
+  /// /proc/interrupts: the timer's and those between CPUs, a column a CPU; and the switches in /proc/stat.
+  @Test func interruptsAndSwitchesAreCounted() throws {
+    let text = try vm(["--cpus", "2", busybox, "cat", "/proc/interrupts", "/proc/stat"]).text
+    let rows = text.split(separator: "\n").map { $0.split(separator: " ", omittingEmptySubsequences: true) }
+    #expect(rows.first == ["CPU0", "CPU1"], "\(text)")
+    for name in ["LOC:", "RES:"] {
+      let row = rows.first { $0.first.map(String.init) == name } ?? []
+      #expect(row.count > 3 && UInt64(row[1]) != nil && UInt64(row[2]) != nil, "\(text)")
+    }
+    let switches = rows.first { $0.first == "ctxt" } ?? []
+    #expect(switches.count == 2 && (UInt64(switches[1]) ?? 0) > 0, "\(text)")
+  }
+
   @Test func checksumOfTheReadme() throws {
     let guest = try vm(["--volume", "\(packageRoot):/data", busybox, "sha256sum", "/data/README.md"])
     let host = try run([busybox, "sha256sum", packageRoot + "/README.md"])

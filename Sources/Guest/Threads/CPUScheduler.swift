@@ -5,9 +5,11 @@
 //
 // When the timer is armed: only while a deadline is pending here, or while a thread waits for a CPU that runs another.
 // `armedFor` is the time it is armed for; it is armed anew only for an earlier one. A timer that fires early looks and
-// arms again. So a switch, a wake and a wait that ends before its deadline cost no access to the timer.
+// arms again. So a switch, a wake and a wait that ends before its deadline cost no access to the timer. For a deadline it is
+// armed as much earlier as it usually comes late (`TimerLateness`).
 #if GUEST
   import Base
+  import Instructions
   import Locks
   import Platform
   import VirtioABI
@@ -35,9 +37,12 @@
     var startedAt: UInt64 = 0
     /// How long the CPU polls before it halts, ns.
     var pollTime: UInt64 = 10_000
-    var counts = Counts()
+    let counts = Counts()
     /// What the local timer is armed for; `UInt64.max` if it is not.
     var armedFor: UInt64 = .max
+    /// When it is to come, then, and how late it does.
+    var timerExpected: UInt64 = 0
+    var lateness = TimerLateness()
     /// The thread that was switched away from, until the switch is complete.
     var previous: UnsafeMutablePointer<ThreadControl>?
     /// Whose vector registers and FS base the CPU holds, if anybody's that still counts.
@@ -48,13 +53,22 @@
     var freeStacks: Int = 0
 
     /// What has happened here, for statistics.
-    struct Counts {
-      /// Threads given to other CPUs, and interrupts sent for that and for timers.
-      var sent: UInt64 = 0
-      var interrupts: UInt64 = 0
+    struct Counts: ~Copyable {
+      /// Interrupts of the timer, and by other CPUs for threads, timers and work.
+      let timers = Tally()
+      let interrupts = Tally()
+      /// Threads given to other CPUs.
+      let sent = Tally()
       /// Idle times that ended while the CPU polled, and halts.
-      var polled: UInt64 = 0
-      var halts: UInt64 = 0
+      let polled = Tally()
+      let halts = Tally()
+    }
+
+    /// A count that one CPU keeps and all may read.
+    struct Tally: ~Copyable {
+      private let number = Atomic<UInt64>(0)
+      var value: UInt64 { number.load(ordering: .relaxed) }
+      @inline(__always) func add() { number.store(value &+ 1, ordering: .relaxed) }
     }
 
     /// A thread that waits longer than this for a CPU goes to an idle one, ns.
@@ -102,11 +116,16 @@
       thread.pointee.cpu.store(pointee.cpu.u32, ordering: .relaxed)
       thread.adoptPolicy()
       // A few microseconds that have not been charged yet matter to nobody here.
-      if now &- pointee.since > 100_000 || thread.pointee.run.epoch != pointee.queue.reading.epoch { charge(now: now) }
+      let isByEvent = CPU.isInInterrupt
+      let unnoticed: UInt64 = isByEvent ? 20_000 : 100_000
+      if now &- pointee.since > unnoticed || thread.pointee.run.epoch != pointee.queue.reading.epoch {
+        charge(now: now)
+      }
       pointee.queue.add(thread.runNode, now: now)
       noteQueued()
       if pointee.current == pointee.idle
-        || pointee.queue.shouldPreempt(pointee.current.runNode, ran: now &- pointee.startedAt, isWaking: true)
+        || pointee.queue.shouldPreempt(
+          pointee.current.runNode, ran: now &- pointee.startedAt, isWaking: true, isByEvent: isByEvent)
       {
         Preemption.isRequested = true
       }
@@ -137,7 +156,7 @@
     /// that fired until then would fire for nothing, and on a slow machine leave no time to get there.
     func armTimer(now: UInt64, hasSwitched: Bool = false) {
       if Preemption.isRequested { return }
-      var wanted = pointee.timers.firstDeadline.u64
+      var wanted = pointee.lateness.start(for: pointee.timers.firstDeadline.u64)
       if let first = pointee.queue.first, pointee.current != pointee.idle {
         let latest = now &+ (hasSwitched ? RunQueue.slice : 0)
         if pointee.armedFor > latest { wanted = min(wanted, endOfSlice(now: now)) }
@@ -148,6 +167,7 @@
       }
       if wanted < pointee.armedFor {
         pointee.armedFor = wanted
+        pointee.timerExpected = max(wanted, now &+ LocalTimer.shortestDelay)
         LocalTimer.arm(at: wanted)
       }
     }
@@ -160,14 +180,25 @@
 
     /// The local timer has fired.
     func timerFired() {
+      var now = Clock.now()
+      pointee.counts.timers.add()
+      if pointee.armedFor != .max { pointee.lateness.learn(now, armedFor: pointee.timerExpected) }
       pointee.armedFor = .max
-      let now = Clock.now()
+      // It may have come before the deadline for once: not worth another interrupt.
+      let first = pointee.timers.firstDeadline.u64
+      if first > now && first &- now <= pointee.lateness.typical {
+        while now < first {
+          instruction_pause()
+          now = Clock.now()
+        }
+      }
       fireDue(now: now)
       look(now: now)
     }
 
     /// Another CPU wants something: there are incoming threads, timer requests, or it is idle and wants work.
     func interrupted() {
+      pointee.counts.interrupts.add()
       let now = Clock.now()
       takeIncoming(now: now)
       if !Scheduler.shared.pointee.periods.isCurrent(pointee.cpu) { Preemption.isRequested = true }
@@ -213,8 +244,8 @@
         let thread = ThreadControl.at(node.pointee.owner)
         guard now &- node.pointee.since >= CPUScheduler.unnoticed else { return }
         guard let target = Scheduler.claimIdleCPU(thread.pointee.affinity.load(ordering: .relaxed)) else { return }
-        // Who woke it did not sleep soon, whatever it used to do.
-        pointee.current.pointee.passesOn = 0
+        // Who woke it did not sleep soon: once more, and the next goes elsewhere at once.
+        if pointee.current.pointee.passesOn > 0 { pointee.current.pointee.passesOn &-= 1 }
         give(thread, to: target)
       }
     }

@@ -42,6 +42,8 @@ public struct BriefPoll {
 
     private func adapt(to waited: UInt64) {
       let thread = Scheduler.current
+      // It did not sleep, but would have: whom it woke before that it waited for.
+      if thread.pointee.wokeAt != 0 { Scheduler.noteWhatCameOfWaking(thread, .sleeping, now: Clock.now()) }
       thread.pointee.pollCycles =
         waited <= Self.longest.u64 &* 2
         ? min(max(thread.pointee.pollCycles, Self.shortest) &* 2, Self.longest) : thread.pointee.pollCycles &>> 1

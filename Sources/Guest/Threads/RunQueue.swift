@@ -6,7 +6,8 @@
 // slept runs before those that did not, but cannot save up more than tau.
 //
 // The running thread keeps the CPU until it is ahead of the first in the queue by `slice` of its own time: two equal ones
-// change places every 2 * slice. A thread that wakes takes the CPU at once if it is behind by `lead`.
+// change places every 2 * slice. A thread that wakes takes the CPU at once if it is behind by `lead`, or, woken by an event rather
+// than by the running thread, by a fraction of that: a sleeper's latency is not bought with switches between the two.
 
 import Base
 import Instructions
@@ -72,8 +73,11 @@ struct RunQueue: ~Copyable {
 
   /// A 64th of a charge is 3.1 ms: how far ahead of an equal the running thread may be.
   private static var sliceShift: Int64 { 6 }
-  /// A 256th is 0.8 ms: how far behind a waking thread must be to take the CPU at once.
+  /// A 256th is 0.8 ms: how far behind a thread must be that the running one wakes to take the CPU at once; less, and two that
+  /// work for each other would change places at each step.
   private static var leadShift: Int64 { 8 }
+  /// A 4096th is 49 us: the same for a thread that time, a device or another CPU wakes.
+  private static var eventShift: Int64 { 12 }
   /// The time of such a slice, ns.
   static var slice: UInt64 { DecayClock.tau &>> 6 }
   /// How long a real-time thread of policy RR runs before its equals, ns.
@@ -163,13 +167,16 @@ struct RunQueue: ~Copyable {
   // MARK: Questions; the running thread has been charged up to now
 
   /// Whether the first queued thread should take the CPU from the running one, which has had it for `ran`; `isWaking`: it
-  /// has just become runnable.
-  borrowing func shouldPreempt(_ running: UnsafeMutablePointer<RunNode>, ran: UInt64, isWaking: Bool) -> Bool {
+  /// has just become runnable; `isByEvent`: not by the running one's doing.
+  borrowing func shouldPreempt(
+    _ running: UnsafeMutablePointer<RunNode>, ran: UInt64, isWaking: Bool, isByEvent: Bool = false
+  ) -> Bool {
     guard let first = heap.first else { return false }
     if first.pointee.priority != running.pointee.priority { return first.pointee.priority > running.pointee.priority }
     if running.pointee.priority > 0 { return running.pointee.isRoundRobin && ran >= Self.roundRobin }
     if isWaking && first.pointee.isBatch { return false }
-    return excess(running, over: first, isWaking ? Self.leadShift : Self.sliceShift) >= 0
+    let shift = isWaking ? isByEvent ? Self.eventShift : Self.leadShift : Self.sliceShift
+    return excess(running, over: first, shift) >= 0
   }
 
   /// How far the running thread is beyond what it may be ahead of the other one.

@@ -14,8 +14,11 @@
     /// The longest and the shortest time to poll, ns.
     private static var longestPoll: UInt64 { 50_000 }
     private static var shortestPoll: UInt64 { 4_000 }
-    /// How long another CPU must have had a thread waiting, without a switch, before this one asks for it, ns.
-    private static var stuckTime: UInt64 { 10_000 }
+    /// How long another CPU must have had a thread waiting, without a switch, before this one asks for it, ns: about what it
+    /// costs both to send it.
+    private static var stuckTime: UInt64 { 30_000 }
+    /// After so long it saves the registers of who ran here last, ns: until then that thread's coming back costs less.
+    private static var keepTime: UInt64 { 1_000 }
 
     /// What an idle thread does.
     static func idle() -> Never {
@@ -35,17 +38,21 @@
         let hasWork = poll(here, from: start)
         _ = Interrupts.disable()
         if here.pointee.incoming.stopLooking() || hasWork || !here.pointee.queue.isEmpty {
-          if hasWork { here.pointee.counts.polled &+= 1 }
+          if hasWork { here.pointee.counts.polled.add() }
           adapt(here, waited: Clock.now() &- start)
           Interrupts.enable()
           continue
         }
-        // Threads that slept with their registers here may then be woken anywhere.
-        if let loaded = here.pointee.loaded { _ = here.saveIfLoaded(loaded) }
-        here.pointee.counts.halts &+= 1
+        saveLoaded(here)
+        here.pointee.counts.halts.add()
         Idle.wait()
         adapt(here, waited: Clock.now() &- start)
       }
+    }
+
+    /// Saves the registers of who ran here last, who then may be woken anywhere. Interrupts are off.
+    private static func saveLoaded(_ here: UnsafeMutablePointer<CPUScheduler>) {
+      if let loaded = here.pointee.loaded { _ = here.saveIfLoaded(loaded) }
     }
 
     private static func adapt(_ here: UnsafeMutablePointer<CPUScheduler>, waited: UInt64) {
@@ -71,6 +78,11 @@
         }
         let now = Clock.now()
         if now &- start >= here.pointee.pollTime { break }
+        if now &- start >= keepTime && here.pointee.loaded != nil {
+          _ = Interrupts.disable()
+          saveLoaded(here)
+          Interrupts.enable()
+        }
         let running = active & ~shared.pointee.idleCPUs.load(ordering: .relaxed)
         if running == 0 { return false }
         // A CPU with a waiting thread that does not get its turn?

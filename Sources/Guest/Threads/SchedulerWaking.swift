@@ -131,6 +131,11 @@
     /// A thread that wakes another and sleeps within this time has passed its work on, ns.
     private static var passingTime: UInt64 { 20_000 }
 
+    /// Whether a thread has slept soon after it had woken somebody, and no other way, lately.
+    static func waitsForOthers(_ thread: UnsafeMutablePointer<ThreadControl>) -> Bool {
+      thread.pointee.passesOn >= 3
+    }
+
     /// The running thread, which has woken another, leaves the CPU: what its next wake should be taken for.
     static func noteWhatCameOfWaking(_ thread: UnsafeMutablePointer<ThreadControl>, _ reason: Reason, now: UInt64) {
       if now &- thread.pointee.wokeAt >= passingTime {
@@ -164,13 +169,12 @@
 
     /// Gives a runnable thread to another CPU.
     static func send(_ thread: UnsafeMutablePointer<ThreadControl>, to cpu: Int) {
-      CPUScheduler.here.pointee.counts.sent &+= 1
+      CPUScheduler.here.pointee.counts.sent.add()
       if scheduler(of: cpu).pointee.incoming.push(thread.wakeNode) { interrupt(cpu) }
     }
 
-    /// Makes another CPU look at what it was given. Dear: counted.
+    /// Makes another CPU look at what it was given. Dear: counted there.
     static func interrupt(_ cpu: Int) {
-      CPUScheduler.here.pointee.counts.interrupts &+= 1
       InterProcessor.send(BootVectors.wake, to: cpu)
     }
 

@@ -164,13 +164,16 @@
       return thread
     }
 
-    /// Lets a new thread run: on an idle CPU if there is one.
+    /// Lets a new thread run: on an idle CPU if there is one, unless its creator is known to wait for those it wakes.
     static func start(_ thread: UnsafeMutablePointer<ThreadControl>) {
       let wasEnabled = Interrupts.disable()
       let here = CPUScheduler.here
       let isHereIdle = here.pointee.current == here.pointee.idle
       thread.pointee.cpu.store(here.pointee.cpu.u32, ordering: .relaxed)
-      if !isHereIdle, let cpu = claimIdleCPU(thread.pointee.affinity.load(ordering: .relaxed)) {
+      let affinity = thread.pointee.affinity.load(ordering: .relaxed)
+      let staysHere = !isHereIdle && affinity >> here.pointee.cpu.u64 & 1 != 0 && waitsForOthers(here.pointee.current)
+      if !isHereIdle { here.pointee.current.pointee.wokeAt = Clock.now() }
+      if !isHereIdle, !staysHere, let cpu = claimIdleCPU(affinity) {
         thread.pointee.cpu.store(cpu.u32, ordering: .relaxed)
         send(thread, to: cpu)
       } else {

@@ -28,12 +28,23 @@ struct FutexKey: Equatable {
   /// The futex at `address`; `isPrivate`: the program promises that it is in no shared memory.
   /// - Throws: EINVAL (not aligned to 4), EFAULT.
   init(_ address: VirtualAddress, in space: AddressSpace, isPrivate: Bool = false) throws(Errno) {
-    guard AddressMap.program.contains(address) else { throw address.isAligned(to: 4) ? .EFAULT : .EINVAL }
-    try self.init(address, space: UInt(bitPattern: Unmanaged.passUnretained(space).toOpaque()))
+    try self.init(private: address, in: Self.identity(of: space))
     if !isPrivate, let shared = space.sharedIdentity(of: address) {
       self.space = shared.object
       identity = shared.offset
     }
+  }
+
+  /// The futex at an address in memory that is not shared; `space` is the address space's identity.
+  /// - Throws: as above.
+  @inline(__always) init(private address: VirtualAddress, in space: UInt) throws(Errno) {
+    guard AddressMap.program.contains(address) else { throw address.isAligned(to: 4) ? .EFAULT : .EINVAL }
+    try self.init(address, space: space)
+  }
+
+  /// What an address space is known by.
+  static func identity(of space: AddressSpace) -> UInt {
+    UInt(bitPattern: Unmanaged.passUnretained(space).toOpaque())
   }
 
   /// The futex at an address that is known to be the program's.

@@ -19,6 +19,8 @@ public final class Process {
   public let identifier: Int32
   /// Its memory.
   public let addressSpace: AddressSpace
+  /// The name of `addressSpace` for futexes: to have it without counting.
+  let spaceIdentity: UInt
   /// Its open files.
   public let descriptors: DescriptorTable
   /// From where it sees the tree of names.
@@ -89,6 +91,7 @@ public final class Process {
     self.record = record
     self.identifier = identifier
     self.addressSpace = addressSpace
+    spaceIdentity = FutexKey.identity(of: addressSpace)
     self.descriptors = descriptors
     self.context = context
   }

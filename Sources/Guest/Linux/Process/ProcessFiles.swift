@@ -6,6 +6,7 @@ import Memory
 import Pages
 import Platform
 import ProcFS
+import Threads
 import VirtioABI
 
 /// Files for /proc.
@@ -26,6 +27,7 @@ public enum ProcessFiles {
     tree.add("version") { (text) throws(Errno) in text.append("Linux version 6.1.0-osv (OSv) #1 SMP\n") }
     tree.add("cpuinfo", cpuInformation)
     tree.add("stat", systemStat)
+    tree.add("interrupts", interrupts)
     tree.add("sys/kernel/osrelease") { (text) throws(Errno) in text.append("6.1.0-osv\n") }
   }
 
@@ -252,6 +254,33 @@ public enum ProcessFiles {
     }
     text.append("btime ")
     text.append((Clock.realtime() &- Clock.now()) / 1_000_000_000)
+    var switches: UInt64 = 0
+    for cpu in 0..<CPU.count { switches &+= Scheduler.counts(ofCPU: cpu).switches }
+    text.append("\nctxt ")
+    text.append(switches)
     text.append("\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n")
+  }
+
+  /// The interrupts that the scheduler takes, a column a CPU.
+  private static func interrupts(_ text: inout TextBuffer) throws(Errno) {
+    text.append("    ")
+    for cpu in 0..<CPU.count {
+      text.append(" CPU")
+      text.append(cpu.u64)
+    }
+    text.append("\n")
+    interrupts(&text, "LOC:", "   Local timer interrupts\n") { $0.timers }
+    interrupts(&text, "RES:", "   Rescheduling interrupts\n") { $0.interrupts }
+  }
+
+  private static func interrupts(
+    _ text: inout TextBuffer, _ name: StaticString, _ title: StaticString, _ count: (SchedulerCounts) -> UInt64
+  ) {
+    text.append(name)
+    for cpu in 0..<CPU.count {
+      text.append(" ")
+      text.append(count(Scheduler.counts(ofCPU: cpu)))
+    }
+    text.append(title)
   }
 }

@@ -17,7 +17,7 @@ private struct FutexWaitEntry {
 extension SystemCall {
   func futex() throws(Errno) -> Int {
     let isPrivate = argument1 & 128 != 0
-    let key = try FutexKey(address0, in: process.addressSpace, isPrivate: isPrivate)
+    let key = try key(address0, isPrivate)
     switch argument1.u32 & 0x7f {
     case 0, 9:  // FUTEX_WAIT (relative time-out), FUTEX_WAIT_BITSET (absolute)
       let isAbsolute = argument1 & 0x7f == 9
@@ -63,7 +63,12 @@ extension SystemCall {
   }
 
   private func secondKey(_ isPrivate: Bool) throws(Errno) -> FutexKey {
-    try FutexKey(address4, in: process.addressSpace, isPrivate: isPrivate)
+    try key(address4, isPrivate)
+  }
+
+  @inline(__always) private func key(_ address: VirtualAddress, _ isPrivate: Bool) throws(Errno) -> FutexKey {
+    if isPrivate { return try FutexKey(private: address, in: withProcess { $0.spaceIdentity }) }
+    return try FutexKey(address, in: process.addressSpace)
   }
 
   private func lockOwned(_ key: FutexKey, tries: Bool, until deadline: Deadline) throws(Errno) -> Int {
