@@ -1,4 +1,5 @@
 import Testing
+import VirtioABI
 
 @testable import Machine
 
@@ -15,7 +16,13 @@ import Testing
 
   /// Walks as the processor does; the leaf entry and the physical address, nil where nothing is mapped.
   private func walk(_ virtual: UInt64) -> (entry: UInt64, physical: UInt64)? {
-    var table = tables.root
+    Self.walk(virtual, from: tables.root, allocator)
+  }
+
+  private static func walk(
+    _ virtual: UInt64, from root: UInt64, _ allocator: BootAllocator
+  ) -> (entry: UInt64, physical: UInt64)? {
+    var table = root
     for level in [39, 30, 21, 12] as [UInt64] {
       let entry = allocator.words(table)[Int(virtual >> level & 511)]
       guard entry & 1 != 0 else { return nil }
@@ -63,7 +70,18 @@ import Testing
         memory: memory, allocator: allocator, kernel: kernel, cpuCount: 3, filesByteCount: 5000, random: (.max, .max))
       #expect(layout.linearMapBase >= 0x4000_0000_0000 && layout.linearMapBase + 1 << 42 < 0x5000_0000_0000)
       #expect(layout.kernelVirtual >= 0x5000_0000_0000 && layout.kernelVirtual < 0x5400_0000_0000)
-      #expect(layout.perCPU % 0x8000 == 0)
+      #expect(layout.perCPU % 0x4000 == 0)
+      for cpu in 0..<3 as Range<UInt64> {
+        for page in stride(from: UInt64(0), to: BootInformation.perCPUStride, by: 4096) {
+          let physical = layout.perCPU + cpu * BootInformation.perCPUStride + page
+          let found = Self.walk(layout.linear(physical), from: layout.pageTableRoot, allocator)
+          if page == 0x1000 || page == 0x4000 || page == 0x8000 {
+            #expect(found == nil, "a guard page of CPU \(cpu)")
+          } else {
+            #expect(found?.physical == physical && found.map { $0.entry & 2 } == 2)
+          }
+        }
+      }
       #expect(allocator.end > layout.kernelPhysical + layout.kernelByteCount)
       let small = BootAllocator(memory, limit: 1 << 15)
       #expect(throws: Failure.self) {

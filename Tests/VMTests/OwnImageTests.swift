@@ -11,9 +11,12 @@ struct OwnImageTests {
     let report = outcome.text
     #expect(outcome.errorText.isEmpty)
     #expect(report.contains("this machine's KVM: "))
-    for check in ["timer", "page fault", "TLB flush", "exceptions", "interrupt storm", "mapped files"] {
+    for check in [
+      "timer", "page fault", "TLB flush", "exceptions", "interrupt storm", "mapped files", "page tables of a program",
+    ] {
       #expect(report.contains("\(check): ok"), "\(check)\n\(report)")
     }
+    #expect(report.contains("kernel page tables: ok"), "\(report)")
     #expect(report.contains("second CPU: \(cpus == 1 ? "skipped" : "ok")"), "\(report)")
     #expect(!report.contains("FAILED"))
   }
@@ -41,6 +44,8 @@ struct OwnImageTests {
     for check in ["ping-pong on one CPU", "readers, deferred frees and a growing table", "reader-writer lock"] {
       #expect(report.contains("threads, \(check): ok"), "\(check)\n\(report)")
     }
+    // Many threads' stacks are there by now.
+    #expect(report.contains("kernel page tables: ok"), "\(report)")
     #expect(!report.contains("FAILED"))
   }
 
@@ -82,6 +87,15 @@ struct OwnImageTests {
     }
     let unguarded = try vm(["--self-test", defect])
     #expect(unguarded.status == 1 && unguarded.text.contains("needs --debug memory"))
+  }
+
+  /// A stack of the kernel that is overrun, the first one of CPU 0 and one of a thread, ends the machine with the reason.
+  @Test(arguments: ["boot-stack", "thread-stack"]) func anOverrunStackIsFound(_ stack: String) throws {
+    let outcome = try vm(["--self-test", stack])
+    #expect(outcome.status == 125, "\(outcome.errorText)")
+    #expect(
+      outcome.errorText.hasPrefix("kernel panic: the kernel stack is full (or an entry to the kernel faulted)\n"),
+      "\(outcome.errorText)")
   }
 
   @Test(arguments: [1, 2]) func theSelfTestsPassOnADebuggingHeap(cpus: Int) throws {

@@ -33,7 +33,7 @@ osv_secondary_start:
     call secondary_main
     ud2
 
-    .bss
+    .section .boot_stack, "aw", @nobits
     .balign 4096
     .skip KERNEL_STACK_SIZE
     .globl boot_stack_top

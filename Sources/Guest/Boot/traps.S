@@ -78,7 +78,7 @@ trap_outside_window:
     jb trap_lost
     movq %rax, %rcx
     subq %rbx, %rcx
-    cmpq $PER_CPU_NMI_STACK_END, %rcx
+    cmpq $PER_CPU_SIZE, %rcx
     jbe trap_lost
     movq PER_CPU_KERNEL_STACK_TOP(%rbx), %rax
     jmp 2f
@@ -407,7 +407,7 @@ trap_nmi:
     movq $0, FRAME_ERROR(%rsp)
     movq %rsp, %rbx
     andq $-0x4000, %rbx
-    movq (%rbx), %rbx               // the per-CPU area
+    movq PER_CPU_AREA_POINTER(%rbx), %rbx
     rdgsbase %r12                   // may have hit an entry that has not set it yet
     wrgsbase %rbx
     movq %rsp, %rdi
@@ -443,7 +443,7 @@ trap_double_fault:
     movq $8, FRAME_VECTOR(%rsp)
     movq %rsp, %rbx
     andq $-0x4000, %rbx
-    movq (%rbx), %rbx
+    movq PER_CPU_AREA_POINTER(%rbx), %rbx
     wrgsbase %rbx
     movq %rsp, %rdi
     xorl %esi, %esi

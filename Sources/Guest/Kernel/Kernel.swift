@@ -46,6 +46,10 @@
       startMemory(from: start)
       ThreadCheck.run()
     }
+    if StackDefects.isAskedFor {
+      startMemory(from: start)
+      StackDefects.run()
+    }
     if HeapDefects.isAskedFor {
       startMemory(from: start)
       HeapDefects.run()
@@ -54,6 +58,7 @@
     startMemory(from: start + SelfTest.memoryByteCount)
     Interrupts.enable()
     isPassed = MemorySelfTest.run(seed: Boot.information.pointee.seed2) { $0.show() } && isPassed
+    isPassed = MemorySelfTest.auditKernel { $0.show() } && isPassed
     Monitor.exit(isPassed ? 0 : 1 &<< 8)
   }
 

@@ -3,6 +3,7 @@
 #if GUEST
   import Base
   import Locks
+  import Memory
   import Platform
   import Threads
   import VirtioABI
@@ -23,7 +24,8 @@
       } catch { panic("no memory for threads") }
       // The others announce themselves when they are up.
       while Scheduler.activeCPUCount < CPU.count { _ = Thread.sleep(until: .after(100_000)) }
-      let isPassed = ThreadSelfTest.run { $0.show() }
+      var isPassed = ThreadSelfTest.run { $0.show() }
+      isPassed = MemorySelfTest.auditKernel { $0.show() } && isPassed
       Monitor.exit(isPassed ? 0 : 1 &<< 8)
     }
   }

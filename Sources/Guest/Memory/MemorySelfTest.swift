@@ -62,6 +62,7 @@
         try rights(space, report)
         try code(space, report)
         try largePages(space, report)
+        try programTables(space, report)
         report("kernel stack", kernelStack())
         let left = free &- Frames.statistics.free
         report("memory comes back", left < 64 ? nil : "frames are missing")

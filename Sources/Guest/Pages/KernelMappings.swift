@@ -9,6 +9,7 @@ import Synchronization
 /// The kernel's own tree of page tables.
 public enum KernelMappings {
   nonisolated(unsafe) static var table = PageTable(root: PhysicalAddress(0))
+  nonisolated(unsafe) static var firstStack = VirtualAddress(0)
   nonisolated(unsafe) static var nextStack = VirtualAddress(0)
   nonisolated(unsafe) static var nextWindow = VirtualAddress(0)
   /// Lowest byte of the first free stack; each has the next one's address in its first word.
@@ -18,6 +19,9 @@ public enum KernelMappings {
 
   /// The tree that the kernel started with: every address space shares its upper part.
   public static var kernelTable: PageTable { table }
+
+  /// Where stacks have been given out: each behind as many bytes without pages.
+  public static var stackAddresses: VirtualRange { VirtualRange(start: firstStack, end: nextStack) }
 
   /// Adopts the first page tables. Runs once, on CPU 0, when `Frames` works.
   /// - Parameters:
@@ -30,6 +34,7 @@ public enum KernelMappings {
     let stacks = AddressMap.kernelMappings
     let windows = AddressMap.deviceWindows
     nextStack = stacks.start + (seed % (stacks.count / slot)) &* slot + ((seed >> 8) & 0xffff) &* PageSize.large
+    firstStack = nextStack
     nextWindow = windows.start + ((seed >> 24) % (windows.count / slot)) &* slot
     nextWindow += ((seed >> 32) & 0xffff) &* PageSize.large
     return table.slotMakingTables(nextStack, level: 3) != nil && table.slotMakingTables(nextWindow, level: 3) != nil

@@ -80,6 +80,19 @@
     panic("a secondary CPU's entry returned")
   }
 
+  /// Stacks that are there from the start.
+  public enum BootStacks {
+    /// Calls `body` with every page below one of them that must not be mapped: the first stack of CPU 0 in the image, and those of each
+    /// CPU for interrupts, NMI and double faults.
+    public static func forEachGuard(_ body: (VirtualAddress) -> Void) {
+      body(VirtualAddress(address_of_boot_stack_top()) - CPU.kernelStackByteCount - 4096)
+      for cpu in 0..<CPU.count {
+        let area = VirtualAddress(CPUArea.pointer(cpu))
+        for index in 0..<BootInformation.perCPUGuards.count { body(area + BootInformation.perCPUGuards[index]) }
+      }
+    }
+  }
+
   /// The per-CPU areas, which osv-run placed (GS base already points to the current CPU's).
   enum CPUArea {
     /// The area of a CPU, through the linear map.
@@ -104,7 +117,10 @@
       area.storeBytes(
         of: UInt(bitPattern: address_of_leaf_entry()).u64, toByteOffset: PER_CPU_LEAF.int, as: UInt64.self)
       area.storeBytes(of: address &+ PER_CPU_NOBODY.u64, toByteOffset: PER_CPU_CURRENT_THREAD.int, as: UInt64.self)
-      area.storeBytes(of: address, toByteOffset: PER_CPU_NMI_AREA.int, as: UInt64.self)
+      let pointer = PER_CPU_AREA_POINTER.int
+      area.storeBytes(of: address, toByteOffset: PER_CPU_NMI_STACK_END.int & -0x4000 &+ pointer, as: UInt64.self)
+      area.storeBytes(
+        of: address, toByteOffset: PER_CPU_DOUBLE_FAULT_STACK_END.int & -0x4000 &+ pointer, as: UInt64.self)
       if cpu == 0 {
         area.storeBytes(
           of: UInt(bitPattern: address_of_boot_stack_top()).u64, toByteOffset: PER_CPU_KERNEL_STACK_TOP.int,

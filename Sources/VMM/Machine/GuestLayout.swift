@@ -48,7 +48,8 @@ struct GuestLayout {
     idt = try allocator.allocate(pages: 1).physical
     clock = try allocator.allocate(pages: 1).physical
     let stride = BootInformation.perCPUStride
-    perCPU = try allocator.allocate(pages: pages(UInt64(cpuCount) * stride), alignment: stride).physical
+    perCPU = try allocator.allocate(pages: pages(UInt64(cpuCount) * stride), alignment: BootInformation.perCPUAlignment)
+      .physical
 
     kernelByteCount = kernel.byteCount
     let image = try allocator.allocate(pages: pages(kernel.byteCount))
@@ -73,6 +74,13 @@ struct GuestLayout {
       if !access.contains(.write) {
         try tables.split(linear(physical), byteCount: count)
         try tables.map(linear(physical), to: physical, byteCount: count, [])
+      }
+    }
+
+    for cpu in 0..<UInt64(cpuCount) {
+      try tables.split(linear(perCPU + cpu * stride), byteCount: stride)
+      for index in 0..<BootInformation.perCPUGuards.count {
+        tables.unmap(linear(perCPU + cpu * stride + BootInformation.perCPUGuards[index]))
       }
     }
 

@@ -76,6 +76,17 @@ struct PageTables {
     }
   }
 
+  /// Takes the 4 KiB page at `virtual` away, where there are 4 KiB pages.
+  func unmap(_ virtual: UInt64) {
+    var table = root
+    for shift in [39, 30, 21] as [UInt64] {
+      let entry = allocator.words(table)[Int(virtual >> shift & 511)]
+      guard entry & Self.present != 0, entry & Self.large == 0 else { return }
+      table = entry & Self.addressMask
+    }
+    allocator.words(table)[Int(virtual >> 12 & 511)] = 0
+  }
+
   /// Replaces the 2 MiB pages that touch [virtual, virtual+byteCount) by 4 KiB pages with the same access.
   mutating func split(_ virtual: UInt64, byteCount: UInt64) throws(Failure) {
     var address = virtual & ~0x1f_ffff

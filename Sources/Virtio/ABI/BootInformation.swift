@@ -10,9 +10,13 @@ public struct BootInformation {
   /// "OSV-BOOT", read as a little-endian integer.
   public static let magicValue: UInt64 = 0x544f_4f42_2d56_534f
   /// Raised with every change of this file.
-  public static let currentVersion: UInt32 = 3
+  public static let currentVersion: UInt32 = 4
   /// Bytes between two per-CPU areas (see `perCPUPhysical`).
-  public static let perCPUStride: UInt64 = 0x8000
+  public static let perCPUStride: UInt64 = 0xc000
+  /// Alignment of the first one.
+  public static let perCPUAlignment: UInt64 = 0x4000
+  /// Offsets of the pages of a per-CPU area that are not mapped, in the linear map neither: below each of its stacks.
+  public static var perCPUGuards: InlineArray<3, UInt64> { [0x1000, 0x4000, 0x8000] }
 
   /// Always `magicValue`.
   public var magic: UInt64 = BootInformation.magicValue
@@ -43,7 +47,7 @@ public struct BootInformation {
   /// Bytes of RAM that will be there once the monitor's second thread has added the other slots; the linear
   /// map covers them already. The monitor stores the current number in the clock page (`ClockPage`).
   public var memoryByteCountFinal: UInt64 = 0
-  /// Physical address of CPU 0's per-CPU area, 32 KiB aligned; CPU i's is `i * perCPUStride` higher. Its first
+  /// Physical address of CPU 0's per-CPU area, 16 KiB aligned; CPU i's is `i * perCPUStride` higher. Its first
   /// page is the CPU's interrupt-flag record where the platform has one; it ends with the CPU's IST stacks.
   public var perCPUPhysical: UInt64 = 0
   /// Physical address of the clock page (`ClockPage`), which osv-run may rewrite at any time.

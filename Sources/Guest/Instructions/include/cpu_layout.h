@@ -4,7 +4,9 @@
 
 // The per-CPU area. GS base always holds its address, in programs and in the kernel alike.
 // +0 is the interrupt-flag record of kvm_pvm; +0x4000 the end of the stack on which all but NMI and double fault
-// arrive (so that `rsp & -0x4000` on it is the area); the second 16 KiB hold the stacks of those two.
+// arrive (so that `rsp & -0x4000` on it is the area); two more pieces of 16 KiB hold the stacks of those two, each with a pointer
+// to the area at its very end. The lowest page of each stack's piece that could be reached by an overflow is not mapped
+// (BootInformation.perCPUGuards).
 #define PER_CPU_INTERRUPT_FLAG 0x000    // u8, kvm_pvm: 1 = maskable interrupts enabled
 #define PER_CPU_INTERRUPT_PENDING 0x001 // u8, kvm_pvm: an interrupt waits while the flag is 0
 #define PER_CPU_FAULT_ADDRESS 0x008     // u64, kvm_pvm: CR2
@@ -27,9 +29,10 @@
 #define PER_CPU_SLOTS 0x880             // 16 pointers for the modules above
 #define PER_CPU_FLUSH 0x900              // two u64: flushes requested by other CPUs, and done
 #define PER_CPU_INTERRUPT_STACK_END 0x4000
-#define PER_CPU_NMI_AREA 0x4000 // holds a pointer to the area: `rsp & -0x4000` on the NMI and double-fault stacks
-#define PER_CPU_DOUBLE_FAULT_STACK_END 0x6000
-#define PER_CPU_NMI_STACK_END 0x8000
+#define PER_CPU_NMI_STACK_END 0x7ff0
+#define PER_CPU_DOUBLE_FAULT_STACK_END 0xbff0
+#define PER_CPU_AREA_POINTER 0x3ff8 // behind `rsp & -0x4000` on those two stacks: the area's address
+#define PER_CPU_SIZE 0xc000
 
 #define KERNEL_STACK_SIZE 0x4000
 
