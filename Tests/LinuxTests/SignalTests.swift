@@ -67,6 +67,50 @@ import Testing
     #expect(SignalFrame.place(stackPointer: 2000, alternate: nil, extendedByteCount: 2696) == nil)
   }
 
+  @Test func floatingPointExceptionsHaveTheirCodes() {
+    let image = UnsafeMutableRawBufferPointer.allocate(byteCount: 512, alignment: 64)
+    defer { image.deallocate() }
+    let expected: [(flag: UInt32, code: Int32?)] = [
+      (0x01, 7), (0x04, 3), (0x08, 4), (0x10, 5), (0x02, 5), (0x20, 6), (0x3f, 7), (0x3c, 3), (0, nil),
+    ]
+    for (flag, code) in expected {
+      image.initializeMemory(as: UInt8.self, repeating: 0)
+      // What is flagged and masked does not count: the others are flagged too.
+      let masks = ~flag & 0x3f
+      image.storeBytes(of: UInt16(masks), as: UInt16.self)
+      image.storeBytes(of: UInt16(0x3f), toByteOffset: 2, as: UInt16.self)
+      image.storeBytes(of: masks << 7 | 0x3f, toByteOffset: 24, as: UInt32.self)
+      for isVector in [false, true] {
+        #expect(SignalExtendedState.exceptionCode(UnsafeRawBufferPointer(image), isVector: isVector) == code)
+      }
+    }
+  }
+
+  @Test func onlyWhatTheSealVouchesForIsKept() {
+    let count = 832
+    let image = UnsafeMutableRawBufferPointer.allocate(byteCount: count + 4, alignment: 64)
+    defer { image.deallocate() }
+    func components(_ change: (UnsafeMutableRawBufferPointer) -> Void) -> UInt64 {
+      image.initializeMemory(as: UInt8.self, repeating: 0)
+      image.storeBytes(of: 7, toByteOffset: 512, as: UInt64.self)
+      SignalExtendedState.seal(image, byteCount: count, mask: 7)
+      change(image)
+      SignalExtendedState.keepWhatIsSealed(image, byteCount: count)
+      return image.load(fromByteOffset: 512, as: UInt64.self)
+    }
+    #expect(components { _ in } == 7)
+    #expect(components { $0.storeBytes(of: 5, toByteOffset: 472, as: UInt64.self) } == 5)
+    #expect(components { $0.storeBytes(of: 0, toByteOffset: 464, as: UInt32.self) } == 3, "no first word")
+    #expect(components { $0.storeBytes(of: 0, toByteOffset: count, as: UInt32.self) } == 3, "no last word")
+    #expect(components { $0.storeBytes(of: 100, toByteOffset: 480, as: UInt32.self) } == 3, "another size")
+    #expect(components { $0.storeBytes(of: 100, toByteOffset: 468, as: UInt32.self) } == 3, "an impossible size")
+    let cleared = components {
+      $0.storeBytes(of: 0, toByteOffset: 464, as: UInt32.self)
+      $0.storeBytes(of: 9, toByteOffset: 560, as: UInt64.self)
+    }
+    #expect(cleared == 3 && image.load(fromByteOffset: 560, as: UInt64.self) == 0, "what the header held is gone")
+  }
+
   @Test func hostileExtendedStateIsRefused() {
     let image = UnsafeMutableRawBufferPointer.allocate(byteCount: 836, alignment: 64)
     defer { image.deallocate() }

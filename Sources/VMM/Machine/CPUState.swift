@@ -77,10 +77,9 @@ extension VCPU {
     system.cr0 = 0x8005_0033  // PE MP ET NE WP AM PG
     system.cr3 = layout.pageTableRoot
     system.cr4 = 0x620  // PAE OSFXSR OSXMMEXCPT
-    if platform == .hardware {
-      if cpuid.hasFSGSBase { system.cr4 |= 1 << 16 }
-      if cpuid.extendedStateMask != 0 { system.cr4 |= 1 << 18 }
-    }
+    // On kvm_pvm the processor has both on; set here, `cpuid` says so (OSXSAVE), and programs use what they find.
+    if cpuid.hasFSGSBase { system.cr4 |= 1 << 16 }
+    if cpuid.extendedStateMask != 0 { system.cr4 |= 1 << 18 }
     system.efer = 0xd01  // SCE LME LMA NXE
     system.apic_base |= 0xc00  // enabled, x2APIC
     try set(systemRegisters: system)

@@ -43,6 +43,8 @@ public final class Task {
   var restartable = RestartableSequence()
   /// Two pages for paths, once it has needed them.
   var pathMemory: UnsafeMutableRawPointer?
+  /// The last exception that became a signal: what every signal's context shows as trap, error and fault address.
+  var lastException = ExceptionRecord()
   /// What the thread's last page fault came to.
   var lastFault = FaultResult.resolved
   /// Its name (PR_SET_NAME), cut off at 15 bytes.

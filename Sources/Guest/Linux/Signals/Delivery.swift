@@ -36,7 +36,7 @@ extension Task {
       let index = signal.number.int &- 1
       let action = process.actions[index]
       if action.handler > SignalAction.ignoreHandler, action.flags & SignalAction.Flags.resetHand != 0 {
-        process.actions[index] = SignalAction()
+        process.actions[index].handler = SignalAction.defaultHandler
       }
       process.lock.unlock()
 
@@ -100,20 +100,20 @@ extension Task {
 
     var built = SignalFrame()
     built.returnAddress = action.restorer
+    // Without flags, whether there is one or not, and whether it is in use: as Linux tells it.
     built.stack = signalStack
-    built.stack.flags =
-      signalStack.flags & SignalStack.disabled != 0
-      ? SignalStack.disabled : signalStack.contains(old.rsp) ? SignalStack.onStack : 0
+    built.stack.flags = 0
     built.context = SignalContext(old, extendedState: place.extendedState)
     if let original = originalAddress(old.rip) {
       built.context.rip = original
       // Behind the call, where RCX should have that address.
       if old.rcx == old.rip { built.context.rcx = original }
     }
-    if information.code > 0, signal == .segmentation || signal == .bus {
-      built.context.faultAddress = information.first
-    }
+    built.context.trap = lastException.vector
+    built.context.error = lastException.error
+    built.context.faultAddress = lastException.address
     built.mask = savedMask ?? blocked
+    built.context.oldMask = built.mask.bits
     built.information = information
 
     do throws(Errno) {
@@ -156,9 +156,7 @@ extension Task {
     if frame.pointee.isJump { leaveByFrame(frame) }
     do throws(Errno) {
       let saved = try UserSpan.read(SignalFrame.self, at: address)
-      if saved.context.extendedState != 0 {
-        try restoreExtendedState(at: VirtualAddress(saved.context.extendedState))
-      }
+      try restoreExtendedState(at: VirtualAddress(saved.context.extendedState))
       guard saved.context.rip < AddressMap.programEnd.rawValue || process.isImage else { throw .EFAULT }
       saved.context.restore(to: frame)
       if let place = rewrittenAddress(frame.pointee.rip) { frame.pointee.rip = place }
@@ -176,11 +174,24 @@ extension Task {
     thread.interrupt()
   }
 
+  /// Loads the vector registers from an image in the program. A frame without one leaves them as they are at a program's start; of one
+  /// that is not marked as we mark it, only what FXSAVE knows is taken.
   private func restoreExtendedState(at address: VirtualAddress) throws(Errno) {
     guard let image = ExtendedStateImage() else { throw .ENOMEM }
+    guard address.rawValue != 0 else {
+      let start = image.bytes.baseAddress.unsafelyUnwrapped
+      ExtendedState.initialise(start)
+      return ExtendedState.restore(start)
+    }
     let byteCount = ExtendedState.programByteCount
     let used = UnsafeMutableRawBufferPointer(rebasing: image.bytes[..<byteCount])
-    try UserSpan(address, count: byteCount).read(into: used)
+    let legacy = UnsafeMutableRawBufferPointer(rebasing: used[..<SignalExtendedState.headerOffset])
+    try UserSpan(address, count: legacy.count).read(into: legacy)
+    let sealed = UnsafeMutableRawBufferPointer(rebasing: image.bytes[..<(byteCount &+ 4)])
+    if SignalExtendedState.claimsSeal(UnsafeRawBufferPointer(legacy), byteCount: byteCount) {
+      try UserSpan(address, count: sealed.count).read(into: sealed)
+    }
+    SignalExtendedState.keepWhatIsSealed(sealed, byteCount: byteCount)
     guard SignalExtendedState.sanitise(used, mask: ExtendedState.programMask) else { throw .EFAULT }
     ExtendedState.restoreWhole(UnsafeRawPointer(image.bytes.baseAddress!))
   }
@@ -217,10 +228,6 @@ extension SignalContext {
     rsp = frame.rsp
     rip = frame.rip
     flags = frame.rflags
-    if frame.vector < 32 {
-      error = frame.error
-      trap = frame.vector
-    }
     self.extendedState = extendedState
   }
 

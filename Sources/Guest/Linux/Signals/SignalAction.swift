@@ -44,6 +44,10 @@ struct SignalInformation {
     static let busAddress: Int32 = 2
     static let busAlignment: Int32 = 1
     static let integerDivide: Int32 = 1
+    static let floatDivide: Int32 = 3
+    static let floatOverflow: Int32 = 4
+    static let floatUnderflow: Int32 = 5
+    static let floatInexact: Int32 = 6
     static let floatInvalid: Int32 = 7
     static let illegalOperand: Int32 = 2
     static let childExited: Int32 = 1

@@ -119,6 +119,54 @@ enum SignalExtendedState {
     image.storeBytes(of: magic2, toByteOffset: byteCount, as: UInt32.self)
   }
 
+  /// Whether the legacy part of an image says that there is more behind it, `byteCount` bytes in all and the closing word.
+  static func claimsSeal(_ image: UnsafeRawBufferPointer, byteCount: Int) -> Bool {
+    guard byteCount > headerOffset else { return false }
+    let claimed = image.loadUnaligned(fromByteOffset: softwareOffset + 16, as: UInt32.self)
+    return image.loadUnaligned(fromByteOffset: softwareOffset, as: UInt32.self) == magic1
+      && claimed == UInt32(truncatingIfNeeded: byteCount)
+      && image.loadUnaligned(fromByteOffset: softwareOffset + 4, as: UInt32.self) >= claimed
+  }
+
+  /// Of an image of `byteCount` bytes and its closing word, makes those components initial that its seal does not vouch for: without one, all
+  /// but x87 and SSE.
+  static func keepWhatIsSealed(_ image: UnsafeMutableRawBufferPointer, byteCount: Int) {
+    guard byteCount > headerOffset else { return }
+    if claimsSeal(UnsafeRawBufferPointer(image), byteCount: byteCount),
+      image.loadUnaligned(fromByteOffset: byteCount, as: UInt32.self) == magic2
+    {
+      let sealed = image.loadUnaligned(fromByteOffset: softwareOffset + 8, as: UInt64.self)
+      let present = image.loadUnaligned(fromByteOffset: headerOffset, as: UInt64.self)
+      image.storeBytes(of: present & sealed, toByteOffset: headerOffset, as: UInt64.self)
+    } else {
+      UnsafeMutableRawBufferPointer(rebasing: image[headerOffset..<(headerOffset + 64)])
+        .initializeMemory(as: UInt8.self, repeating: 0)
+      image.storeBytes(of: 3, toByteOffset: headerOffset, as: UInt64.self)
+    }
+  }
+
+  /// The si_code of a floating-point exception: the first of those that are flagged and not masked, nil if there is none.
+  /// - Parameters:
+  ///   - image: what XSAVE or FXSAVE wrote.
+  ///   - isVector: whether the vector unit raised it (MXCSR tells), or x87 (its status and control words do).
+  static func exceptionCode(_ image: UnsafeRawBufferPointer, isVector: Bool) -> Int32? {
+    let flags: UInt32
+    if isVector {
+      let control = image.loadUnaligned(fromByteOffset: 24, as: UInt32.self)
+      flags = control & ~(control >> 7)
+    } else {
+      let status = image.loadUnaligned(fromByteOffset: 2, as: UInt16.self)
+      flags = UInt32(truncatingIfNeeded: status & ~image.loadUnaligned(as: UInt16.self))
+    }
+    if flags & 0x01 != 0 { return SignalInformation.Code.floatInvalid }
+    if flags & 0x04 != 0 { return SignalInformation.Code.floatDivide }
+    if flags & 0x08 != 0 { return SignalInformation.Code.floatOverflow }
+    // Denormal operands count as underflow.
+    if flags & 0x12 != 0 { return SignalInformation.Code.floatUnderflow }
+    if flags & 0x20 != 0 { return SignalInformation.Code.floatInexact }
+    return nil
+  }
+
   /// Whether XRSTOR can load this image without a fault: no component outside `mask`, standard form, no reserved bit. Reserved bits of MXCSR are cleared.
   static func sanitise(_ image: UnsafeMutableRawBufferPointer, mask: UInt64) -> Bool {
     let control = image.loadUnaligned(fromByteOffset: 24, as: UInt32.self)
