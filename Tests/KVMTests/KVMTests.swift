@@ -50,6 +50,28 @@ private func allOnes(_ leaf: UInt32, _ subleaf: UInt32) -> (eax: UInt32, ebx: UI
     #expect(table.extendedStateMask == 0 && table.extendedStateByteCount == 0 && !table.hasFSGSBase)
   }
 
+  /// C libraries choose by them how to copy; without, glibc writes past the caches from 16 KiB on.
+  @Test func cachesAreTheHosts() throws {
+    // Two caches and a mark behind them, on Intel.
+    func intel(_ leaf: UInt32, _ subleaf: UInt32) -> (eax: UInt32, ebx: UInt32, ecx: UInt32, edx: UInt32) {
+      switch leaf {
+      case 0: (0x1f, 0x756e_6547, 0x6c65_746e, 0x4965_6e69)
+      case 2: (0x00fe_ff01, 0xf0, 0, 0)
+      case 4: subleaf < 2 ? (0x121 &+ subleaf, 0x2c0_003f, 0x3f, 0) : (0, 0, 0, 0)
+      default: (0, 0, 0, 0)
+      }
+    }
+    let table = CPUIDTable(cpuCount: 1, supportedState: 0, host: intel)
+    let caches = table.answers.filter { $0.leaf == 4 }
+    #expect(answer(table, 2)?.eax == 0x00fe_ff01)
+    #expect(caches.map { $0.eax } == [0x121, 0x122, 0])
+    #expect(caches.count { $0.isIndexed } == 3)
+    // AMD's leaves; 2 and 4 are not AMD's.
+    let other = CPUIDTable(cpuCount: 1, supportedState: 0, host: allOnes)
+    #expect(answer(other, 0x8000_0005)?.ecx == .max && answer(other, 0x8000_0006)?.ecx == .max)
+    #expect(answer(other, 4) == nil)
+  }
+
   @Test func everyCPUHasItsNumber() throws {
     let table = CPUIDTable(cpuCount: 4, supportedState: 7, host: allOnes)
     for cpu in 0..<4 {

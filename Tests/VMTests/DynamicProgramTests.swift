@@ -34,6 +34,7 @@ struct DynamicProgramTests {
     ["/usr/bin/perl", "-e", "print join(\",\", map { $_ ** 2 } 1..10), \"\\n\"; print STDERR \"e\\n\"; exit 3"],
     ["/bin/bash", "-c", "echo $((6*7)) ${BASH_VERSION%%.*}; printf '%s\\n' a{1..3}"],
     ["/bin/dash", "-c", "echo $((6*7)); exit 4"],
+    ["/usr/bin/getconf", "LEVEL1_DCACHE_SIZE"], ["/usr/bin/getconf", "LEVEL2_CACHE_SIZE"],
   ].filter { FileManager.default.isExecutableFile(atPath: $0[0]) }
 
   private func input(of command: [String]) -> Data {

@@ -66,6 +66,9 @@ public struct CPUIDTable: Equatable, Sendable {
   /// 1 GiB pages exist.
   public private(set) var hasGigabytePages = false
 
+  /// Leaf 0, EBX: "Genu".
+  private static let genuineIntel: UInt32 = 0x756e_6547
+
   // Leaf 1, ECX.
   private static let x2apic: UInt32 = 1 << 21
   private static let tscDeadline: UInt32 = 1 << 24
@@ -94,7 +97,7 @@ public struct CPUIDTable: Equatable, Sendable {
       patch(&answer)
       answers.append(answer)
     }
-    let highest = host(0, 0).eax
+    let (highest, vendor, _, _) = host(0, 0)
     let leaf1 = host(1, 0)
     let hostXSAVE = leaf1.ecx & Self.xsave != 0 && leaf1.ecx & Self.osxsave != 0 && highest >= 0xd
 
@@ -108,6 +111,14 @@ public struct CPUIDTable: Equatable, Sendable {
       $0.edx &= ~(1 << 21 | 1 << 29 | 1 << 31 | 1 << 28)
       if cpuCount > 1 { $0.edx |= 1 << 28 }
       hardwareCapabilities = $0.edx
+    }
+    // Caches, from which C libraries choose how to copy: two leaves of Intel's; AMD's are among the extended ones.
+    if vendor == Self.genuineIntel, highest >= 4 {
+      add(2)
+      for index: UInt32 in 0..<8 {
+        add(4, index, indexed: true)
+        if answers.last.map({ $0.eax & 0x1f }) == 0 { break }  // No more caches.
+      }
     }
     if highest >= 7 {
       add(7, indexed: true) {
@@ -160,7 +171,8 @@ public struct CPUIDTable: Equatable, Sendable {
         $0.ecx &= ~(1 << 29)
       }
     }
-    for leaf: UInt32 in [0x8000_0002, 0x8000_0003, 0x8000_0004] where leaf <= highestExtended { add(leaf) }
+    // The name (2 to 4), and AMD's caches.
+    for leaf: UInt32 in 0x8000_0002...0x8000_0006 where leaf <= highestExtended { add(leaf) }
     if highestExtended >= 0x8000_0007 {
       add(0x8000_0007) {
         $0.eax = 0; $0.ebx = 0; $0.ecx = 0
