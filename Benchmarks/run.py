@@ -116,7 +116,7 @@ def startup(results, runs):
         results.add(f"start-up: {name}, no volume", "us", p, n)
         results.add(f"start-up: {name}, one volume", "us", a, n)
     # The phases that --trace boot stamps are exits themselves: they are not counted, their time is.
-    times, exits, pages, resident = [], [], [], []
+    times, exits, pages, before, resident = [], [], [], [], []
     for _ in range(9):
         s = stats(["--memory", "128M", "--trace", "boot", hello])
         steps = s["timeline"]
@@ -126,10 +126,12 @@ def startup(results, runs):
         times.append(steps[program]["us"] - steps[entry]["us"])
         exits.append(steps[program]["exits"] - stamps)
         pages.append(s["guest_pages_at_program"] - s["guest_pages_at_entry"])
+        before.append(s["guest_pages_at_entry"])
         resident.append(s["resident_bytes"] / 1024 - s["guest_pages"] * 4)
     results.add("start-up: kernel entry to program", "us", statistics.median(times))
     results.add("start-up: exits to userspace before the program", "exits", statistics.median(exits))
     results.add("start-up: fresh pages before the program", "pages", statistics.median(pages))
+    results.add("start-up: pages laid down before the guest runs", "pages", statistics.median(before))
     results.add("memory: osv-run beyond the guest", "KiB", statistics.median(resident))
     kernel = subprocess.run(["find", os.path.join(ROOT, ".build/plugins"), "-path", "*GuestImagePlugin*", "-name", "kernel.elf", "-printf", "%s\n"],
                             capture_output=True, text=True).stdout.split()

@@ -77,9 +77,23 @@ struct FrameState: ~Copyable {
     state.pointee.cpuCount = cpuCount
     // The CPUs' areas are zero already, and zero is empty: do not touch their pages.
     first = (first + (stateBytes &+ localBytes &* cpuCount)).alignedUp()
+    // What the monitor has prepared gets a range of its own, with a table there as well, and is used first.
+    let early = earlyEnd(first: first.frameNumber)
+    if early &+ leastRest < end.frameNumber, state.pointee.allocator.add(first: first.frameNumber, end: early) {
+      first = PhysicalAddress(early.u64 << frameShift)
+    }
     _ = state.pointee.allocator.add(first: first.frameNumber, end: end.frameNumber)
     state.setReserve()
     return state
+  }
+
+  /// Frames behind the first range below which there is one range only.
+  private static let leastRest: UInt32 = 2048
+
+  /// Where the first range ends: behind the first whole chunk of the allocator's.
+  private static func earlyEnd(first: UInt32) -> UInt32 {
+    let chunk: UInt32 = 1 << FrameAllocator.chunkOrder.u32
+    return (first &+ 2 &* chunk) & ~(chunk &- 1)
   }
 }
 

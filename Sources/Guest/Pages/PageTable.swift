@@ -139,6 +139,8 @@ public struct PageTable {
         guard let frame = Frames.allocate(zeroed: true, use: .table) else { return nil }
         let bits = PageTableEntry.presentBit | PageTableEntry.writableBit | PageTableEntry.userBit
         let made = PageTableEntry(frame.rawValue | bits | PageTableEntry.accessedBit)
+        // The first access writes: read first, a page that the host has not made yet would be made twice, its zero page and its own.
+        PageTableSlot(table: frame, index: 0).store(.absent)
         if slot.replace(.absent, by: made) {
           entry = made
         } else {

@@ -54,6 +54,7 @@ struct GuestLayout {
     kernelByteCount = kernel.byteCount
     let image = try allocator.allocate(pages: pages(kernel.byteCount))
     kernelPhysical = image.physical
+    memory.provide(kernelPhysical, count: pages(kernelByteCount) * GuestMemory.pageSize)
     try kernel.load(to: image.host, virtual: kernelVirtual)
 
     // The linear map, then 4 KiB entries over the 2 MiB ranges that the image's read-only parts touch.

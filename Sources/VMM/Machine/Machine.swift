@@ -191,6 +191,7 @@ public final class Machine: @unchecked Sendable {
     content.devices = devices.board.descriptions
     content.mounts = devices.mounts
     bootInformation = try Self.lay(content, head: head, allocator: allocator)
+    memory.provide(allocator.end, count: BootInformation.preparedByteCount)
     self.timeline.mark("boot information laid down")
     do throws(KVMError) { try prepare(boot, entry: kernel.file.entry) } catch { throw Failure(error) }
     self.timeline.mark("registers set")

@@ -17,6 +17,9 @@ public struct BootInformation {
   public static let perCPUAlignment: UInt64 = 0x4000
   /// Offsets of the pages of a per-CPU area that are not mapped, in the linear map neither: below each of its stacks.
   public static var perCPUGuards: InlineArray<3, UInt64> { [0x1000, 0x4000, 0x8000] }
+  /// Bytes from `freeMemoryStart` on whose pages the monitor has made beforehand, all at once, where there is as much RAM: a page that
+  /// the guest is the first to touch costs an exit, and KVM maps neighbours that exist together. The kernel uses this memory first.
+  public static let preparedByteCount: UInt64 = 112 << 12
 
   /// Always `magicValue`.
   public var magic: UInt64 = BootInformation.magicValue
