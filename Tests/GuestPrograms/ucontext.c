@@ -332,8 +332,9 @@ static void stacks_and_flags(void) {
   sigaddset(&mask, SIGUSR2);
   sigprocmask(SIG_BLOCK, &mask, 0);
   TRY("no alternate stack", load, 0, 0, 0);
-  printf("  on it %d, flags %d, uc_flags %d, mask %#lx %#llx, segments %#llx\n", is_on_alternate(), seen.stack.ss_flags, seen.uc_flags,
-    seen.mask, seen.gregs[REG_OLDMASK], seen.gregs[REG_CSGSFS]);
+  // SS_DISABLE is there if whoever ran exec had an alternate stack once: Linux takes the stack away then, not the flag.
+  printf("  on it %d, flags %d, uc_flags %d, mask %#lx %#llx, segments %#llx\n", is_on_alternate(),
+    seen.stack.ss_flags & ~SS_DISABLE, seen.uc_flags, seen.mask, seen.gregs[REG_OLDMASK], seen.gregs[REG_CSGSFS]);
   sigaltstack(&stack, 0);
   TRY("alternate stack, not asked for", load, 0, 0, 0);
   printf("  on it %d, flags %d, its own %d\n", is_on_alternate(), seen.stack.ss_flags, seen.stack.ss_sp == alternate);
