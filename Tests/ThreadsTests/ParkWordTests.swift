@@ -10,6 +10,8 @@ import Testing
     let word = ParkWord<ModelWord>()
     var wakes = 0
     var sleeps = 0
+    var permits = 0
+    var bothCame: Bool { permits == 2 }
 
     func sleep(interruptible: Bool) -> WaitResult {
       if let result = word.begin(interruptible: interruptible) { return result }
@@ -50,6 +52,29 @@ import Testing
         },
         { sleeper.makeRunnable(sleeper.word.unpark()) },
         { sleeper.makeRunnable(sleeper.word.timeOut()) },
+      ]) { sleeper.check() }
+    }
+    #expect(result.violation == nil && result.isComplete)
+  }
+
+  /// Two wakers of one sleep: the second permit is not lost, whether it comes before or after the thread runs.
+  @Test func aSecondPermitEndsTheNextSleep() {
+    let result = ModelChecker.explore {
+      let sleeper = Sleeper()
+      return ModelProgram(threads: [
+        {
+          _ = sleeper.sleep(interruptible: false)
+          // Both may have come by now, and count as one; who has not begun by now is still to come.
+          if !sleeper.bothCame { _ = sleeper.sleep(interruptible: false) }
+        },
+        {
+          sleeper.permits += 1
+          sleeper.makeRunnable(sleeper.word.unpark())
+        },
+        {
+          sleeper.permits += 1
+          sleeper.makeRunnable(sleeper.word.unpark())
+        },
       ]) { sleeper.check() }
     }
     #expect(result.violation == nil && result.isComplete)

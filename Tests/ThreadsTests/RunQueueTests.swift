@@ -321,6 +321,26 @@ final class Simulation {
 }
 
 @Suite struct DecayClockTests {
+  /// Readings for less stay within 4 parts in 10^9 of the exact ones, and never decrease within an epoch.
+  @Test func shortStepsFollowTheCurve() {
+    var base = DecayClock.Base()
+    var time = DecayClock.epochLength * 3 - 40_000
+    var last = DecayClock.Reading()
+    for step in 0..<200_000 {
+      time += UInt64(step * 7_919 % 1_000)
+      let reading = base.reading(at: time)
+      let exact = DecayClock.reading(at: time)
+      #expect(reading.epoch == exact.epoch)
+      let tooLittle = exact.charge - reading.charge
+      #expect(tooLittle >= -1 && Double(tooLittle) <= 4e-9 * Double(exact.charge) + 2, "step \(step)")
+      if reading.epoch == last.epoch { #expect(reading.charge >= last.charge) }
+      last = reading
+    }
+    // A time before the base, as another CPU's clock may say, is read afresh.
+    let earlier = base.reading(at: time - 20_000)
+    #expect(earlier.charge == DecayClock.reading(at: time - 20_000).charge)
+  }
+
   @Test func chargesDoubleInTime() {
     let start = DecayClock.epochLength * 7
     for step in 0..<20 as Range<UInt64> {

@@ -37,6 +37,8 @@
     var startedAt: UInt64 = 0
     /// How long the CPU polls before it halts, ns.
     var pollTime: UInt64 = 10_000
+    /// How often it has halted after polling since polling last helped.
+    var vainPolls: UInt32 = 0
     let counts = Counts()
     /// What the local timer is armed for; `UInt64.max` if it is not.
     var armedFor: UInt64 = .max

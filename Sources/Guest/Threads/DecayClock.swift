@@ -31,6 +31,30 @@ enum DecayClock {
     var charge: Int64 = 1 << 32
   }
 
+  /// A reading, and the time it is of: those of the next microseconds cost less.
+  struct Base {
+    private var time: UInt64 = 0
+    private var epochEnd: UInt64 = 0
+    private var reading = Reading()
+
+    /// The reading of a time. Within 16 us of the base the exponential is its tangent: 3 parts in 10^9 too little at the end of
+    /// that span. It does not add up, since all readings are of the same curve; and it never decreases, the curve being above.
+    mutating func reading(at now: UInt64) -> Reading {
+      let ahead = now &- time
+      if ahead < 1 << 14 && now < epochEnd {
+        // ahead / tau, times 2^50.
+        let part = ahead &* 5_629_499
+        let product = reading.charge.u64.multipliedFullWidth(by: part)
+        let more = product.high &<< 14 | product.low &>> 50
+        return Reading(epoch: reading.epoch, charge: reading.charge &+ more.i64)
+      }
+      reading = DecayClock.reading(at: now)
+      time = now
+      epochEnd = (reading.epoch.u64 &+ 1) &* epochLength
+      return reading
+    }
+  }
+
   /// The moment `time` (ns).
   static func reading(at time: UInt64) -> Reading {
     let epoch = time / epochLength

@@ -3,17 +3,19 @@
 // The low bits say where the thread stands; bit 3 says that it has been interrupted and not cleared that yet, bit 4 that it has lost the
 // CPU or got another one, which some programs want to hear of (`notice`).
 //
-//   running ──begin──▶ parked or parkedInterruptible ──unpark──▶ permit ──end──▶ running
+//   running ──begin──▶ parked or parkedInterruptible ──unpark──▶ running
 //      │                         ├──timeOut────▶ timedOut ──end──▶ running
 //      └──unpark──▶ permit       └──interrupt──▶ interrupted ──end──▶ running   (from parkedInterruptible only)
 //
 // Invariants, and why they hold:
 //  1. The thread is made runnable exactly once for each sleep: only by the one whose compare-exchange took the word out of
 //     `parked` or `parkedInterruptible`; it is told so by `true` and must put the thread into a run queue.
-//  2. A permit is never lost: `unpark` leaves `permit` whatever it found, and only `begin` and `end` take it.
+//  2. A permit is never lost: `unpark` ends the sleep that it finds, or else leaves `permit`, and only `begin` and `end` take that. (A
+//     second one that comes before the woken thread runs is taken by its `end`, or by its next `begin`.)
 //  3. An interrupt is never lost: it is a bit that only `clearInterrupt` takes away; `begin` sees it before it sleeps, in the
 //     same compare-exchange, or `interrupt` sees the sleep.
-// All changes are read-modify-writes, sequentially consistent: what a waker wrote before it is seen by the sleeper after.
+// All changes are read-modify-writes, sequentially consistent; loads are acquiring: what a waker wrote before it is seen by the
+// sleeper after.
 
 import Instructions
 import Locks
@@ -54,6 +56,8 @@ struct ParkWord<Word: LockWord & ~Copyable>: ~Copyable {
   borrowing func end() -> WaitResult {
     while true {
       let value = word.load()
+      // Woken, the usual case: the waker has left nothing to be put right.
+      if value & Self.stateMask == Self.running { return .woken }
       guard word.compareExchange(value, value & Self.flags) else { continue }
       switch value & Self.stateMask {
       case Self.timedOut: return .timedOut
@@ -73,9 +77,8 @@ struct ParkWord<Word: LockWord & ~Copyable>: ~Copyable {
         if word.compareExchange(value, value) { return false }
         continue
       }
-      if word.compareExchange(value, value & Self.flags | Self.permit) {
-        return state == Self.parked || state == Self.parkedInterruptible
-      }
+      let isAsleep = state == Self.parked || state == Self.parkedInterruptible
+      if word.compareExchange(value, value & Self.flags | (isAsleep ? Self.running : Self.permit)) { return isAsleep }
     }
   }
 

@@ -65,6 +65,7 @@ struct RunQueue: ~Copyable {
   private var heap = PairingHeap<RunNode>()
   /// The moment up to which the running thread has been charged.
   private(set) var reading = DecayClock.Reading()
+  private var base = DecayClock.Base()
   /// Later than any sequence number in use, or earlier.
   private var last: UInt64 = 1 << 32
   private var beforeFirst: UInt64 = 1 << 32
@@ -95,7 +96,7 @@ struct RunQueue: ~Copyable {
   /// Time has come to `now`; `running` has used it since the last call, unless it is nil (idle).
   mutating func advance(to now: UInt64, running: UnsafeMutablePointer<RunNode>?) {
     let before = reading
-    reading = DecayClock.reading(at: now)
+    reading = base.reading(at: now)
     if reading.epoch != before.epoch { return changeEpoch(from: before, running: running) }
     guard let running else { return }
     running.pointee.catchUp(to: reading.epoch)

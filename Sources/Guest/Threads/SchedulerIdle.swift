@@ -2,8 +2,9 @@
 //
 // Polling answers in 0.1 us where waking a halted CPU takes 5 to 40 us, and it spares the waker an interrupt. It is worth it
 // only while another CPU runs a thread (nobody else could give this one any), and for as long as it has been lately:
-// `pollTime` doubles when a wait was short, and halves when it was long. The monitor has KVM poll
-// further, on the host (Machine: halt polling), before the CPU really sleeps.
+// `pollTime` doubles when a wait was short, and halves when it was long. Where it polls in vain again and again although waits are short,
+// the other CPU does not run while it does (the host has fewer CPUs free than the guest): then it polls least, and tries anew
+// now and then. The monitor has KVM poll further, on the host (Machine: halt polling), before the CPU really sleeps.
 #if GUEST
   import Base
   import Instructions
@@ -14,6 +15,8 @@
     /// The longest and the shortest time to poll, ns.
     private static var longestPoll: UInt64 { 50_000 }
     private static var shortestPoll: UInt64 { 4_000 }
+    /// After so many polls in vain it polls no more than needed.
+    private static var givingUp: UInt32 { 8 }
     /// How long another CPU must have had a thread waiting, without a switch, before this one asks for it, ns: about what it
     /// costs both to send it.
     private static var stuckTime: UInt64 { 30_000 }
@@ -38,15 +41,18 @@
         let hasWork = poll(here, from: start)
         _ = Interrupts.disable()
         if here.pointee.incoming.stopLooking() || hasWork || !here.pointee.queue.isEmpty {
-          if hasWork { here.pointee.counts.polled.add() }
-          adapt(here, waited: Clock.now() &- start)
+          if hasWork {
+            here.pointee.counts.polled.add()
+            here.pointee.vainPolls = 0
+          }
+          adapt(here, waited: Clock.now() &- start, hasHalted: false)
           Interrupts.enable()
           continue
         }
         saveLoaded(here)
         here.pointee.counts.halts.add()
         Idle.wait()
-        adapt(here, waited: Clock.now() &- start)
+        adapt(here, waited: Clock.now() &- start, hasHalted: true)
       }
     }
 
@@ -55,12 +61,18 @@
       if let loaded = here.pointee.loaded { _ = here.saveIfLoaded(loaded) }
     }
 
-    private static func adapt(_ here: UnsafeMutablePointer<CPUScheduler>, waited: UInt64) {
+    private static func adapt(_ here: UnsafeMutablePointer<CPUScheduler>, waited: UInt64, hasHalted: Bool) {
       // Two CPUs that halt while they wait for each other wait for longer than they would if they polled.
-      if waited <= longestPoll &* 4 {
-        here.pointee.pollTime = min(here.pointee.pollTime &* 2, longestPoll)
-      } else {
+      guard waited <= longestPoll &* 4 else {
         here.pointee.pollTime = max(here.pointee.pollTime &>> 1, shortestPoll)
+        return
+      }
+      let hasGivenUp = here.pointee.vainPolls >= givingUp
+      if hasHalted && (hasGivenUp || here.pointee.pollTime == longestPoll) { here.pointee.vainPolls &+= 1 }
+      if hasGivenUp {
+        here.pointee.pollTime = here.pointee.vainPolls & 63 == 0 ? longestPoll : shortestPoll
+      } else {
+        here.pointee.pollTime = min(here.pointee.pollTime &* 2, longestPoll)
       }
     }
 

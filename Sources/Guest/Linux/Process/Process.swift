@@ -67,6 +67,8 @@ public final class Process {
   var session: Int32 = 1
   /// CPU time of threads that have ended, ns.
   var endedCPUTime: UInt64 = 0
+  /// How often its ended threads gave up the CPU, and how often it was taken from them.
+  var endedSwitches: (voluntary: UInt64, involuntary: UInt64) = (0, 0)
   /// When it was started (`Clock.now`).
   let startTime = Clock.now()
 
@@ -121,6 +123,8 @@ public final class Process {
       tasks.removeAll { $0 === task }
       passOn(pending.set.subtracting(task.blocked), from: task)
       endedCPUTime &+= cpuTime
+      endedSwitches.voluntary &+= task.thread.voluntarySwitches
+      endedSwitches.involuntary &+= task.thread.involuntarySwitches
       return tasks.isEmpty
     }
   }

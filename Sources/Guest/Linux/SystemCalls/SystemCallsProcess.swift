@@ -115,6 +115,7 @@ extension SystemCall {
     words[4] = process.addressSpace.residentByteCount &>> 10
     // Voluntary and involuntary context switches.
     process.lock.withLock {
+      if argument0.i32 == 0 { (words[16], words[17]) = process.endedSwitches }
       for other in process.tasks where argument0.i32 == 0 || other === task {
         words[16] &+= other.thread.voluntarySwitches
         words[17] &+= other.thread.involuntarySwitches
