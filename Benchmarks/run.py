@@ -81,7 +81,7 @@ class Results:
         with open(os.path.join(OUT, "results.md"), "w") as file:
             file.write("| benchmark | guest | native | unit | ratio (above 1: the guest is better) | bar |\n|---|---|---|---|---|---|\n")
             for r in self.rows:
-                show = lambda v: "" if v is None else f"{v:,.2f}" if isinstance(v, float) else f"{v:,}"
+                show = lambda v: "" if v is None else (f"{v:,.2f}" if v == 0 or v >= 0.1 else f"{v:.4f}") if isinstance(v, float) else f"{v:,}"
                 bar = r["bar"]
                 text = "" if bar is None else ", ".join(f"{k} {v}" for k, v in bar.items())
                 file.write(f"| {r['name']} | {show(r['guest'])} | {show(r['native'])} | {r['unit']} | {show(r['ratio'])} | {text} |\n")
@@ -186,19 +186,32 @@ def program(results, name, runs):
 
 
 def threads(results, runs):
-    """The same program natively and in the guest, in turn; each figure is the median of the runs' medians."""
+    """The same program natively and in the guest, in turn; each figure is the median of the runs' medians. Beside it what an
+    operation takes in the guest: switches, interrupts between CPUs, and, from a run of its own, exits to userspace."""
     program = tool("threads", "-pthread")
-    samples = {}
+    options = ["--cpus", "2"]
+    samples, counts = {}, {}
     for number in range(runs):
-        for side, command in (("native", [program]), ("guest", [OSV, "--cpus", "2", program])):
+        for side, command in (("native", [program]), ("guest", [OSV, *options, program])):
             progress(f"{number + 1}/{runs} threads, {side}")
             text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             for line in text.splitlines():
-                name, value = line.split()
+                name, value, operations, *taken = line.split()
                 samples.setdefault(name, {}).setdefault(side, []).append(float(value))
-    progress("")
+                if side == "guest":
+                    counts.setdefault(name, []).append([int(operations), *map(float, taken)])
+    idle = stats([*options, program, "none"])["exits"]["total"]
     for name, sides in samples.items():
+        progress(f"threads, exits of {name}")
         results.add(f"threads: {name}", "ns", statistics.median(sides["guest"]), statistics.median(sides["native"]))
+        operations, switches, interrupts = (statistics.median(column) for column in zip(*counts[name]))
+        if operations <= 1:  # A percentile of samples that another measurement took.
+            continue
+        results.add(f"threads: {name}, switches", "an operation", switches)
+        results.add(f"threads: {name}, interrupts between CPUs", "an operation", interrupts)
+        exits = stats([*options, program, name])["exits"]["total"] - idle
+        results.add(f"threads: {name}, exits to userspace", "an operation", max(0, exits) / operations)
+    progress("")
 
 
 def memory(results, runs):

@@ -1,5 +1,7 @@
 // What threads cost: switches, wake-ups on one CPU and between two, mutexes, creation. Run natively and in the guest, pinned
-// alike by the program itself; each line is "NAME NANOSECONDS" (of one operation), the median of several rounds.
+// alike by the program itself; each line is "NAME NANOSECONDS OPERATIONS SWITCHES INTERRUPTS": the median of several rounds for one
+// operation; how many there were; and, for one operation, how often its threads were switched and how many interrupts went between
+// CPUs (natively those of the whole machine).
 //
 // Percentiles are those of all rounds together.
 //
@@ -15,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -25,6 +28,35 @@
 static int compare(const void *a, const void *b) {
   double x = *(const double *)a, y = *(const double *)b;
   return x < y ? -1 : x > y;
+}
+
+// ---- What it took ----------------------------------------------------------------------------------------------------
+// Operations of all rounds so far.
+static long operations;
+
+// Switches of this process's threads, by their will or not.
+static double switches(void) {
+  struct rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_nvcsw + usage.ru_nivcsw;
+}
+
+// Interrupts by which CPUs ask others to schedule.
+static double interrupts(void) {
+  char line[4096];
+  double sum = 0;
+  FILE *file = fopen("/proc/interrupts", "r");
+  while (file && fgets(line, sizeof line, file)) {
+    char *at = strstr(line, "RES:"), *end;
+    if (!at) continue;
+    for (at += 4;; at = end) {
+      double value = strtod(at, &end);
+      if (end == at) break;
+      sum += value;
+    }
+  }
+  if (file) fclose(file);
+  return sum;
 }
 
 // ---- Two threads that answer each other ------------------------------------------------------------------------------
@@ -72,6 +104,7 @@ static double duel(int what, int number, int first, int second) {
   pthread_t threads[2];
   for (uintptr_t i = 0; i < 2; i++) pthread_create(&threads[i], NULL, play, (void *)i);
   for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+  operations += 2 * number;
   return (ended - begun) / number / 2;
 }
 
@@ -94,6 +127,7 @@ static double create_join(void) {
     pthread_create(&thread, NULL, nothing, NULL);
     pthread_join(thread, NULL);
   }
+  operations += COUNT;
   return (now() - before) / COUNT;
 }
 
@@ -136,6 +170,7 @@ static double crowd(int number, int each, void *(*body)(void *)) {
   double before = now();
   pthread_barrier_wait(&start);
   for (int i = 0; i < number; i++) pthread_join(threads[i], NULL);
+  operations += (long)number * each;
   return (now() - before) / number / each;
 }
 
@@ -171,6 +206,7 @@ static double broadcast_64(void) {
     pthread_mutex_unlock(&lock);
   }
   double each = (now() - before) / rounds;
+  operations += rounds;
   for (int i = 0; i < 64; i++) pthread_join(threads[i], NULL);
   return each;
 }
@@ -199,6 +235,7 @@ static double chain_8(void) {
   double before = now();
   pthread_barrier_wait(&start);
   for (int i = 0; i < RING; i++) pthread_join(threads[i], NULL);
+  operations += rounds * RING;
   return (now() - before) / rounds / RING;
 }
 
@@ -244,6 +281,7 @@ static double hogs_p50(void) {
     sample(&among_hogs, each[i] = now() - before - 300000);
   }
   stop = 1;
+  operations += COUNT;
   for (int i = 0; i < number; i++) pthread_join(threads[i], NULL);
   qsort(each, COUNT, sizeof each[0], compare);
   return each[COUNT / 2];
@@ -282,6 +320,7 @@ static double parked_2cpus(void) {
     sem_post(&semaphores[0]);
     sem_wait(&semaphores[1]);
   }
+  operations += rounds;
   pthread_join(thread, NULL);
   sched_setaffinity(0, sizeof before, &before);
   qsort(lates, rounds, sizeof lates[0], compare);
@@ -341,6 +380,7 @@ static double hackbench_10(void) {
   pthread_barrier_wait(&start);
   for (int i = 0; i < 2 * SENDERS; i++) pthread_join(threads[i], NULL);
   double each = (now() - before) / (SENDERS * SENDERS * MESSAGES);
+  operations += SENDERS * SENDERS * MESSAGES;
   for (int i = 0; i < SENDERS; i++) close(pipes[i][0]), close(pipes[i][1]);
   return each;
 }
@@ -385,6 +425,7 @@ static double schbench_p50(void) {
     pthread_join(threads[i], NULL);
     for (int j = 0; j < REQUESTS; j++) sample(&wakes, each[count++] = workers[i].lates[j]);
   }
+  operations += count;
   qsort(each, count, sizeof each[0], compare);
   return each[count / 2];
 }
@@ -410,6 +451,7 @@ static double late(int by_descriptor) {
     lates[i] = now() - before - 50000;
   }
   if (by_descriptor) close(timer);
+  operations += COUNT;
   qsort(lates, COUNT, sizeof lates[0], compare);
   return lates[COUNT / 2];
 }
@@ -420,6 +462,7 @@ static double late_timerfd(void) { return late(1); }
 static double getpid_(void) {
   double before = now();
   for (int i = 0; i < 20000; i++) syscall(SYS_getppid);
+  operations += 20000;
   return (now() - before) / 20000;
 }
 
@@ -445,10 +488,14 @@ int main(int count, char **arguments) {
     int wanted = count == 1;
     for (int j = 1; j < count; j++) wanted |= strncmp(all[i].name, arguments[j], strlen(arguments[j])) == 0;
     if (!wanted || present < all[i].least) continue;
-    double results[TIMES];
+    double results[TIMES], switched = switches(), interrupted = interrupts();
+    operations = 0;
     for (int j = 0; j < TIMES; j++) results[j] = all[i].run();
     qsort(results, TIMES, sizeof results[0], compare);
-    printf("%s %.0f\n", all[i].name, results[TIMES / 2]);
+    switched = switches() - switched, interrupted = interrupts() - interrupted;
+    if (operations == 0) operations = 1;
+    printf("%s %.0f %ld %.3f %.4f\n", all[i].name, results[TIMES / 2], operations, switched / operations,
+           interrupted / operations);
     fflush(stdout);
   }
   return 0;
