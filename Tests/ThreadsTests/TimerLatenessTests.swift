@@ -24,24 +24,25 @@ import Testing
     #expect(distances[100...].allSatisfy { abs($0) <= 1_000 })
   }
 
-  @Test func mostComeALittleLateAndFewEarly() {
+  @Test func halfComeALittleLateAndHalfALittleEarly() {
     // 10 to 16 us, evenly.
     let (distances, lateness) = run(4_000) { UInt64(10_000 + $0 * 7_919 % 6_000) }
     let settled = distances[1_000...].sorted()
-    #expect(settled[settled.count / 2] < 4_000)
-    #expect(Double(settled.filter { $0 < 0 }.count) < 0.4 * Double(settled.count))
-    #expect(lateness.typical > 9_000 && lateness.typical < 14_000)
+    #expect(abs(settled[settled.count / 2]) < 1_500)
+    let early = settled.filter { $0 < 0 }.count
+    #expect(early * 4 > settled.count && early * 4 < settled.count * 3)
+    #expect(lateness.typical > 11_000 && lateness.typical < 15_000)
   }
 
   @Test func aBusyHostIsNotLearntFrom() {
     // One in ten is 3 ms late.
     let (_, lateness) = run(1_000) { $0 % 10 == 9 ? 3_000_000 : 8_000 }
-    #expect(lateness.typical < 9_500)
+    #expect(lateness.typical < 10_000)
   }
 
   @Test func itIsForgottenWhenTheWayBecomesShort() {
     let (distances, _) = run(200) { $0 < 100 ? 15_000 : 3_000 }
-    #expect(distances[150...].allSatisfy { abs($0) <= 1_500 })
+    #expect(distances[180...].allSatisfy { abs($0) <= 1_500 })
   }
 
   @Test func noDeadlineIsNoTimer() {

@@ -1,6 +1,6 @@
 // CPUScheduler: what each CPU keeps for scheduling, and how it looks for work.
 //
-// Everything here but `incoming`, `queued` and a timer queue's requests is touched by its own CPU only, with interrupts
+// Everything here but `incoming`, `queued`, `isAsked` and a timer queue's requests is touched by its own CPU only, with interrupts
 // off: there is no lock on a run queue. Another CPU that wants something done leaves it in a list and interrupts.
 //
 // When the timer is armed: only while a deadline is pending here, or while a thread waits for a CPU that runs another.
@@ -32,6 +32,8 @@
     /// Odd while the running thread is being charged or changes; the thread's address.
     let charges = Atomic<UInt64>(0)
     let runs = Atomic<UInt>(0)
+    /// 1: an idle CPU wants a thread that waits here.
+    let isAsked = Atomic<UInt32>(0)
     /// When the running thread was last charged, and when it got the CPU.
     var since: UInt64 = 0
     var startedAt: UInt64 = 0
@@ -75,7 +77,7 @@
 
     /// A thread that waits longer than this for a CPU goes to an idle one, ns.
     static var patience: UInt64 { 250_000 }
-    /// One that waits less than this is left to the next switch, ns.
+    /// One that waits less than this is left to the next switch, though an idle CPU asks for it, ns.
     static var unnoticed: UInt64 { 5_000 }
 
     init(cpu: Int, idle: UnsafeMutablePointer<ThreadControl>) {
@@ -164,7 +166,7 @@
         if pointee.armedFor > latest { wanted = min(wanted, endOfSlice(now: now)) }
         let allowed = ThreadControl.at(first.pointee.owner).pointee.affinity.load(ordering: .relaxed)
         if Scheduler.shared.pointee.idleCPUs.load(ordering: .relaxed) & allowed != 0 {
-          wanted = min(wanted, now &+ CPUScheduler.patience)
+          wanted = min(wanted, first.pointee.since &+ CPUScheduler.patience)
         }
       }
       if wanted < pointee.armedFor {
@@ -195,7 +197,7 @@
         }
       }
       fireDue(now: now)
-      look(now: now)
+      look(now: now, leastWait: CPUScheduler.patience)
     }
 
     /// Another CPU wants something: there are incoming threads, timer requests, or it is idle and wants work.
@@ -206,7 +208,9 @@
       if !Scheduler.shared.pointee.periods.isCurrent(pointee.cpu) { Preemption.isRequested = true }
       while pointee.timers.serveRequest(post: Scheduler.post) {}
       fireDue(now: now)
-      look(now: now)
+      let isAsked = pointee.isAsked.load(ordering: .acquiring) != 0
+      if isAsked { pointee.isAsked.store(0, ordering: .relaxed) }
+      look(now: now, leastWait: isAsked ? CPUScheduler.unnoticed : CPUScheduler.patience)
     }
 
     private func fireDue(now: UInt64) {
@@ -216,8 +220,8 @@
       }
     }
 
-    /// Shares work, ends slices, arms the timer.
-    private func look(now: UInt64) {
+    /// Shares work that has waited for so long, ends slices, arms the timer.
+    private func look(now: UInt64, leastWait: UInt64) {
       let current = pointee.current
       if current != pointee.idle {
         charge(now: now)
@@ -229,7 +233,7 @@
         if !pointee.queue.isEmpty {
           // Who has just come and is about to run here is not sent on.
           if !Preemption.isRequested {
-            shareWork(now: now)
+            shareWork(now: now, leastWait: leastWait)
             balance(now: now)
           }
           if pointee.queue.shouldPreempt(current.runNode, ran: now &- pointee.startedAt, isWaking: false) {
@@ -240,11 +244,11 @@
       armTimer(now: now)
     }
 
-    /// Sends threads that wait to idle CPUs that may run them: now, if this was asked for or they have waited for long.
-    func shareWork(now: UInt64) {
+    /// Sends threads that have waited for so long to idle CPUs that may run them.
+    func shareWork(now: UInt64, leastWait: UInt64) {
       while let node = pointee.queue.first {
         let thread = ThreadControl.at(node.pointee.owner)
-        guard now &- node.pointee.since >= CPUScheduler.unnoticed else { return }
+        guard now &- node.pointee.since >= leastWait else { return }
         guard let target = Scheduler.claimIdleCPU(thread.pointee.affinity.load(ordering: .relaxed)) else { return }
         // Who woke it did not sleep soon: once more, and the next goes elsewhere at once.
         if pointee.current.pointee.passesOn > 0 { pointee.current.pointee.passesOn &-= 1 }

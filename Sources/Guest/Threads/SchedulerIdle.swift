@@ -19,7 +19,7 @@
     private static var givingUp: UInt32 { 8 }
     /// How long another CPU must have had a thread waiting, without a switch, before this one asks for it, ns: about what it
     /// costs both to send it.
-    private static var stuckTime: UInt64 { 30_000 }
+    private static var stuckTime: UInt64 { 15_000 }
     /// After so long it saves the registers of who ran here last, ns: until then that thread's coming back costs less.
     private static var keepTime: UInt64 { 1_000 }
 
@@ -104,14 +104,24 @@
           switches = scheduler(of: candidate).pointee.switches.load(ordering: .relaxed)
           since = now
         } else if now &- since >= stuckTime {
-          interrupt(candidate)
+          ask(candidate)
           candidate = -1
         }
       }
-      // The last look before it halts: from then on, CPUs that have too much find out by their timers.
-      let busy = cpuWithWaiting(active & ~shared.pointee.idleCPUs.load(ordering: .relaxed))
-      if busy >= 0 { interrupt(busy) }
+      // The last look before it halts: from then on, CPUs that have too much find out by their timers. Where threads change places
+      // all the time, each has its turn soon, and sending one would cost more than its turn.
+      if candidate >= 0, since &- start < here.pointee.pollTime &>> 1,
+        scheduler(of: candidate).pointee.switches.load(ordering: .relaxed) == switches
+      {
+        ask(candidate)
+      }
       return false
+    }
+
+    /// Asks a CPU for a thread that waits there.
+    private static func ask(_ cpu: Int) {
+      scheduler(of: cpu).pointee.isAsked.store(1, ordering: .releasing)
+      interrupt(cpu)
     }
 
     /// One of those CPUs where threads wait, or -1.

@@ -55,6 +55,8 @@ struct ThreadControl: ~Copyable {
   var isVectorStateDead = false
   /// Where its vector registers are saved; nil if it runs no program.
   var extendedState: UnsafeMutableRawPointer?
+  /// Such an area for the next thread that gets this block, kept while the block keeps its stack.
+  var spareState: UnsafeMutableRawPointer?
   var slots: InlineArray<4, UnsafeMutableRawPointer?> = InlineArray(repeating: nil)
 
   var number: UInt64 = 0

@@ -222,15 +222,14 @@
       if !thread.pointee.life.compareExchange(0, 1) { recycle(thread) }
     }
 
-    /// How many blocks with stacks a CPU keeps.
+    /// How many blocks with stacks (and areas for vector registers) a CPU keeps.
     private static var keptStacks: Int { 16 }
 
     /// The block of a thread that is no more, for the next one.
     private static func recycle(_ thread: UnsafeMutablePointer<ThreadControl>) {
       _ = thread.pointee.timer.cancel()
-      let area = thread.pointee.extendedState
+      var area = thread.pointee.extendedState
       thread.pointee.extendedState = nil
-      if let area { KernelHeap.free(area) }
       let wasEnabled = Interrupts.disable()
       let here = CPUScheduler.here
       var stack: KernelStack?
@@ -238,11 +237,15 @@
         stack = thread.pointee.stack
         thread.pointee.stack = nil
       }
-      if thread.pointee.stack != nil { here.pointee.freeStacks &+= 1 }
+      if thread.pointee.stack != nil {
+        here.pointee.freeStacks &+= 1
+        swap(&area, &thread.pointee.spareState)
+      }
       thread.pointee.nextFree = here.pointee.free
       here.pointee.free = thread
       Interrupts.restore(wasEnabled)
       stack?.free()
+      if let area { KernelHeap.free(area) }
     }
 
     private static func takeFree() -> UnsafeMutablePointer<ThreadControl>? {
@@ -265,6 +268,8 @@
         guard let stack = thread.pointee.stack else { continue }
         thread.pointee.stack = nil
         stack.free()
+        if let area = thread.pointee.spareState { KernelHeap.free(area) }
+        thread.pointee.spareState = nil
       }
       here.pointee.freeStacks = 0
       Interrupts.restore(wasEnabled)
@@ -331,7 +336,11 @@
     }
 
     private static func giveExtendedState(_ thread: UnsafeMutablePointer<ThreadControl>) -> Bool {
-      guard let area = KernelHeap.allocate(byteCount: ExtendedState.byteCount, alignment: 64) else { return false }
+      let spare = thread.pointee.spareState
+      thread.pointee.spareState = nil
+      guard let area = spare ?? KernelHeap.allocate(byteCount: ExtendedState.byteCount, alignment: 64) else {
+        return false
+      }
       ExtendedState.initialise(area)
       thread.pointee.extendedState = area
       return true
