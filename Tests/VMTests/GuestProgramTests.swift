@@ -66,12 +66,12 @@ struct GuestProgramTests {
 
   @Test(arguments: GuestProgram.all, [1, 2])
   func behavesAsOnLinux(_ program: GuestProgram, cpus: Int) throws {
-    try compare(program, ["--cpus", "\(cpus)"])
+    try program.compare(["--cpus", "\(cpus)"])
   }
 
   /// The same with every system call a trap.
   @Test(arguments: GuestProgram.all) func behavesAsOnLinuxUnchanged(_ program: GuestProgram) throws {
-    try compare(program, ["--cpus", "2", "--no-rewrite"])
+    try program.compare(["--cpus", "2", "--no-rewrite"])
   }
 
   /// What makes and frees most kernel objects, on a debugging heap: none is overrun, none used after its end.
@@ -85,22 +85,25 @@ struct GuestProgramTests {
         .contains(program.name)
     }, [1, 2])
   func behavesAsOnLinuxOnADebuggingHeap(_ program: GuestProgram, cpus: Int) throws {
-    try compare(program, ["--cpus", "\(cpus)", "--debug", "memory", "--memory", "512M"])
+    try program.compare(["--cpus", "\(cpus)", "--debug", "memory", "--memory", "512M"])
   }
 
-  private func compare(_ program: GuestProgram, _ options: [String]) throws {
-    var arguments = options
-    if let volume = program.volume { arguments += ["--volume", "\(volume):/data"] }
-    if let memory = program.memory { arguments += ["--memory", memory] }
-    let guest = try vm(arguments + [program.path] + program.arguments, input: program.input, alone: program.alone)
-    if program.guestOnly || program.expected != nil {
-      #expect(guest.text == program.expected ?? "", "\(guest.errorText)")
-      #expect(guest.status == program.status, "\(guest.errorText)")
+}
+
+extension GuestProgram {
+  /// Runs it in a VM and, unless its source says what is expected, natively, and compares.
+  func compare(_ options: [String]) throws {
+    var options = options
+    if let volume { options += ["--volume", "\(volume):/data"] }
+    if let memory { options += ["--memory", memory] }
+    let guest = try vm(options + [path] + arguments, input: input, alone: alone)
+    if guestOnly || expected != nil {
+      #expect(guest.text == expected ?? "", "\(guest.errorText)")
+      #expect(guest.status == status, "\(guest.errorText)")
     } else {
       var environment = ProcessInfo.processInfo.environment
-      if let volume = program.volume { environment["DATA"] = volume }
-      let native = try run(
-        [program.path] + program.arguments, input: program.input, alone: program.alone, environment: environment)
+      if let volume { environment["DATA"] = volume }
+      let native = try run([path] + arguments, input: input, alone: alone, environment: environment)
       #expect(guest.text == native.text, "\(guest.errorText)")
       #expect(guest.status == native.status, "\(guest.errorText)")
     }

@@ -176,6 +176,14 @@
       }
     }
 
+    /// Has the timer fire at some time at the latest, for nothing but to end a halt.
+    func armTimer(now: UInt64, noLaterThan time: UInt64) {
+      guard time < pointee.armedFor else { return }
+      pointee.armedFor = time
+      pointee.timerExpected = max(time, now &+ LocalTimer.shortestDelay)
+      LocalTimer.arm(at: time)
+    }
+
     private func endOfSlice(now: UInt64) -> UInt64 {
       if now != pointee.since { charge(now: now) }
       let wait = pointee.queue.remaining(pointee.current.runNode, ran: now &- pointee.startedAt)

@@ -96,7 +96,9 @@
       notePeriod(here.pointee.cpu, isIdle: next == idle, wasIdle: current == idle)
       if next == current {
         here.pointee.startedAt = now
-        return here.armTimer(now: now, hasSwitched: true)
+        here.armTimer(now: now, hasSwitched: true)
+        if reason == .yielding { yieldForNothing(here, now: now) }
+        return
       }
       if reason == .preempted { current.pointee.involuntarySwitches &+= 1 }
       if current == idle { shared.pointee.idleCPUs.bitwiseAnd(~(1 << here.pointee.cpu.u64), ordering: .relaxed) }

@@ -56,6 +56,38 @@
       }
     }
 
+    // MARK: Yielding for nothing
+
+    /// A thread that yields for so long without anybody to yield to waits for one on another CPU, ns; and for how long this one halts then.
+    private static var yieldPatience: UInt64 { 200_000 }
+    private static var yieldHalt: UInt64 { 50_000 }
+    /// Yields further apart than this are no waiting, ns.
+    private static var yieldGap: UInt64 { 50_000 }
+
+    /// The running thread has yielded, and nobody else wants to run here. If it does nothing else while other CPUs run threads, the one it
+    /// waits for may lack a processor, which the host has given to this CPU: halting for a moment gives it back. Interrupts are off, also
+    /// afterwards; the thread may have been away in between.
+    @inline(__always) static func yieldForNothing(_ here: UnsafeMutablePointer<CPUScheduler>, now: UInt64) {
+      let thread = here.pointee.current
+      if now &- thread.pointee.yieldedAt > yieldGap { thread.pointee.yieldingSince = now }
+      thread.pointee.yieldedAt = now
+      if now &- thread.pointee.yieldingSince >= yieldPatience { haltForOthers(here, now: now) }
+    }
+
+    @inline(never) private static func haltForOthers(_ here: UnsafeMutablePointer<CPUScheduler>, now: UInt64) {
+      let thread = here.pointee.current
+      thread.pointee.yieldingSince = now
+      let others = shared.pointee.activeCPUs.load(ordering: .relaxed) & ~(1 << here.pointee.cpu.u64)
+      guard others & ~shared.pointee.idleCPUs.load(ordering: .relaxed) != 0, here.pointee.incoming.isEmpty(),
+        !Preemption.isRequested, Preemption.count == 0
+      else { return }
+      here.armTimer(now: now, noLaterThan: now &+ yieldHalt)
+      Idle.wait()
+      _ = Interrupts.disable()
+      thread.pointee.yieldedAt = Clock.now()
+      thread.pointee.yieldingSince = thread.pointee.yieldedAt
+    }
+
     /// Saves the registers of who ran here last, who then may be woken anywhere. Interrupts are off.
     private static func saveLoaded(_ here: UnsafeMutablePointer<CPUScheduler>) {
       if let loaded = here.pointee.loaded { _ = here.saveIfLoaded(loaded) }

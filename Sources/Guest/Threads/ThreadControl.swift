@@ -47,6 +47,9 @@ struct ThreadControl: ~Copyable {
   var wokeAt: UInt64 = 0
   /// 0 to 3: how often it has slept soon after it had woken somebody, lately.
   var passesOn: UInt8 = 2
+  /// When it last yielded for nothing, and since when it has been doing so again and again (`Scheduler.yieldForNothing`).
+  var yieldedAt: UInt64 = 0
+  var yieldingSince: UInt64 = 0
   /// How long it polls before it sleeps, cycles (`BriefPoll`).
   var pollCycles: UInt32 = 0
   /// Its program's FS base, while it is not in the CPU's register.

@@ -27,7 +27,7 @@
 #define PER_CPU_NOBODY 0x860            // two zero words: what CURRENT_THREAD points to before there are threads
 #define PER_CPU_LEAF 0x870              // entry address of system calls from rewritten leaf stubs
 #define PER_CPU_SLOTS 0x880             // 16 pointers for the modules above
-#define PER_CPU_FLUSH 0x900              // two u64: flushes requested by other CPUs, and done
+#define PER_CPU_FLUSH 0x900             // three u64: flushes requested by other CPUs, done, and who sleeps for them
 #define PER_CPU_INTERRUPT_STACK_END 0x4000
 #define PER_CPU_NMI_STACK_END 0x7ff0
 #define PER_CPU_DOUBLE_FAULT_STACK_END 0xbff0
