@@ -44,6 +44,7 @@ struct OwnImageTests {
     for check in ["ping-pong on one CPU", "readers, deferred frees and a growing table", "reader-writer lock"] {
       #expect(report.contains("threads, \(check): ok"), "\(check)\n\(report)")
     }
+    #expect(report.contains("memory behind a grace period: ok"), "\(report)")
     // Many threads' stacks are there by now.
     #expect(report.contains("kernel page tables: ok"), "\(report)")
     #expect(!report.contains("FAILED"))

@@ -25,6 +25,7 @@
       // The others announce themselves when they are up.
       while Scheduler.activeCPUCount < CPU.count { _ = Thread.sleep(until: .after(100_000)) }
       var isPassed = ThreadSelfTest.run { $0.show() }
+      isPassed = ReclaimCheck.run { $0.show() } && isPassed
       isPassed = MemorySelfTest.auditKernel { $0.show() } && isPassed
       Monitor.exit(isPassed ? 0 : 1 &<< 8)
     }

@@ -4,6 +4,9 @@
 // at the reserve programs get none, and who wants some gives back for himself (`run`) or fails. The page cache gives
 // first, then unused stacks, then the shrinkers in the order in which they were added.
 //
+// What a shrinker gives may be freed only when no reader sees it any more (`RCU.later`). Who holds no lock, and still lacks memory, waits for
+// that; the work thread, which makes those calls itself, goes back to do so before it asks for more.
+//
 // A shrinker may allocate a little, and so come back to `run`: shrinkers do not run inside one another.
 import Base
 import Locks
@@ -98,6 +101,7 @@ public enum Reclaim {
     }
     if given < pages { ask(&given, &wasBusy, pages, caller) }
     if given < pages { KernelHeap.trim() }
+    if caller == .noLocks { waitForDeferred(wanting: pages, since: before) }
     if given > 0 || Frames.statistics.free > before { return true }
     guard wasBusy && caller != .anyLocks else { return false }
     // Its holder is about to be done with it.
@@ -105,6 +109,14 @@ public enum Reclaim {
       _ = Thread.sleep(until: .after(100_000))
     #endif
     return true
+  }
+
+  /// Returns when memory that was given behind a grace period has come back, unless so many pages have come without it.
+  /// - Parameter before: how many were free before anybody was asked.
+  static func waitForDeferred(wanting pages: Int, since before: Int) {
+    guard Frames.statistics.free &- before < pages, RCU.pendingCalls > 0, !WorkQueue.isWorkThread else { return }
+    RCU.barrier()
+    KernelHeap.trim()
   }
 
   #if GUEST
@@ -127,7 +139,11 @@ public enum Reclaim {
 
     private static func giveInAdvance() {
       var isGiven = true
-      while isGiven, Frames.shortage > 0 { isGiven = run(pages: min(Frames.shortage, 64), .noLocks) }
+      while isGiven, Frames.shortage > 0 {
+        isGiven = run(pages: min(Frames.shortage, 64), .noLocks)
+        // Some of it may be about to come back: this thread has to make the calls. If memory is short then, it is woken again.
+        if RCU.pendingCalls > 0 { break }
+      }
       if !isGiven { quietUntil.store(Clock.now() &+ 20_000_000, ordering: .relaxed) }
     }
   #endif

@@ -32,6 +32,11 @@ public enum WorkQueue {
     let submissions = Semaphore()
   }
   nonisolated(unsafe) private static var sharedPointer: UnsafeMutablePointer<Shared>? = nil
+  /// The work thread's name among waiters; 0 before it runs.
+  private static let worker = LiveWord(0)
+
+  /// Whether the running thread is the work thread: it must not wait for work.
+  public static var isWorkThread: Bool { worker.load() == Parking.current.rawValue }
 
   /// Starts the work thread. Called once by the scheduler, when it begins; unit tests call it for themselves.
   /// - Throws: ENOMEM.
@@ -63,6 +68,7 @@ public enum WorkQueue {
 
   fileprivate static func work() {
     guard let shared = sharedPointer else { return }
+    worker.store(Parking.current.rawValue)
     while true {
       _ = shared.pointee.submissions.wait()
       shared.pointee.list.takeAll { address in
