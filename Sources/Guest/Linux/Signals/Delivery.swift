@@ -100,9 +100,9 @@ extension Task {
 
     var built = SignalFrame()
     built.returnAddress = action.restorer
-    // Without flags, whether there is one or not, and whether it is in use: as Linux tells it.
+    // Whether it is in use is not told here, as by Linux.
     built.stack = signalStack
-    built.stack.flags = 0
+    built.stack.flags = signalStack.flags & SignalStack.disabled
     built.context = SignalContext(old, extendedState: place.extendedState)
     if let original = originalAddress(old.rip) {
       built.context.rip = original
