@@ -148,12 +148,12 @@ extension ConsoleDriver {
   }
 
   /// Reads up to `limit` bytes.
-  func take(_ limit: Int, nonBlocking: Bool = false) -> Result<[UInt8], Errno> {
+  func take(_ limit: Int, from port: Port = .standard, nonBlocking: Bool = false) -> Result<[UInt8], Errno> {
     var bytes = [UInt8](repeating: 0, count: limit)
     return bytes.withUnsafeMutableBytes { buffer in
       var transfer = Transfer(kernel: buffer)
       do throws(Errno) {
-        let count = try read(into: &transfer, nonBlocking: nonBlocking)
+        let count = try read(port, into: &transfer, nonBlocking: nonBlocking)
         return .success(Array(buffer.prefix(count)))
       } catch { return .failure(error) }
     }

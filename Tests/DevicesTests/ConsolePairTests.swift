@@ -25,7 +25,7 @@ final class ConsoleBench {
 
   init(
     flags: UInt32 = 0, size: (UInt16, UInt16)? = nil, output path: String? = nil,
-    terminal: (any ConsoleTerminal)? = nil
+    terminal: (any ConsoleTerminal)? = nil, terminalInput: TestPipe? = nil
   ) {
     signal(SIGPIPE, SIG_IGN)
     var configuration = VirtioConsole.Configuration()
@@ -34,7 +34,8 @@ final class ConsoleBench {
     configuration.error = error.writer
     configuration.size = size
     configuration.terminal = terminal
-    configuration.isInputTerminal = terminal != nil
+    configuration.isInputTerminal = terminal != nil && terminalInput == nil
+    if let terminalInput { configuration.terminalInput = terminalInput.reader }
     let failures = failures
     configuration.onOutputFailure = { failures.list.append([Int32($0), $1]) }
     device = try! VirtioConsole(configuration)
@@ -180,7 +181,7 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
     writer.join()
     #expect(received == bytes)
     #expect(it.console.take(10) == .success([]))
-    #expect(it.console.isReadable)
+    #expect(it.console.isReadable())
   }
 
   @Test func readersSleepUntilThereIsSomething() {
@@ -218,28 +219,28 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
     let it = ConsoleBench()
     let changes = Atomic<Int>(0)
     it.console.onInputChange = { changes.add(1, ordering: .relaxed) }
-    #expect(!it.console.isReadable)
+    #expect(!it.console.isReadable())
     #expect(it.console.take(5, nonBlocking: true) == .failure(.EAGAIN))
     it.console.listen()
-    #expect(!it.console.isReadable)
+    #expect(!it.console.isReadable())
     it.input.put([1, 2, 3])
-    #expect(eventually { it.console.isReadable })
+    #expect(eventually { it.console.isReadable() })
     #expect(eventually { changes.load(ordering: .relaxed) > 0 })
     // (The non-blocking read above has posted five bytes.)
-    #expect(it.console.readableByteCount == 3)
+    #expect(it.console.readableByteCount() == 3)
     #expect(it.console.take(2, nonBlocking: true) == .success([1, 2]))
-    #expect(it.console.readableByteCount == 1)
+    #expect(it.console.readableByteCount() == 1)
     #expect(it.console.take(2, nonBlocking: true) == .success([3]))
-    #expect(!it.console.isReadable)
+    #expect(!it.console.isReadable())
     it.console.listen()
     it.input.put([4, 5, 6])
-    #expect(eventually { it.console.isReadable })
+    #expect(eventually { it.console.isReadable() })
     usleep(5000)
     #expect(it.input.waiting == 3)
     it.console.listen()
     #expect(it.console.take(2, nonBlocking: true) == .success([4, 5]))
     #expect(it.input.waiting == 1)
-    #expect(!it.console.isReadable)
+    #expect(!it.console.isReadable())
     // A probe that is still out does not keep a reader from its data, however much it wants.
     #expect(it.console.take(1) == .success([6]))
     it.console.listen()
@@ -250,7 +251,7 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
     #expect(it.console.take(1) == .success([8]))
     it.console.listen()
     it.input.closeWriter()
-    #expect(eventually { it.console.isReadable })
+    #expect(eventually { it.console.isReadable() })
     #expect(it.console.take(2, nonBlocking: true) == .success([]))
   }
 
@@ -313,6 +314,37 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
     } catch { return .failure(error) }
   }
 
+  /// Standard input is something else: what is typed comes by the other port, each at its own pace.
+  @Test func theTerminalMayBeReadBesidesStandardInput() {
+    let keys = TestPipe()
+    let it = ConsoleBench(flags: BootFlags.terminalInput, terminal: FakeTerminal(), terminalInput: keys)
+    let changes = Atomic<Int>(0)
+    it.console.onTerminalInputChange = { changes.add(1, ordering: .relaxed) }
+    it.input.put([1, 2, 3])
+    keys.put([10, 11, 12])
+    #expect(it.console.take(2) == .success([1, 2]))
+    #expect(it.console.take(2, from: .error) == .success([10, 11]))
+    #expect(it.console.take(2, from: .error) == .success([12]))
+    #expect(it.console.take(2, nonBlocking: true) == .success([3]))
+    it.console.listen(.error)
+    #expect(!it.console.isReadable(.error))
+    keys.put([13])
+    #expect(eventually { it.console.isReadable(.error) && changes.load(ordering: .relaxed) > 0 })
+    #expect(it.console.take(2, from: .error) == .success([13]))
+    it.input.closeWriter()
+    #expect(it.console.take(2) == .success([]))
+    keys.put([14])
+    #expect(it.console.take(2, from: .error) == .success([14]), "the end of one input is not the other's")
+    keys.closeWriter()
+    #expect(it.console.take(2, from: .error) == .success([]))
+  }
+
+  @Test func withoutATerminalTheOtherPortIsEmpty() {
+    let it = ConsoleBench()
+    #expect(it.console.isReadable(.error))
+    #expect(it.console.take(2, from: .error) == .success([]))
+  }
+
   @Test func aTerminalIsAskedAndSet() throws {
     let terminal = FakeTerminal()
     let it = ConsoleBench(flags: BootFlags.inputIsTerminal, terminal: terminal)
@@ -336,7 +368,7 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
     #expect(it.console.take(1) == .success([1]))
     it.console.listen()
     _ = ask(it.console, VirtioConsoleTerminal.discard)
-    #expect(it.console.readableByteCount == 0)
+    #expect(it.console.readableByteCount() == 0)
     #expect(it.console.take(2) == .success([2, 3]))
   }
 
@@ -360,7 +392,7 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
     for round: UInt8 in 0..<50 {
       #expect(it.console.take(4, nonBlocking: true) == .failure(.EAGAIN))
       it.input.put([round])
-      #expect(eventually { it.console.isReadable })
+      #expect(eventually { it.console.isReadable() })
       #expect(it.console.take(1, nonBlocking: true) == .success([round]))
       it.input.put([round, 1])
       #expect(it.console.take(1, nonBlocking: true) == .success([round]))
@@ -386,7 +418,7 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
   @Test func emptyInputCostsNothing() {
     let it = ConsoleBench(flags: BootFlags.inputIsEmpty)
     #expect(it.console.take(10) == .success([]))
-    #expect(it.console.isReadable)
+    #expect(it.console.isReadable())
     #expect(it.bench.exits == 0)
   }
 

@@ -46,7 +46,7 @@ struct ELFBuilder {
   }
 
   /// A kernel with one page of code, one of data, its note and one relocation.
-  static func kernel(version: UInt32 = 4, kind: UInt32 = 0) -> ELFBuilder {
+  static func kernel(version: UInt32 = 5, kind: UInt32 = 0) -> ELFBuilder {
     var builder = ELFBuilder()
     var code = [UInt8](repeating: 0x90, count: 4096)
     let note = kernelNote(version: version, kind: kind, secondary: 16, call: 32)

@@ -122,6 +122,48 @@ struct TerminalTests {
     #expect(it.finish() == 0)
   }
 
+  /// Standard input is a pipe: a pager reads the keyboard by /dev/tty.
+  @Test(arguments: Runner.allCases) func aPagerAtTheEndOfAPipe(_ runner: Runner) throws {
+    let it = try TerminalSession(
+      ["/bin/sh", "-c", "/bin/busybox seq 3000 | \"$@\" /bin/busybox less", "sh"] + runner.command)
+    let modes = it.modes
+    try it.expect("20\r\n")
+    it.type("G")
+    try it.expect("3000")
+    it.type("q")
+    #expect(it.finish() == 0)
+    #expect(it.modes == modes)
+  }
+
+  /// The terminal is whichever of the streams is one; what the others read is their own.
+  @Test(arguments: Runner.allCases, [">&2", "2> /dev/null", ""])
+  func theTerminalIsReadBesidesAPipe(_ runner: Runner, redirection: String) throws {
+    let script =
+      "read a; echo a $a; read b < /dev/tty; echo b $b; read c < /dev/tty; read d; echo c $c d $d; echo end > /dev/tty"
+    let it = try TerminalSession(
+      ["/bin/sh", "-c", "printf 'one\\ntwo\\n' | \"$@\" /bin/busybox sh -c '\(script)' \(redirection)", "sh"]
+        + runner.command)
+    try it.expect("a one\r\n")
+    it.type("typed\n")
+    try it.expect("b typed\r\n")
+    it.type("more\n")
+    try it.expect("c more d two\r\nend\r\n")
+    #expect(it.finish() == 0)
+  }
+
+  /// Pagers of old read standard error.
+  @Test(arguments: Runner.allCases) func standardErrorIsTheTerminalToo(_ runner: Runner) throws {
+    let it = try TerminalSession(
+      [
+        "/bin/sh", "-c",
+        "printf 'piped\\n' | \"$@\" /bin/busybox sh -c 'read a <&2; read b; echo $a, $b' | /bin/busybox cat", "sh",
+      ]
+        + runner.command)
+    it.type("typed\n")
+    try it.expect("typed, piped\r\n")
+    #expect(it.finish() == 0)
+  }
+
   @Test(arguments: Runner.allCases) func aShell(_ runner: Runner) throws {
     let it = try TerminalSession(
       runner.command + (runner == .natively ? [] : ["--env", "PS1=$ "]) + [busybox, "sh"])

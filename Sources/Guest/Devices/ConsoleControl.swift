@@ -22,7 +22,8 @@ final class ConsoleControl {
   // Guarded by `lock`: slots of our messages that have not been taken back.
   private var openTransmits: UInt32 = 0
 
-  private let inputEnded = Atomic<Bool>(false)
+  /// A bit for each port without more input.
+  private let endedInputs = Atomic<UInt32>(0)
   private let closedOutputs = Atomic<UInt32>(0)
   /// Error numbers of writes that have failed, 16 bits a port.
   private let outputErrors = Atomic<UInt32>(0)
@@ -68,8 +69,8 @@ final class ConsoleControl {
     } catch { return nil }
   }
 
-  /// Whether the host has said that there is no more input.
-  var isInputEnded: Bool { inputEnded.load(ordering: .acquiring) }
+  /// Whether the host has said that there is no more input for a port.
+  func isInputEnded(_ port: Int) -> Bool { endedInputs.load(ordering: .acquiring) & (1 &<< port.u32) != 0 }
   /// Whether nobody reads a port's output any more.
   func isOutputClosed(_ port: Int) -> Bool { closedOutputs.load(ordering: .acquiring) & (1 &<< port.u32) != 0 }
   /// Why the last write to a port has failed, told once; nil if none has.
@@ -100,9 +101,9 @@ final class ConsoleControl {
   }
 
   /// Has the host read a terminal on after an end of input; threads only.
-  func reopenInput() throws(Errno) {
-    inputEnded.store(false, ordering: .releasing)
-    try send(VirtioConsoleControl(port: 0, event: VirtioConsoleControl.portOpen, value: 1))
+  func reopenInput(_ port: Int) throws(Errno) {
+    endedInputs.bitwiseAnd(~(1 &<< port.u32), ordering: .releasing)
+    try send(VirtioConsoleControl(port: port.u32, event: VirtioConsoleControl.portOpen, value: 1))
   }
 
   /// Does something with the terminal and says how it is afterwards; threads only.
@@ -183,8 +184,13 @@ final class ConsoleControl {
 
   private func understand(_ message: VirtioConsoleControl, _ data: UnsafeMutableRawPointer, _ length: Int) {
     switch message.event {
-    case VirtioConsoleControl.portOpen where message.port == 0:
-      inputEnded.store(message.value == 0, ordering: .releasing)
+    case VirtioConsoleControl.portOpen where message.port < 2:
+      let bit: UInt32 = 1 &<< message.port
+      if message.value == 0 {
+        endedInputs.bitwiseOr(bit, ordering: .releasing)
+      } else {
+        endedInputs.bitwiseAnd(~bit, ordering: .releasing)
+      }
     case VirtioConsoleControl.portRemove where message.port < 2:
       closedOutputs.bitwiseOr(1 &<< message.port, ordering: .releasing)
     case VirtioConsoleControl.outputFailed where message.port < 2:

@@ -1,4 +1,5 @@
-// The console (virtio 1.2, 5.3): standard input and output as port 0, standard error as port 1.
+// The console (virtio 1.2, 5.3): standard input and output as port 0, standard error as port 1, which also has what is typed on the
+// terminal where standard input is something else.
 //
 // The device is started at the first use: one exit, and one for each write that the device does not hear of otherwise. That both
 // ports exist is known, so nothing waits for the control queues' handshake.
@@ -14,23 +15,27 @@ public final class ConsoleDriver {
   public enum Port: Int, Sendable {
     /// Standard input and output.
     case standard = 0
-    /// Standard error; it has no input.
+    /// Standard error, and the terminal's input where it is not standard input.
     case error = 1
   }
 
   private let function: VirtioFunction
   private let isTerminal: Bool
   private let isInputEmpty: Bool
+  private let hasTerminalInput: Bool
   private let lock = Mutex()
   private let isStarted = Atomic<Bool>(false)
   // Set under `lock` before `isStarted`, and constant from then on.
   private var control: ConsoleControl?
   private var output: ConsoleOutput?
   private var input: ConsoleInput?
+  private var terminalInput: ConsoleInput?
   private let initialSize: UInt32
 
   /// Called, in any context, when input has arrived or ended: whoever polls should look again. Set before the first use.
   public var onInputChange: (() -> Void)?
+  /// The same for port 1.
+  public var onTerminalInputChange: (() -> Void)?
 
   /// A driver for the device, which is not touched yet.
   /// - Parameters:
@@ -44,6 +49,7 @@ public final class ConsoleDriver {
     self.function = function
     isTerminal = flags & BootFlags.inputIsTerminal != 0
     isInputEmpty = flags & BootFlags.inputIsEmpty != 0
+    hasTerminalInput = flags & BootFlags.terminalInput != 0
     initialSize = columns.u32 | rows.u32 &<< 16
   }
 
@@ -82,32 +88,38 @@ public final class ConsoleDriver {
   /// Reads what is there, sleeping while there is nothing.
   /// - Returns: bytes read; 0 at the end. A terminal may give more after an end.
   /// - Throws: EAGAIN (if not to block, or the deadline has passed), EINTR, EFAULT, EIO, ENODEV, ENOMEM.
-  public func read(into transfer: inout Transfer, nonBlocking: Bool = false, until deadline: Deadline = .never)
-    throws(Errno) -> Int
-  {
-    if isInputEmpty { return 0 }
+  public func read(
+    _ port: Port = .standard, into transfer: inout Transfer, nonBlocking: Bool = false,
+    until deadline: Deadline = .never
+  ) throws(Errno) -> Int {
+    if isEmpty(port) { return 0 }
     try start()
-    guard let input else { throw .ENODEV }
+    guard let input = input(port) else { throw .ENODEV }
     return try input.read(into: &transfer, nonBlocking: nonBlocking, until: deadline)
   }
 
+  private func isEmpty(_ port: Port) -> Bool { port == .standard ? isInputEmpty : !hasTerminalInput }
+
+  /// Since the start.
+  private func input(_ port: Port) -> ConsoleInput? { port == .standard ? input : terminalInput }
+
   /// Whether a read would return at once.
-  public var isReadable: Bool {
-    if isInputEmpty { return true }
-    return isStarted.load(ordering: .acquiring) ? input?.isReadable ?? true : false
+  public func isReadable(_ port: Port = .standard) -> Bool {
+    if isEmpty(port) { return true }
+    return isStarted.load(ordering: .acquiring) ? input(port)?.isReadable ?? true : false
   }
 
   /// Bytes of input that have come already; the host may have more.
-  public var readableByteCount: Int {
-    isStarted.load(ordering: .acquiring) ? input?.readableByteCount ?? 0 : 0
+  public func readableByteCount(_ port: Port = .standard) -> Int {
+    isStarted.load(ordering: .acquiring) ? input(port)?.readableByteCount ?? 0 : 0
   }
 
   /// Asks the host to say when there is input (which stays with it), so that `isReadable` may become true and `onInputChange`
   /// be called: before a poll sleeps.
-  public func listen() {
-    if isInputEmpty { return }
+  public func listen(_ port: Port = .standard) {
+    if isEmpty(port) { return }
     do throws(Errno) { try start() } catch { return }
-    input?.listen()
+    input(port)?.listen()
   }
 
   // MARK: Terminal
@@ -119,7 +131,9 @@ public final class ConsoleDriver {
     guard let control, let input else { throw .ENODEV }
     try control.terminal(action, &state)
     let kind = action & ~VirtioConsoleTerminal.force
-    if kind == VirtioConsoleTerminal.discard || kind == VirtioConsoleTerminal.discardAndSet { input.discard() }
+    if kind == VirtioConsoleTerminal.discard || kind == VirtioConsoleTerminal.discardAndSet {
+      (terminalInput ?? input).discard()
+    }
   }
 
   /// The terminal's size as the host last told it; zeros if there is no terminal.
@@ -148,7 +162,7 @@ public final class ConsoleDriver {
     // All rings and the control queues' buffers share a page.
     let outputByteCount = Virtqueue.byteCount(size: ConsoleOutput.queueSize)
     let inputByteCount = Virtqueue.byteCount(size: ConsoleInput.queueSize)
-    let byteCount = ConsoleControl.byteCount &+ 2 &* outputByteCount &+ inputByteCount
+    let byteCount = ConsoleControl.byteCount &+ 2 &* outputByteCount &+ 2 &* inputByteCount
     guard let memory = KernelHeap.allocateZeroed(byteCount: byteCount, alignment: 16) else { throw .ENOMEM }
     let rings = memory + ConsoleControl.byteCount
     guard let control = ConsoleControl(memory: memory),
@@ -156,15 +170,27 @@ public final class ConsoleDriver {
       let output1 = Virtqueue(size: ConsoleOutput.queueSize, memory: rings + outputByteCount),
       let receive = Virtqueue(size: ConsoleInput.queueSize, memory: rings + 2 &* outputByteCount)
     else { throw .ENOMEM }
-    let input = ConsoleInput(receive, control: control, isTerminal: isTerminal)
+    let input = ConsoleInput(receive, port: 0, control: control, isTerminal: isTerminal)
+    if hasTerminalInput {
+      guard let memory = Virtqueue(size: ConsoleInput.queueSize, memory: rings + 2 &* outputByteCount + inputByteCount)
+      else { throw .ENOMEM }
+      let terminalInput = ConsoleInput(memory, port: 1, control: control, isTerminal: true)
+      terminalInput.onChange = { [unowned(unsafe) self] in self.onTerminalInputChange?() }
+      self.terminalInput = terminalInput
+    }
     // Interrupts come back to this object by a reference that does not count: it stays for ever.
     _ = Unmanaged.passRetained(self)
     input.onChange = { [unowned(unsafe) self] in self.onInputChange?() }
+    control.onChange = { [unowned(unsafe) self] in
+      self.input?.hasChanged()
+      self.terminalInput?.hasChanged()
+    }
     self.control = control
     self.input = input
     output = ConsoleOutput([output0, output1], control: control, function: function)
     try function.start(
-      [receive, output0, control.receive, control.transmit, nil, output1], features: VirtioConsoleABI.multiport)
+      [receive, output0, control.receive, control.transmit, terminalInput?.queue, output1],
+      features: VirtioConsoleABI.multiport)
     isStarted.store(true, ordering: .releasing)
   }
 }

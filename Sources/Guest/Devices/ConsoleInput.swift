@@ -1,4 +1,4 @@
-// Standard input: one buffer, posted when somebody wants to read and as large as what they want.
+// Standard input, or the terminal where that is something else: one buffer, posted when somebody wants to read and as large as what they want.
 //
 // What is not asked for stays with the host, for whoever reads its input after us; so no buffer is posted ahead. A poll posts
 // a probe: a buffer of no bytes, which osv-run's console hands back when there is something to read. One reader at a
@@ -10,7 +10,7 @@ import Pages
 import Platform
 import VirtioABI
 
-/// The receiving side of the console's port 0.
+/// The receiving side of one of the console's ports.
 final class ConsoleInput {
   private static let smallByteCount = 4096
   private static let largeOrder = 4
@@ -19,6 +19,7 @@ final class ConsoleInput {
 
   let queue: Virtqueue
   private let control: ConsoleControl
+  private let port: Int
   private let isTerminal: Bool
   /// Readers that wait for data, an end or a failure.
   private let arrivals = WaitQueue()
@@ -42,15 +43,17 @@ final class ConsoleInput {
   /// Called in any context when data, an end or a failure has come.
   var onChange: (() -> Void)?
 
-  init(_ queue: Virtqueue, control: ConsoleControl, isTerminal: Bool) {
+  /// The caller has `hasChanged` called when the control queue has something to say.
+  init(_ queue: Virtqueue, port: Int, control: ConsoleControl, isTerminal: Bool) {
     self.queue = queue
+    self.port = port
     self.control = control
     self.isTerminal = isTerminal
-    queue.onCompletion = { [unowned(unsafe) self] _, _ in self.wake() }
-    control.onChange = { [unowned(unsafe) self] in self.wake() }
+    queue.onCompletion = { [unowned(unsafe) self] _, _ in self.hasChanged() }
   }
 
-  private func wake() {
+  /// Wakes who waits. Any context.
+  func hasChanged() {
     arrivals.wakeAll()
     onChange?()
   }
@@ -60,7 +63,7 @@ final class ConsoleInput {
   /// Whether a read would return at once: data, an end, or a failure.
   var isReadable: Bool {
     unread.load(ordering: .acquiring) > 0 || isPending.load(ordering: .acquiring) || isDone(probe) || isDone(posted)
-      || control.isInputEnded || queue.hasFailed
+      || control.isInputEnded(port) || queue.hasFailed
   }
 
   /// Bytes that lie here already; the host may have more.
@@ -106,13 +109,13 @@ final class ConsoleInput {
     if hasReportedEnd {
       guard isTerminal else { return 0 }
       hasReportedEnd = false
-      try control.reopenInput()
+      try control.reopenInput(port)
     }
     while true {
       if unread.load(ordering: .relaxed) > 0 { return try take(&transfer) }
       control.poll()
       // The end is looked at before the data: it was sent after the last byte.
-      let isEnded = control.isInputEnded
+      let isEnded = control.isInputEnded(port)
       queue.reap()
       if isDone(probe) {
         queue.release(probe.exchange(0, ordering: .relaxed) &- 1)
@@ -139,7 +142,7 @@ final class ConsoleInput {
       }
       if nonBlocking && !isPending.load(ordering: .relaxed) { throw .EAGAIN }
       let result = arrivals.wait(until: deadline, interruptible: true) {
-        !isDone(posted) && !control.isInputEnded && !queue.hasFailed
+        !isDone(posted) && !control.isInputEnded(port) && !queue.hasFailed
       }
       if result == .interrupted { throw .EINTR }
       if result == .timedOut { throw .EAGAIN }

@@ -43,12 +43,15 @@
     /// Bits of `BootFlags` that say whether a stream is a terminal.
     enum Stream {
       case input, output, error
+      /// What is typed on the terminal, where standard input is something else.
+      case terminalInput
 
       var terminalFlag: UInt32 {
         switch self {
         case .input: BootFlags.inputIsTerminal
         case .output: BootFlags.outputIsTerminal
         case .error: BootFlags.errorIsTerminal
+        case .terminalInput: BootFlags.terminalInput
         }
       }
     }
@@ -63,10 +66,15 @@
       if stream == .input {
         console.onInputChange = { [unowned(unsafe) self] in self.pollSource.notify(.readable) }
       }
+      if stream == .terminalInput {
+        console.onTerminalInputChange = { [unowned(unsafe) self] in self.pollSource.notify(.readable) }
+      }
     }
 
+    private var inputPort: ConsoleDriver.Port { stream == .terminalInput ? .error : .standard }
+
     func read(into transfer: inout Transfer, nonBlocking: Bool, until deadline: Deadline) throws(Errno) -> Int {
-      try console.read(into: &transfer, nonBlocking: nonBlocking, until: deadline)
+      try console.read(inputPort, into: &transfer, nonBlocking: nonBlocking, until: deadline)
     }
 
     func write(from transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int {
@@ -74,12 +82,12 @@
     }
 
     var readyMask: ReadyMask {
-      guard stream == .input else {
+      guard stream == .input || stream == .terminalInput else {
         return console.isOutputClosed(stream == .error ? .error : .standard) ? [.writable, .error] : .writable
       }
-      if console.isReadable { return .readable }
-      console.listen()
-      return console.isReadable ? .readable : []
+      if console.isReadable(inputPort) { return .readable }
+      console.listen(inputPort)
+      return console.isReadable(inputPort) ? .readable : []
     }
 
     var isTerminal: Bool { Boot.has(flag: stream.terminalFlag) }
@@ -106,7 +114,7 @@
       return result
     }
 
-    var readableByteCount: Int { console.readableByteCount }
+    var readableByteCount: Int { console.readableByteCount(inputPort) }
   }
 
   /// A standard stream of a machine without a console: empty, and a sink.

@@ -29,7 +29,9 @@
       let mounts = MountTable(root: root, source: PathBytes("root"), flags: rootFlags)
       context = FileSystemContext(mounts: mounts, umask: Boot.information.pointee.umask)
       streams = Self.streams(drivers)
-      devices = DeviceFileSystem(random: { Random.fill($0) }, input: streams[0], output: streams[1])
+      devices = DeviceFileSystem(
+        random: { Random.fill($0) }, input: Self.terminalInput(drivers) ?? streams[0],
+        output: Self.terminalOutput(streams))
       let processes = ProcessFileSystem(processes: ProcessTable.shared)
       processes.addSystemFiles()
       ProcessFiles.add(to: processes)
@@ -57,6 +59,17 @@
     private static func streams(_ drivers: BootDevices) -> [any ConsoleEndpoint] {
       guard let console = drivers.console else { return [NullStream(), NullStream(), NullStream()] }
       return [ConsoleStream(console, .input), ConsoleStream(console, .output), ConsoleStream(console, .error)]
+    }
+
+    /// What is typed on the terminal, where that is not standard input.
+    private static func terminalInput(_ drivers: BootDevices) -> (any ConsoleEndpoint)? {
+      guard Boot.has(flag: BootFlags.terminalInput), let console = drivers.console else { return nil }
+      return ConsoleStream(console, .terminalInput)
+    }
+
+    /// The way to the terminal: standard output or error, whichever it is; standard output if neither is one.
+    private static func terminalOutput(_ streams: [any ConsoleEndpoint]) -> any ConsoleEndpoint {
+      !streams[1].isTerminal && streams[2].isTerminal ? streams[2] : streams[1]
     }
 
     /// The root: the volume that is mounted at "/", else a RAM file system with the monitor's files.

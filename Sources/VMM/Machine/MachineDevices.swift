@@ -58,6 +58,7 @@ struct MachineDevices {
     let size = StandardStreams.terminalSize
     streams.terminal = HostTerminal.shared
     streams.isInputTerminal = isatty(0) == 1
+    streams.terminalInput = StandardStreams.terminalInput
     if size.0 > 0 { streams.size = (columns: size.0, rows: size.1) }
     let requests = Self.requests
     let isJailed = configuration.isJailed

@@ -14,12 +14,23 @@ enum StandardStreams {
     for (descriptor, bit) in [
       (CInt(0), BootFlags.inputIsTerminal), (1, BootFlags.outputIsTerminal), (2, BootFlags.errorIsTerminal),
     ] where isatty(descriptor) == 1 { bits |= bit }
+    if terminalInput >= 0 { bits |= BootFlags.terminalInput }
     var status = stat()
     if fstat(0, &status) != 0 || (status.st_mode & S_IFMT == S_IFCHR && status.st_rdev == 0x103) {
       bits |= BootFlags.inputIsEmpty  // closed, or /dev/null (1, 3)
     }
     return bits
   }
+
+  /// What reads the terminal where standard input does not: output or error, if they are open for reading too, as a shell leaves them;
+  /// else the controlling terminal. -1 if there is none, or no need. Opened at the first look: before the process gives up that right.
+  static let terminalInput: CInt = {
+    guard isatty(0) != 1 else { return -1 }
+    let terminals = ([1, 2] as [CInt]).filter { isatty($0) == 1 }
+    if terminals.isEmpty { return -1 }
+    for descriptor in terminals where fcntl(descriptor, F_GETFL) & O_ACCMODE == O_RDWR { return descriptor }
+    return open("/dev/tty", O_RDONLY | O_CLOEXEC | O_NOCTTY)
+  }()
 
   /// Columns and rows of the terminal behind any of them, 0 without one.
   static var terminalSize: (UInt16, UInt16) {

@@ -10,7 +10,7 @@ public struct BootInformation {
   /// "OSV-BOOT", read as a little-endian integer.
   public static let magicValue: UInt64 = 0x544f_4f42_2d56_534f
   /// Raised with every change of this file.
-  public static let currentVersion: UInt32 = 4
+  public static let currentVersion: UInt32 = 5
   /// Bytes between two per-CPU areas (see `perCPUPhysical`).
   public static let perCPUStride: UInt64 = 0xc000
   /// Alignment of the first one.
@@ -166,6 +166,8 @@ public enum BootFlags {
   public static let debugMemory: UInt32 = 1 << 5
   /// System calls of programs stay traps: their code is not changed.
   public static let noRewrite: UInt32 = 1 << 6
+  /// What is typed on the terminal comes by the console's port 1: standard input is something else.
+  public static let terminalInput: UInt32 = 1 << 7
 }
 
 /// `BootInformation.log`: what `--log` and `--trace` turn on.

@@ -1,6 +1,7 @@
 // The console's formats (virtio 1.2, 5.3).
 //
-// osv-run's console has two ports: 0 is standard input and output, 1 is standard error (its input stays empty).
+// osv-run's console has two ports: 0 is standard input and output, 1 is standard error. What port 1 receives is typed on the terminal,
+// where there is one and standard input is something else; otherwise it receives nothing.
 // The end of input is a PORT_OPEN of value 0 for port 0, sent after the last byte; a driver may answer with a PORT_OPEN of
 // value 1 to have a terminal read on. A port whose output nobody reads any more is removed (PORT_REMOVE); what is transmitted
 // afterwards is dropped. Any other failure of an output is of one request, and told before that is handed back. A receive buffer of no bytes is handed back when there is input (or its end) to read: a driver can

@@ -18,7 +18,7 @@ final class ControlChannel: Sendable {
     var isPortRemoved = [false, false]
     /// Whether a failure is among what waits: one at a time is enough for a driver that does not listen.
     var hasFailure = [false, false]
-    var isInputOpen = true
+    var isInputOpen = [true, true]
     var size: (columns: UInt16, rows: UInt16)?
   }
 
@@ -55,7 +55,7 @@ final class ControlChannel: Sendable {
         if port == 0 { Self.append(&state, 0, VirtioConsoleControl.consolePort, 1) }
         Self.append(&state, port, VirtioConsoleControl.portName, 1, Array(Self.names[port].utf8))
         if port == 0, let size = state.size { Self.appendSize(&state, size) }
-        Self.append(&state, port, VirtioConsoleControl.portOpen, port == 1 || state.isInputOpen ? 1 : 0)
+        Self.append(&state, port, VirtioConsoleControl.portOpen, state.isInputOpen[port] ? 1 : 0)
         if state.isPortRemoved[port] { Self.append(&state, port, VirtioConsoleControl.portRemove, 1) }
       case VirtioConsoleControl.portOpen:
         guard port < 2 else { return (false, nil) }
@@ -66,12 +66,12 @@ final class ControlChannel: Sendable {
     }
   }
 
-  /// There is input to come, or no more.
-  func setInputOpen(_ isOpen: Bool) {
+  /// There is input to come on a port, or no more.
+  func setInputOpen(_ isOpen: Bool, port: Int) {
     state.withLock {
-      guard $0.isInputOpen != isOpen else { return }
-      $0.isInputOpen = isOpen
-      if $0.isPortReady[0] { Self.append(&$0, 0, VirtioConsoleControl.portOpen, isOpen ? 1 : 0) }
+      guard $0.isInputOpen[port] != isOpen else { return }
+      $0.isInputOpen[port] = isOpen
+      if $0.isPortReady[port] { Self.append(&$0, port, VirtioConsoleControl.portOpen, isOpen ? 1 : 0) }
     }
   }
 

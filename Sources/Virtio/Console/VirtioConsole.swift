@@ -22,6 +22,8 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
     public var output: CInt = 1
     /// Written to by port 1.
     public var error: CInt = 2
+    /// Read for port 1: the terminal, where port 0 reads something else; negative for an input that stays empty.
+    public var terminalInput: CInt = -1
     /// The terminal behind the console, where there is one.
     public var terminal: (any ConsoleTerminal)?
     /// Whether port 0 reads from that terminal.
@@ -40,6 +42,7 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
   private let control: ControlChannel
   private let terminal: (any ConsoleTerminal)?
   private let pump: InputPump
+  private let terminalPump: InputPump?
   private let room: RoomWatch
   /// How long a thread that serves a queue waits for room itself, in nanoseconds: a reader that is only slow is caught up with.
   private static let patience: UInt64 = 2_000_000
@@ -69,7 +72,15 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
     pump = try InputPump(
       descriptor: configuration.input, queueIndex: VirtioConsoleABI.receive0, startThread: configuration.startThread,
       mayRead: mayRead,
-      onEnd: { tell.console?.inputEnded() })
+      onEnd: { tell.console?.inputEnded(port: 0) })
+    if configuration.terminalInput >= 0 {
+      terminalPump = try InputPump(
+        descriptor: configuration.terminalInput, queueIndex: VirtioConsoleABI.receive1,
+        startThread: configuration.startThread, mayRead: { terminal?.mayRead() ?? .granted },
+        onEnd: { tell.console?.inputEnded(port: 1) })
+    } else {
+      terminalPump = nil
+    }
     room = try RoomWatch(
       outputs.map(\.descriptor), startThread: configuration.startThread,
       onRoom: { tell.console?.resumeOutput(port: $0) })
@@ -82,6 +93,7 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
   /// Ends the console's threads. The console must not be used afterwards.
   public func stop() {
     pump.stop()
+    terminalPump?.stop()
     room.stop()
   }
 
@@ -127,12 +139,14 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
   public func activate(host: any VirtioDeviceHost, features: UInt64) {
     self.host.withLock { $0 = host }
     pump.setHost(host)
+    terminalPump?.setHost(host)
   }
 
   /// See `VirtioDevice`.
   public func reset() {
     host.withLock { $0 = nil }
     pump.setHost(nil)
+    terminalPump?.setHost(nil)
     control.reset()
     for output in outputs { output.isHeldBack = false }
   }
@@ -145,7 +159,9 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
     case VirtioConsoleABI.transmit1: transmit(queue, port: 1, chains[index])
     case VirtioConsoleABI.controlReceive: control.flush(into: queue, chains[index])
     case VirtioConsoleABI.controlTransmit: serveControl(queue, chains[index])
-    default: break  // Standard error has no input: its buffers stay where they are.
+    // Without a terminal to read, its buffers stay where they are.
+    case VirtioConsoleABI.receive1: if let terminalPump, queue.hasAvailable() { terminalPump.buffersPosted(queue) }
+    default: break
     }
   }
 
@@ -220,15 +236,16 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
           let code = terminal?.perform(message.value, &state) ?? ENOTTY
           control.answer(state, code: code)
         }
-        if opened == 0, pump.reopen() { control.setInputOpen(true) }
+        if opened == 0, pump.reopen() { control.setInputOpen(true, port: 0) }
+        if opened == 1, let terminalPump, terminalPump.reopen() { control.setInputOpen(true, port: 1) }
         queue.push(chain)
         flush()
       }
     } while queue.rearm()
   }
 
-  private func inputEnded() {
-    control.setInputOpen(false)
+  private func inputEnded(port: Int) {
+    control.setInputOpen(false, port: port)
     flush()
   }
 

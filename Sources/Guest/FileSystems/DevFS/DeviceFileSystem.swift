@@ -11,8 +11,8 @@ public final class DeviceFileSystem: FileSystem {
   /// /dev with null, zero, full, random, urandom, tty, console, the links to /proc/self/fd and the directories shm and pts.
   /// - Parameters:
   ///   - random: fills memory with random bytes, never failing, never sleeping.
-  ///   - input: where the console reads from.
-  ///   - output: where the console writes to.
+  ///   - input: where the console reads from: the terminal, if there is one.
+  ///   - output: where the console writes to, likewise.
   public init(
     random: @escaping (UnsafeMutableRawBufferPointer) -> Void, input: any ConsoleEndpoint,
     output: any ConsoleEndpoint
