@@ -9,6 +9,8 @@ import Testing
 /// A program on a terminal.
 final class TerminalSession {
   private let leader: Int32
+  /// The terminal's modes before the program could change them.
+  let modesAtStart: [UInt8]
   private let child: pid_t
   /// Everything that the terminal has shown.
   private(set) var shown = ""
@@ -26,6 +28,7 @@ final class TerminalSession {
     var size = winsize(ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0)
     _ = ioctl(leader, UInt(TIOCSWINSZ), &size)
     let terminal = "/dev/pts/\(number)"
+    modesAtStart = Self.modes(of: leader)
     // 0x80: POSIX_SPAWN_SETSID.
     child = try start(
       command, environment: ["PATH=/usr/bin:/bin", "TERM=xterm", "PS1=$ ", "LANG=C"], flags: 0x80
@@ -61,7 +64,9 @@ final class TerminalSession {
   }
 
   /// The terminal's modes now.
-  var modes: [UInt8] {
+  var modes: [UInt8] { Self.modes(of: leader) }
+
+  private static func modes(of leader: Int32) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: 36)
     _ = ioctl(leader, 0x5401, &bytes)
     return bytes

@@ -23,7 +23,7 @@ struct TerminalTests {
   /// Plays Tests/GuestPrograms/terminal.c and gives everything that was shown.
   private func transcript(_ command: [String]) throws -> String {
     let it = try TerminalSession(command)
-    let modes = it.modes
+    let modes = it.modesAtStart
     try it.expect("resize\r\n")
     it.resize(columns: 132, rows: 50)
     try it.expect("line?\r\n")
@@ -75,7 +75,7 @@ struct TerminalTests {
   @Test(arguments: End.allCases) func theTerminalIsRestored(_ end: End) throws {
     let it = try TerminalSession(
       [osvRun, programs + "glibc-static/terminal", "leave"] + (end == .exit ? [] : ["wait"]))
-    let modes = it.modes
+    let modes = it.modesAtStart
     try it.expect("raw\r\n")
     if end != .exit { #expect(it.modes != modes) }
     switch end {
@@ -98,7 +98,7 @@ struct TerminalTests {
 
   @Test(arguments: Runner.allCases) func anEditor(_ runner: Runner) throws {
     let it = try TerminalSession(runner.command + [busybox, "vi", "/tmp/osv-no-such-file"])
-    let modes = it.modes
+    let modes = it.modesAtStart
     try it.expect("~")
     it.type("ihello world")
     try it.expect("world")
@@ -126,7 +126,7 @@ struct TerminalTests {
   @Test(arguments: Runner.allCases) func aPagerAtTheEndOfAPipe(_ runner: Runner) throws {
     let it = try TerminalSession(
       ["/bin/sh", "-c", "/bin/busybox seq 3000 | \"$@\" /bin/busybox less", "sh"] + runner.command)
-    let modes = it.modes
+    let modes = it.modesAtStart
     try it.expect("20\r\n")
     it.type("G")
     try it.expect("3000")
