@@ -2,7 +2,19 @@
 import Base
 import Dispatch
 import Files
+import Foundation
 import Testing
+
+extension Thread {
+  /// A thread of its own: those of the pool are fewer than wait here.
+  fileprivate static func detach(_ group: DispatchGroup, _ body: @escaping @Sendable () -> Void) {
+    group.enter()
+    detachNewThread {
+      body()
+      group.leave()
+    }
+  }
+}
 
 @Suite(.timeLimit(.minutes(15))) struct PipeTests {
   func installed() throws -> (table: DescriptorTable, reader: OpenFile, writer: OpenFile) {
@@ -105,6 +117,57 @@ import Testing
     for start in stride(from: 0, to: bytes.count, by: 3000) {
       #expect(bytes[start..<start + 3000].allSatisfy { $0 == bytes[start] })
     }
+  }
+
+  /// A full pipe is refilled by the page, not by the message.
+  @Test func aWriterWaitsForRoom() throws {
+    /// Whether a writer that waited still does when there is room for it, but not for PIPE_BUF bytes.
+    func waits() throws -> Bool {
+      let (_, reader, writer) = try installed()
+      _ = try writer.write([UInt8](repeating: 1, count: Pipe.capacity))
+      let shared = Shared(value: writer)
+      let written = DispatchSemaphore(value: 0)
+      Thread.detachNewThread {
+        _ = try? shared.value.write([7])
+        written.signal()
+      }
+      usleep(20_000)
+      #expect(try reader.read(4095).count == 4095)
+      let isWaiting = written.wait(timeout: .now() + 0.05) == .timedOut
+      #expect(try reader.read(1).count == 1)
+      if isWaiting { #expect(written.wait(timeout: .now() + 60) == .success) }
+      #expect(try reader.read(Pipe.capacity).last == 7)
+      return isWaiting
+    }
+    // It need not wait if it comes late.
+    var attempts = 0
+    while try !waits(), attempts < 20 { attempts += 1 }
+    #expect(attempts < 20)
+  }
+
+  /// Each is woken by another; nobody is forgotten.
+  @Test func manyOnBothSides() throws {
+    let (table, reader, writer) = try installed()
+    let (writing, reading) = (Shared(value: writer), Shared(value: reader))
+    let (writers, readers) = (DispatchGroup(), DispatchGroup())
+    let count = 5
+    // SAFETY: a word for each reader, read when all have ended.
+    let received = UnsafeMutablePointer<Int>.allocate(capacity: count)
+    received.initialize(repeating: 0, count: count)
+    defer { received.deallocate() }
+    for index in 0..<count {
+      let mine = Shared(value: received + index)
+      Thread.detach(readers) {
+        while let piece = try? reading.value.read(100), !piece.isEmpty { mine.value.pointee += piece.count }
+      }
+      Thread.detach(writers) {
+        for number in 0..<4000 { _ = try? writing.value.write([UInt8](repeating: 1, count: 1 + number % 200)) }
+      }
+    }
+    writers.wait()
+    try table.close(1)
+    readers.wait()
+    #expect((0..<count).reduce(0) { $0 + received[$1] } == count * (0..<4000).reduce(0) { $0 + 1 + $1 % 200 })
   }
 
   @Test func eventCounter() throws {

@@ -1,13 +1,14 @@
 // DescriptorTable: the numbers by which a process knows its open files.
 //
-// A mutex guards the table; it is held for a few loads and stores, never over what a file does. `file(_:)` returns a
-// reference of its own, so a close on another thread takes nothing from under a call that is running.
+// A reader-writer lock guards the table; it is held for a few loads and stores, never over what a file does. `file(_:)` returns a
+// reference of its own, so a close on another thread takes nothing from under a call that is running. Calls only read the table, so
+// one that is switched away from while it does holds up none of the others.
 import Base
 import Locks
 
 /// The descriptors of a process.
 public final class DescriptorTable {
-  private let lock = Mutex()
+  private let lock = ReaderWriterLock()
   private var files = GrowingTable<OpenFile?>(blank: nil)
   /// Bit maps over `files`: taken numbers, and those that close when a program is executed.
   private var taken = GrowingTable<UInt64>(blank: 0)
@@ -19,28 +20,28 @@ public final class DescriptorTable {
 
   /// Numbers stay below this (RLIMIT_NOFILE's soft limit); lowering it closes nothing.
   public var limit: Int {
-    get { lock.withLock { limitValue } }
-    set { lock.withLock { limitValue = newValue } }
+    get { lock.withReadLock { limitValue } }
+    set { lock.withWriteLock { limitValue = newValue } }
   }
 
   /// All descriptors are below this.
-  public var count: Int { lock.withLock { files.count } }
+  public var count: Int { lock.withReadLock { files.count } }
 
   // MARK: Looking
 
   /// The open file of a descriptor.
   /// - Throws: EBADF.
   public func file(_ descriptor: Int) throws(Errno) -> OpenFile {
-    lock.lock()
-    defer { lock.unlock() }
+    lock.readLock()
+    defer { lock.readUnlock() }
     guard descriptor >= 0, descriptor < files.count, let file = files[descriptor] else { throw .EBADF }
     return file
   }
 
   /// The first descriptor in use at or behind a number, for listings; nil if there is none.
   public func next(from descriptor: Int) -> Int? {
-    lock.lock()
-    defer { lock.unlock() }
+    lock.readLock()
+    defer { lock.readUnlock() }
     var number = max(descriptor, 0)
     while number < files.count {
       if files[number] != nil { return number }
@@ -52,8 +53,8 @@ public final class DescriptorTable {
   /// Whether the descriptor closes when a program is executed.
   /// - Throws: EBADF.
   public func closesOnExec(_ descriptor: Int) throws(Errno) -> Bool {
-    lock.lock()
-    defer { lock.unlock() }
+    lock.readLock()
+    defer { lock.readUnlock() }
     try check(descriptor)
     return closing[descriptor &>> 6] & bit(descriptor) != 0
   }
@@ -61,8 +62,8 @@ public final class DescriptorTable {
   /// Sets whether the descriptor closes when a program is executed.
   /// - Throws: EBADF.
   public func setClosesOnExec(_ descriptor: Int, _ closes: Bool) throws(Errno) {
-    lock.lock()
-    defer { lock.unlock() }
+    lock.writeLock()
+    defer { lock.writeUnlock() }
     try check(descriptor)
     mark(descriptor, closes: closes)
   }
@@ -72,8 +73,8 @@ public final class DescriptorTable {
   /// Gives an open file the lowest free number that is not below `minimum`.
   /// - Throws: EMFILE, ENOMEM; EINVAL if `minimum` is not below the limit.
   public func install(_ file: OpenFile, closeOnExec: Bool = false, atLeast minimum: Int = 0) throws(Errno) -> Int {
-    lock.lock()
-    defer { lock.unlock() }
+    lock.writeLock()
+    defer { lock.writeUnlock() }
     guard minimum >= 0, minimum < limitValue || minimum == 0 else { throw .EINVAL }
     let number = lowestFree(from: minimum)
     guard number < limitValue else { throw .EMFILE }
@@ -99,13 +100,13 @@ public final class DescriptorTable {
   /// Closes a descriptor.
   /// - Throws: EBADF, or what the file says about it; it is closed then too.
   public func close(_ descriptor: Int) throws(Errno) {
-    lock.lock()
+    lock.writeLock()
     guard descriptor >= 0, descriptor < files.count, let file = files[descriptor] else {
-      lock.unlock()
+      lock.writeUnlock()
       throw .EBADF
     }
     clear(descriptor)
-    lock.unlock()
+    lock.writeUnlock()
     try file.descriptorRemoved()
   }
 
@@ -131,8 +132,8 @@ public final class DescriptorTable {
   /// - Throws: ENOMEM.
   public func copy() throws(Errno) -> DescriptorTable {
     let result = DescriptorTable()
-    lock.lock()
-    defer { lock.unlock() }
+    lock.readLock()
+    defer { lock.readUnlock() }
     result.limitValue = limitValue
     for number in 0..<files.count {
       if let file = files[number] { try result.place(file, at: number, closing[number &>> 6] & bit(number) != 0) }
@@ -173,8 +174,8 @@ public final class DescriptorTable {
 
   /// Puts a file in the place of another, which it returns.
   private func put(_ file: OpenFile, at target: Int, _ closeOnExec: Bool) throws(Errno) -> OpenFile? {
-    lock.lock()
-    defer { lock.unlock() }
+    lock.writeLock()
+    defer { lock.writeUnlock() }
     guard target >= 0, target < limitValue else { throw .EBADF }
     let old = target < files.count ? files[target] : nil
     try place(file, at: target, closeOnExec)

@@ -1,9 +1,14 @@
 // Pipe: a ring of 64 KiB between two ends.
 //
-// `lock` guards the ring's indices and the number of open ends, never a copy from or to program memory: bytes go through
+// `lock` (a spin lock: who is switched away from holds nothing up) guards the ring's indices and the number of open ends, never a copy
+// from or to program memory: bytes go through
 // the ring's pages in pieces; a reader that is copying owns what it copies (`isReading`), a writer what it fills
 // (`isWriting`), and others of the same side wait. A write of PIPE_BUF bytes or fewer starts only when all of it fits, so
 // it is never mixed with another; larger ones may be.
+//
+// One at a time is woken, and wakes the next of its side if there is something left for it: whenever nobody is reading and
+// there are bytes, no reader waits but one that has been woken. A writer that waits is woken when there is room for PIPE_BUF bytes, not
+// for its own few: a full pipe would be refilled message by message, with a switch each.
 import Base
 import Locks
 import Memory
@@ -16,8 +21,11 @@ public final class Pipe {
   /// Writes up to this many bytes are never split (PIPE_BUF).
   public static let atomicByteCount = 4096
 
-  private let lock = Mutex()
+  private let lock = SpinLock()
+  /// Pollers, and who waits in `open`.
   let source = PollSource()
+  private let waitingReaders = WaitQueue()
+  private let waitingWriters = WaitQueue()
   // Guarded by `lock`.
   private var ring: UnsafeMutableRawPointer?
   /// Bytes ever read and ever written; their difference is what the ring holds.
@@ -47,20 +55,18 @@ public final class Pipe {
     let (reads, writes) = (flags.allowsReading, flags.allowsWriting)
     let waits = !flags.contains(.nonBlocking) && reads != writes
     try makeRing()
-    lock.lock()
-    if writes, !reads, !waits, readers == 0 {
-      lock.unlock()
-      throw .ENXIO
+    let before = lock.withLock { () -> (readers: UInt64, writers: UInt64, hasPartner: Bool)? in
+      if writes, !reads, !waits, readers == 0 { return nil }
+      let result = (readersEver, writersEver, reads ? writers > 0 : readers > 0)
+      countEnds(reads, writes, 1)
+      return result
     }
-    let (readersBefore, writersBefore) = (readersEver, writersEver)
-    let hasPartner = reads ? writers > 0 : readers > 0
-    countEnds(reads, writes, 1)
-    lock.unlock()
+    guard let before else { throw .ENXIO }
     let end = PipeEnd(self, vnode: vnode, location: location, flags: flags)
     source.notify([.readable, .writable])
-    guard waits, !hasPartner else { return end }
+    guard waits, !before.hasPartner else { return end }
     let result = source.wait(interruptible: true) {
-      lock.withLock { reads ? writersEver == writersBefore : readersEver == readersBefore }
+      lock.withLock { reads ? writersEver == before.writers : readersEver == before.readers }
     }
     guard result == .woken else { throw .EINTR }
     return end
@@ -83,11 +89,14 @@ public final class Pipe {
   }
 
   private func makeRing() throws(Errno) {
-    lock.lock()
-    defer { lock.unlock() }
-    if ring != nil { return }
+    if lock.withLock({ ring != nil }) { return }
     guard let memory = KernelHeap.allocate(byteCount: Pipe.capacity) else { throw .ENOMEM }
-    ring = memory
+    let isFirst = lock.withLock { () -> Bool in
+      if ring != nil { return false }
+      ring = memory
+      return true
+    }
+    if !isFirst { KernelHeap.free(memory) }
   }
 
   private func countEnds(_ reads: Bool, _ writes: Bool, _ number: Int) {
@@ -103,6 +112,8 @@ public final class Pipe {
 
   func closeEnd(reads: Bool, writes: Bool) {
     lock.withLock { countEnds(reads, writes, -1) }
+    waitingReaders.wakeAll()
+    waitingWriters.wakeAll()
     source.notify([.readable, .writable, .hangUp, .error])
   }
 
@@ -111,16 +122,16 @@ public final class Pipe {
   func read(into transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int {
     guard transfer.remaining > 0 else { return 0 }
     while true {
-      lock.lock()
-      let present = (writtenTotal &- readTotal).int
-      let isFree = !isReading
-      if present > 0, isFree { isReading = true }
-      let isEnd = present == 0 && writers == 0
-      lock.unlock()
+      let (present, isFree, isEnd) = lock.withLock { () -> (Int, Bool, Bool) in
+        let present = (writtenTotal &- readTotal).int
+        let isFree = !isReading
+        if present > 0, isFree { isReading = true }
+        return (present, isFree, present == 0 && writers == 0)
+      }
       if present > 0, isFree { return try drain(present, &transfer) }
       if isEnd { return 0 }
       if nonBlocking { throw .EAGAIN }
-      let result = source.wait(interruptible: true) {
+      let result = waitingReaders.wait(interruptible: true) {
         lock.withLock { isReading || (writtenTotal == readTotal && writers > 0) }
       }
       if result != .woken { throw .EINTR }
@@ -143,11 +154,17 @@ public final class Pipe {
       done &+= moved
       if failure != nil || moved < piece { break }
     }
-    lock.withLock {
+    let (hadRoom, hasMore, hasRoomNow) = lock.withLock { () -> (Bool, Bool, Bool) in
+      let hadRoom = hasRoom
       readTotal &+= done.u64
       isReading = false
+      return (hadRoom, writtenTotal != readTotal, hasRoom)
     }
-    source.notify([.readable, .writable])
+    if hasMore { waitingReaders.wakeOne() }
+    if hasRoomNow {
+      waitingWriters.wakeOne()
+      if !hadRoom { source.notify(.writable) }
+    }
     if done == 0, let failure { throw failure }
     return done
   }
@@ -159,12 +176,14 @@ public final class Pipe {
     let needed = transfer.remaining <= Pipe.atomicByteCount ? transfer.remaining : 1
     var written = 0
     while transfer.remaining > 0 {
-      lock.lock()
-      let isBroken = readers == 0
-      let space = Pipe.capacity &- (writtenTotal &- readTotal).int
-      let isFree = !isWriting && space >= min(needed, transfer.remaining)
-      if isFree, !isBroken { isWriting = true }
-      lock.unlock()
+      let wanted = min(needed, transfer.remaining)
+      let (space, isFree, isBroken) = lock.withLock { () -> (Int, Bool, Bool) in
+        let isBroken = readers == 0
+        let space = Pipe.capacity &- (writtenTotal &- readTotal).int
+        let isFree = !isWriting && space >= wanted
+        if isFree, !isBroken { isWriting = true }
+        return (space, isFree, isBroken)
+      }
       if isBroken {
         if written > 0 { return written }
         throw .EPIPE
@@ -184,11 +203,8 @@ public final class Pipe {
         if written > 0 { return written }
         throw .EAGAIN
       }
-      let wanted = min(needed, transfer.remaining)
-      let result = source.wait(interruptible: true) {
-        lock.withLock {
-          readers > 0 && (isWriting || Pipe.capacity &- (writtenTotal &- readTotal).int < wanted)
-        }
+      let result = waitingWriters.wait(interruptible: true) {
+        lock.withLock { readers > 0 && (isWriting || !hasRoom) }
       }
       if result != .woken {
         if written > 0 { return written }
@@ -214,31 +230,36 @@ public final class Pipe {
       done &+= moved
       if failure != nil || moved < piece { break }
     }
-    lock.withLock {
+    let (hasBytes, hasRoomNow) = lock.withLock { () -> (Bool, Bool) in
       writtenTotal &+= done.u64
       isWriting = false
+      return (writtenTotal != readTotal && !isReading, hasRoom)
     }
-    source.notify([.readable, .writable])
+    if hasBytes { waitingReaders.wakeOne() }
+    if hasRoomNow { waitingWriters.wakeOne() }
+    if done > 0 { source.notify(.readable) }
     if done == 0, let failure { throw failure }
     return done
   }
 
+  /// Whether a write of PIPE_BUF bytes would not wait; what poll calls writable. Under `lock`.
+  private var hasRoom: Bool { Pipe.capacity &- (writtenTotal &- readTotal).int >= Pipe.atomicByteCount }
+
   // MARK: Readiness
 
   func readyMask(reads: Bool, writes: Bool) -> ReadyMask {
-    lock.lock()
-    defer { lock.unlock() }
-    var result: ReadyMask = []
-    let present = (writtenTotal &- readTotal).int
-    if reads {
-      if present > 0 { result.insert(.readable) }
-      if writers == 0, writersEver > 0 { result.insert(.hangUp) }
+    lock.withLock { () -> ReadyMask in
+      var result: ReadyMask = []
+      if reads {
+        if writtenTotal != readTotal { result.insert(.readable) }
+        if writers == 0, writersEver > 0 { result.insert(.hangUp) }
+      }
+      if writes {
+        if hasRoom { result.insert(.writable) }
+        if readers == 0 { result.insert(.error) }
+      }
+      return result
     }
-    if writes {
-      if Pipe.capacity &- present >= Pipe.atomicByteCount { result.insert(.writable) }
-      if readers == 0 { result.insert(.error) }
-    }
-    return result
   }
 }
 

@@ -5,15 +5,17 @@ import Locks
 import Platform
 import Synchronization
 
-/// A lock for the innermost data of the memory allocators, which every context may need.
-struct SpinLock: ~Copyable {
+/// A lock for innermost data that every context may need, or that so many threads share that one which is switched away from while it
+/// holds it would have all of them queue.
+public struct SpinLock: ~Copyable {
   private let taken = Atomic<Bool>(false)
 
-  init() {}
+  /// A free lock.
+  public init() {}
 
   /// Runs `body` with interrupts off and the lock held.
   @inline(__always)
-  func withLock<Result: ~Copyable>(_ body: () -> Result) -> Result {
+  public func withLock<Result: ~Copyable>(_ body: () -> Result) -> Result {
     let interrupts = Interrupts.disable()
     while taken.exchange(true, ordering: .acquiring) {
       while taken.load(ordering: .relaxed) { instruction_pause() }

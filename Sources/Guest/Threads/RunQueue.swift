@@ -79,6 +79,9 @@ struct RunQueue: ~Copyable {
   private static var leadShift: Int64 { 8 }
   /// A 4096th is 49 us: the same for a thread that time, a device or another CPU wakes.
   private static var eventShift: Int64 { 12 }
+  /// How long a thread has a CPU at least before one that it wakes takes it, ns: of two that are always as far apart as the lead (a
+  /// writer and the reader of a pipe, the one working as much as the other), each message would be two switches.
+  private static var protectedTime: UInt64 { 250_000 }
   /// The time of such a slice, ns.
   static var slice: UInt64 { DecayClock.tau &>> 6 }
   /// How long a real-time thread of policy RR runs before its equals, ns.
@@ -175,7 +178,7 @@ struct RunQueue: ~Copyable {
     guard let first = heap.first else { return false }
     if first.pointee.priority != running.pointee.priority { return first.pointee.priority > running.pointee.priority }
     if running.pointee.priority > 0 { return running.pointee.isRoundRobin && ran >= Self.roundRobin }
-    if isWaking && first.pointee.isBatch { return false }
+    if isWaking && (first.pointee.isBatch || !isByEvent && ran < Self.protectedTime) { return false }
     let shift = isWaking ? isByEvent ? Self.eventShift : Self.leadShift : Self.sliceShift
     return excess(running, over: first, shift) >= 0
   }
