@@ -145,6 +145,21 @@ extension Thread {
     #expect(attempts < 20)
   }
 
+  /// Readers that wait behind one that takes the last bytes all hear of the end.
+  @Test func theEndReachesAll() throws {
+    for _ in 0..<200 {
+      let (table, reader, writer) = try installed()
+      let reading = Shared(value: reader)
+      let readers = DispatchGroup()
+      for _ in 0..<4 {
+        Thread.detach(readers) { while let piece = try? reading.value.read(3), !piece.isEmpty {} }
+      }
+      _ = try writer.write([UInt8](repeating: 1, count: 20))
+      try table.close(1)
+      #expect(readers.wait(timeout: .now() + 60) == .success)
+    }
+  }
+
   /// Each is woken by another; nobody is forgotten.
   @Test func manyOnBothSides() throws {
     let (table, reader, writer) = try installed()
@@ -164,9 +179,9 @@ extension Thread {
         for number in 0..<4000 { _ = try? writing.value.write([UInt8](repeating: 1, count: 1 + number % 200)) }
       }
     }
-    writers.wait()
+    #expect(writers.wait(timeout: .now() + 300) == .success)
     try table.close(1)
-    readers.wait()
+    #expect(readers.wait(timeout: .now() + 60) == .success)
     #expect((0..<count).reduce(0) { $0 + received[$1] } == count * (0..<4000).reduce(0) { $0 + 1 + $1 % 200 })
   }
 

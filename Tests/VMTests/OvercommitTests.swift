@@ -34,13 +34,11 @@ struct OvercommitTests {
   /// them. If each wait took the processor until the host's scheduler ended it, this would take 15 s and more.
   @Test(arguments: [2, 8]) func whoIsAwaitedGetsTheProcessor(cpus: Int) throws {
     let program = try #require(Self.programs.first { $0.name == "barriers" })
-    let start = Date()
     for _ in 0..<3 {
       let outcome = try run(
-        ["/usr/bin/taskset", "-c", "0", osvRun, "--cpus", "\(cpus)", program.path], seconds: 60, alone: true)
+        ["/usr/bin/taskset", "-c", "0", osvRun, "--cpus", "\(cpus)", program.path], seconds: 12, alone: true)
       #expect(outcome.status == 0 && outcome.text.hasSuffix("missed 0\n"), "\(outcome.errorText)")
     }
-    #expect(Date().timeIntervalSince(start) < 30)
   }
 
   /// As many as there may be, all busy, and what a program hears of them.

@@ -7,8 +7,9 @@
 // it is never mixed with another; larger ones may be.
 //
 // One at a time is woken, and wakes the next of its side if there is something left for it: whenever nobody is reading and
-// there are bytes, no reader waits but one that has been woken. A writer that waits is woken when there is room for PIPE_BUF bytes, not
-// for its own few: a full pipe would be refilled message by message, with a switch each.
+// there are bytes, no reader waits but one that has been woken; at the end of file all are. A writer that found the pipe full is woken
+// when there is room for PIPE_BUF bytes, not for its own few: a full pipe would be refilled message by message, with a switch each.
+// One that only met another waits for its turn, in a queue of its own, and all of those are woken.
 import Base
 import Locks
 import Memory
@@ -26,6 +27,7 @@ public final class Pipe {
   let source = PollSource()
   private let waitingReaders = WaitQueue()
   private let waitingWriters = WaitQueue()
+  private let waitingTurns = WaitQueue()
   // Guarded by `lock`.
   private var ring: UnsafeMutableRawPointer?
   /// Bytes ever read and ever written; their difference is what the ring holds.
@@ -114,6 +116,7 @@ public final class Pipe {
     lock.withLock { countEnds(reads, writes, -1) }
     waitingReaders.wakeAll()
     waitingWriters.wakeAll()
+    waitingTurns.wakeAll()
     source.notify([.readable, .writable, .hangUp, .error])
   }
 
@@ -154,17 +157,18 @@ public final class Pipe {
       done &+= moved
       if failure != nil || moved < piece { break }
     }
-    let (hadRoom, hasMore, hasRoomNow) = lock.withLock { () -> (Bool, Bool, Bool) in
+    let (hadRoom, hasMore, hasRoomNow, isOver) = lock.withLock { () -> (Bool, Bool, Bool, Bool) in
       let hadRoom = hasRoom
       readTotal &+= done.u64
       isReading = false
-      return (hadRoom, writtenTotal != readTotal, hasRoom)
+      return (hadRoom, writtenTotal != readTotal, hasRoom, writtenTotal == readTotal && writers == 0)
     }
-    if hasMore { waitingReaders.wakeOne() }
-    if hasRoomNow {
-      waitingWriters.wakeOne()
-      if !hadRoom { source.notify(.writable) }
-    }
+    if isOver { waitingReaders.wakeAll() } else if hasMore { waitingReaders.wakeOne() }
+    if hasRoomNow { waitingWriters.wakeOne() }
+    // Who was refused because another was reading hears of what that one has left.
+    var news: ReadyMask = hasMore ? .readable : []
+    if hasRoomNow && !hadRoom { news.insert(.writable) }
+    if !news.isEmpty { source.notify(news) }
     if done == 0, let failure { throw failure }
     return done
   }
@@ -184,6 +188,7 @@ public final class Pipe {
         if isFree, !isBroken { isWriting = true }
         return (space, isFree, isBroken)
       }
+      let isFull = space < wanted
       if isBroken {
         if written > 0 { return written }
         throw .EPIPE
@@ -203,9 +208,10 @@ public final class Pipe {
         if written > 0 { return written }
         throw .EAGAIN
       }
-      let result = waitingWriters.wait(interruptible: true) {
-        lock.withLock { readers > 0 && (isWriting || !hasRoom) }
-      }
+      let result =
+        isFull
+        ? waitingWriters.wait(interruptible: true) { lock.withLock { readers > 0 && !hasRoom } }
+        : waitingTurns.wait(interruptible: true) { lock.withLock { readers > 0 && isWriting } }
       if result != .woken {
         if written > 0 { return written }
         throw .EINTR
@@ -236,8 +242,9 @@ public final class Pipe {
       return (writtenTotal != readTotal && !isReading, hasRoom)
     }
     if hasBytes { waitingReaders.wakeOne() }
+    waitingTurns.wakeAll()
     if hasRoomNow { waitingWriters.wakeOne() }
-    if done > 0 { source.notify(.readable) }
+    source.notify(hasRoomNow ? [.readable, .writable] : .readable)
     if done == 0, let failure { throw failure }
     return done
   }
