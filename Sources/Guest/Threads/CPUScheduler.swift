@@ -169,14 +169,10 @@
           wanted = min(wanted, first.pointee.since &+ CPUScheduler.patience)
         }
       }
-      if wanted < pointee.armedFor {
-        pointee.armedFor = wanted
-        pointee.timerExpected = max(wanted, now &+ LocalTimer.shortestDelay)
-        LocalTimer.arm(at: wanted)
-      }
+      armTimer(now: now, noLaterThan: wanted)
     }
 
-    /// Has the timer fire at some time at the latest, for nothing but to end a halt.
+    /// Has the timer fire at some time at the latest.
     func armTimer(now: UInt64, noLaterThan time: UInt64) {
       guard time < pointee.armedFor else { return }
       pointee.armedFor = time
