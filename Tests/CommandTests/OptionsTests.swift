@@ -46,6 +46,7 @@ private func parse(_ arguments: String...) throws(Failure) -> Options {
   @Test func debugging() throws {
     #expect(try parse("p").flags & BootFlags.debugMemory == 0)
     #expect(try parse("--debug", "memory", "p").flags == BootFlags.debugMemory)
+    #expect(try parse("--debug", "late", "p").completionDelay == 1_000_000)
   }
 
   @Test func volumes() throws {

@@ -40,6 +40,23 @@ struct MemoryPressureTests {
     }
   }
 
+  /// Memory behind the first 128 MiB comes while the guest runs, on a busy host late: who needs it waits, and loses nothing.
+  @Test(arguments: [1, 2]) func memoryThatComesLate(cpus: Int) throws {
+    let guest = try vm(
+      [
+        "--debug", "late", "--memory", "512M", "--cpus", "\(cpus)", "/bin/busybox", "dd", "bs=150M", "count=2",
+        "if=/dev/zero", "of=/dev/null",
+      ], seconds: 60)
+    #expect(guest.status == 0 && guest.errorText.contains("2+0 records out"), "\(guest.errorText)")
+    let tooMuch = try vm(
+      [
+        "--debug", "late", "--memory", "192M", "/bin/busybox", "dd", "bs=250M", "count=1", "if=/dev/zero",
+        "of=/dev/null",
+      ],
+      seconds: 60)
+    #expect(tooMuch.status == 1 && tooMuch.errorText.contains("out of memory"), "\(tooMuch.errorText)")
+  }
+
   /// Where there is too little even to start, that is said in one sentence.
   @Test(arguments: ["1M", "3M"]) func lessThanTheLeast(memory: String) throws {
     let outcome = try vm(["--memory", memory, "/bin/busybox", "true"], seconds: 20)

@@ -7,6 +7,8 @@
 // What a shrinker gives may be freed only when no reader sees it any more (`RCU.later`). Who holds no lock, and still lacks memory, waits for
 // that; the work thread, which makes those calls itself, goes back to do so before it asks for more.
 //
+// While osv-run has RAM to add (its slots behind the first), nobody is asked and nobody refused: who lacks memory waits for that.
+//
 // A shrinker may allocate a little, and so come back to `run`: shrinkers do not run inside one another.
 import Base
 import Locks
@@ -91,6 +93,7 @@ public enum Reclaim {
   ///   - caller: what the caller holds.
   /// - Returns: whether any was given, or may be there by now.
   public static func run(pages: Int, _ caller: Caller) -> Bool {
+    if caller != .anyLocks && waitForNewMemory() { return true }
     let before = Frames.statistics.free
     var (given, wasBusy) = PageCache.shrink(pages: pages)
     if given < pages {
@@ -108,6 +111,18 @@ public enum Reclaim {
     #if GUEST
       _ = Thread.sleep(until: .after(100_000))
     #endif
+    return true
+  }
+
+  /// Returns when osv-run has added some of the RAM that it still owes; it waits for nobody in the guest. A busy host can take seconds.
+  /// - Returns: whether there was any to wait for.
+  private static func waitForNewMemory() -> Bool {
+    guard Frames.awaitsMemory else { return false }
+    #if GUEST
+      let present = Boot.presentMemoryByteCount
+      while Boot.presentMemoryByteCount == present && Frames.awaitsMemory { _ = Thread.sleep(until: .after(500_000)) }
+    #endif
+    Frames.adoptNewMemory()
     return true
   }
 
@@ -138,6 +153,8 @@ public enum Reclaim {
     }
 
     private static func giveInAdvance() {
+      // Signals come by this thread too: it does not wait.
+      if Frames.awaitsMemory { return }
       var isGiven = true
       while isGiven, Frames.shortage > 0 {
         isGiven = run(pages: min(Frames.shortage, 64), .noLocks)

@@ -95,6 +95,15 @@ public enum Frames {
     #endif
   }
 
+  /// Whether osv-run still has RAM to add: what is free now is not all that there will be.
+  public static var awaitsMemory: Bool {
+    #if GUEST
+      return Boot.presentMemoryByteCount < Boot.information.pointee.memoryByteCountFinal
+    #else
+      return false
+    #endif
+  }
+
   /// Takes over RAM that has appeared: unused and zero, in the linear map already.
   public static func addMemory(_ range: PhysicalRange) {
     guard let state else { return }

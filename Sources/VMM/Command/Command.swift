@@ -120,6 +120,7 @@ public enum Command {
     configuration.balloonByteCount = options.balloonByteCount
     configuration.cpuCount = options.cpuCount
     configuration.flags = options.flags
+    configuration.completionDelay = options.completionDelay
     configuration.log = options.log
     configuration.tracesBoot = options.tracesBoot
     configuration.isJailed = options.isJailed

@@ -145,12 +145,16 @@ enum OptionTable {
       options.statusDescriptor = CInt(number)
     },
     Option(
-      "debug", argument: "memory", help: "catch the kernel's overruns and uses of freed memory (slow, takes memory)"
+      "debug", argument: "WHAT",
+      help: "memory: catch the kernel's overruns, uses of freed memory (slow); late: further memory and CPUs come late"
     ) { options, value throws(Failure) in
-      guard value.elementsEqual("memory".utf8) else {
-        throw Failure(.usage, "--debug knows memory, not \(Options.show(value))")
+      if value.elementsEqual("memory".utf8) {
+        options.flags |= BootFlags.debugMemory
+      } else if value.elementsEqual("late".utf8) {
+        options.completionDelay = 1_000_000
+      } else {
+        throw Failure(.usage, "--debug knows memory and late, not \(Options.show(value))")
       }
-      options.flags |= BootFlags.debugMemory
     },
     Option("no-rewrite", help: "leave the program's code as it is: every system call is a trap") {
       options, _ throws(Failure) in options.flags |= BootFlags.noRewrite

@@ -55,6 +55,8 @@ public struct Options: Equatable {
   public var log: UInt32 = 0
   /// A `BootFlags` bit set: those that options ask for.
   public var flags: UInt32 = 0
+  /// By how many microseconds memory behind the first slot, and further CPUs, are late.
+  public var completionDelay: UInt32 = 0
   /// Print the start's timeline.
   public var tracesBoot = false
   /// Where to write statistics at the end.

@@ -34,6 +34,8 @@ public struct MachineConfiguration {
   public var log: UInt32 = 0
   /// Print the start's timeline on stderr at the end.
   public var tracesBoot = false
+  /// Microseconds to wait before what may be late is added: memory behind the first slot, further CPUs.
+  public var completionDelay: UInt32 = 0
   /// Directories to attach, "/" first if it is among them.
   public var shares: [SharedDirectory] = []
   /// Give up privileges before the guest runs.

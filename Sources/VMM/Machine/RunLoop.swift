@@ -154,6 +154,7 @@ extension Machine {
   /// Adds, beside the running guest, what it did not need at once: memory slots, then CPUs.
   private func startCompletion() {
     Thread.start("completion") { [self] in
+      if configuration.completionDelay > 0 { usleep(configuration.completionDelay) }
       do throws(KVMError) {
         var slot = Self.laterSlots
         var present = firstSlot
