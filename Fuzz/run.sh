@@ -16,6 +16,23 @@ done
 head -c 16000 /etc/ld.so.cache > .build/fuzz-corpus/Closure/cache
 seed Options
 printf -- '--memory\00064M\000--volume\000.:/data:ro\000--env\000A=B\000--\000/bin/true\000-x' > .build/fuzz-corpus/Options/plain
+# An INIT with every feature that the server knows, then a CREATE of "a", a WRITE to it (node 2) and a RENAME to "b".
+seed FUSE
+python3 - > .build/fuzz-corpus/FUSE/changes 2> /dev/null <<'PYTHON' || true
+import struct, sys
+def request(opcode, node, body):
+    message = struct.pack("<IIQQIIIHH", 40 + len(body), opcode, 7, node, 0, 0, 0, 0, 0) + body
+    message = struct.pack("<H", 4096) + message
+    length = (len(message) + 1) & ~1
+    return bytes([(length - 0x28) >> 1 if length > 0x28 else 0]) + message.ljust(length, b"\0")
+out = b"\x01"
+out += request(26, 0, struct.pack("<IIIII", 7, 39, 1 << 20, 0xffffffff, 0xffffffff) + bytes(44))
+out += request(35, 1, struct.pack("<IIII", 0o302, 0o100644, 0, 0) + b"a\0")
+out += request(16, 2, struct.pack("<QQIIQII", 0, 0, 4, 0, 0, 0, 0) + b"data")
+out += request(45, 1, struct.pack("<QII", 1, 0, 0) + b"a\0b\0")
+out += request(10, 1, b"b\0")
+sys.stdout.buffer.write(out)
+PYTHON
 failed=0
 for folder in Fuzz/*/; do
   target=$(basename "$folder")

@@ -53,6 +53,13 @@ private func parse(_ arguments: String...) throws(Failure) -> Options {
     let options = try parse("--volume", ".:/data", "-v", "/a:b:/c/:ro", "x")
     #expect(options.volumes.map(\.host) == [Array(".".utf8), Array("/a:b".utf8)])
     #expect(options.volumes.map(\.guest) == [Array("/data".utf8), Array("/c".utf8)])
+    #expect(options.volumes.map(\.readOnly) == [false, true])
+    #expect(options.volumes.map(\.cache) == [.automatic, .automatic])
+    let cached = try parse("-v", "a:/a,cache=none", "-v", "b:/b:ro,cache=always", "-v", "c,d:/c,cache=auto", "x")
+      .volumes
+    #expect(cached.map(\.cache) == [.none, .always, .automatic])
+    #expect(cached.map(\.readOnly) == [false, true, false])
+    #expect(cached[2].host == Array("c,d".utf8))
   }
 
   @Test(arguments: [
@@ -60,6 +67,7 @@ private func parse(_ arguments: String...) throws(Failure) -> Options {
     ["--memory", "99999999999999999999M", "p"],
     ["--memory", "1M", "p"], ["--memory", "257G", "p"], ["--cpus", "0", "p"], ["--cpus", "65", "p"],
     ["--cpus", "-1", "p"], ["--cpus"], ["--volume", "x", "p"], ["--volume", ":/x", "p"], ["--volume", "a:b", "p"],
+    ["-v", "a:/a,cache=some", "p"], ["-v", "a:/a,cache=", "p"],
     ["--volume", "a:/", "p"], ["--volume", "a:/../b", "p"], ["-v", "a:/x", "-v", "b:/x/", "p"], ["--env", "=x", "p"],
     ["--env", "x", "p"], ["--workdir", "x", "p"], ["--log", "", "p"], ["--log", "syscalls,", "p"],
     ["--trace", "x", "p"], ["--debug", "x", "p"], ["--debug"], ["--debug-memory", "p"],

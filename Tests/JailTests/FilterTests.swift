@@ -108,4 +108,32 @@ private struct Call {
     #expect(Call(number: 56, arguments: [0x3d_0f00, 0, 0, 0, 0, 0]).verdict(of: program) == FilterProgram.allow)
     #expect(Call(number: 56, arguments: [0x0120_0011, 0, 0, 0, 0, 0]).verdict(of: program) == FilterProgram.refuse)
   }
+
+  /// Files are changed only where a directory is shared for writing, by the threads that serve it, and devices are never made.
+  @Test func filesAreChangedOnlyWhereTheyMayBe() {
+    let changes: [UInt32] = [
+      296, 77, 285, 326, 74, 75, 306, 258, 259, 266, 265, 263, 316, 268, 260, 280, 190, 199,
+    ]
+    for kind in ThreadKind.allCases {
+      let reading = FilterProgram(FilterRule.rules(for: kind, requests: []))
+      let writing = FilterProgram(FilterRule.rules(for: kind, requests: [], writesFiles: true))
+      let allowed = kind == .process || kind == .device ? FilterProgram.allow : FilterProgram.refuse
+      for number in changes {
+        #expect(Call(number: number).verdict(of: reading) == FilterProgram.refuse, "\(number)")
+        #expect(Call(number: number).verdict(of: writing) == allowed, "\(number)")
+      }
+      // mknodat of FIFO, socket and file; of devices; renameat2 with a whiteout. Neither rename, link, unlink by path alone, nor chroot,
+      // mount, open_by_handle_at, setxattr by path.
+      for mode: UInt64 in [0o010644, 0o140644, 0o100644] {
+        #expect(Call(number: 259, arguments: [3, 0, mode, 0, 0, 0]).verdict(of: writing) == allowed)
+      }
+      for mode: UInt64 in [0o020644, 0o060644] {
+        #expect(Call(number: 259, arguments: [3, 0, mode, 0, 0, 0]).verdict(of: writing) == FilterProgram.refuse)
+      }
+      #expect(Call(number: 316, arguments: [3, 0, 3, 0, 4, 0]).verdict(of: writing) == FilterProgram.refuse)
+      for number: UInt32 in [82, 86, 87, 161, 165, 304, 188, 90, 92, 133] {
+        #expect(Call(number: number).verdict(of: writing) == FilterProgram.refuse)
+      }
+    }
+  }
 }

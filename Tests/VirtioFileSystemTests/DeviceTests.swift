@@ -116,7 +116,7 @@ final class PlayedGuest {
     _ = client.open(client.node("file"))
     #expect(server.statistics.nodes == 2)
     device.reset()
-    #expect(server.statistics == (1, 0, 0))
+    #expect(server.statistics == (1, 0, 0, 0))
     #expect(client.getattr(1).error == EINVAL)
   }
 }

@@ -175,7 +175,7 @@ import VirtioABI
     for opcode in [4, 6, 8, 9, 10, 11, 12, 13, 16, 21, 24, 35, 43, 45, 47, 51] as [UInt32] {
       #expect(client.call(opcode, 1, [UInt8](repeating: 0, count: 64)).error == EROFS)
     }
-    for opcode in [0, 7, 19, 20, 30, 31, 39, 40, 48, 50, 53, 4096, UInt32.max] as [UInt32] {
+    for opcode in [0, 7, 19, 31, 39, 40, 48, 53, 4096, UInt32.max] as [UInt32] {
       #expect(client.call(opcode, 1, [UInt8](repeating: 0, count: 64)).error == ENOSYS)
     }
   }

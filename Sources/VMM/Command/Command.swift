@@ -155,7 +155,8 @@ public enum Command {
     for volume in options.volumes {
       let descriptor = try directory(volume.host)
       configuration.shares.append(
-        SharedDirectory(descriptor: descriptor, guest: volume.guest, readOnly: volume.readOnly))
+        SharedDirectory(
+          descriptor: descriptor, guest: volume.guest, readOnly: volume.readOnly, cache: volume.cache))
       volumes.append(GuestView.Volume(guest: volume.guest, descriptor: descriptor))
     }
     if root == nil { configuration.files = GuestEnvironment.etc(hostName: options.hostName) }

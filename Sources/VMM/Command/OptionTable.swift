@@ -59,7 +59,8 @@ enum OptionTable {
       options.cpuCount = Int(count)
     },
     Option(
-      "volume", letter: "-v", argument: "HOST:GUEST[:ro]", help: "attach a host directory, read-only; repeats"
+      "volume", letter: "-v", argument: "HOST:GUEST[:ro][,cache=...]",
+      help: "attach a host directory, writable unless :ro; cache=none, auto or always; repeats"
     ) { options, value throws(Failure) in
       let volume = try OptionValue.volume(value)
       if options.volumes.contains(where: { $0.guest == volume.guest }) {

@@ -29,6 +29,8 @@ public struct Options: Equatable {
     public var guest: [UInt8]
     /// Attached read-only.
     public var readOnly: Bool
+    /// How long the guest believes what it has seen.
+    public var cache = SharedDirectory.Cache.automatic
   }
 
   /// What to do.
@@ -160,19 +162,30 @@ enum OptionValue {
     return path.isEmpty ? [UInt8(ascii: "/")] : path
   }
 
-  /// "HOST:GUEST[:ro]".
+  /// "HOST:GUEST[:ro][,cache=none|auto|always]".
   static func volume(_ bytes: [UInt8]) throws(Failure) -> Options.Volume {
     var text = bytes[...]
-    // Read-only is what there is for now; ":ro" says so explicitly.
-    if text.count > 3, text.suffix(3).elementsEqual(":ro".utf8) { text = text.dropLast(3) }
+    var cache = SharedDirectory.Cache.automatic
+    if let comma = text.lastIndex(of: UInt8(ascii: ",")), text[comma...].starts(with: ",cache=".utf8) {
+      switch String(decoding: text[(comma + 7)...], as: UTF8.self) {
+      case "none": cache = .none
+      case "auto": cache = .automatic
+      case "always": cache = .always
+      default:
+        throw Failure(.usage, "--volume wants cache=none, cache=auto or cache=always, not \(Options.show(bytes))")
+      }
+      text = text[..<comma]
+    }
+    let readOnly = text.count > 3 && text.suffix(3).elementsEqual(":ro".utf8)
+    if readOnly { text = text.dropLast(3) }
     guard let colon = text.lastIndex(of: UInt8(ascii: ":")), colon > text.startIndex else {
-      throw Failure(.usage, "--volume wants HOST:GUEST[:ro], not \(Options.show(bytes))")
+      throw Failure(.usage, "--volume wants HOST:GUEST[:ro][,cache=none|auto|always], not \(Options.show(bytes))")
     }
     guard let guest = guestPath(Array(text[(colon + 1)...])), guest.count > 1 else {
       throw Failure(
         .usage, "--volume wants an absolute path below / in the guest, not \(Options.show(Array(text[(colon + 1)...])))"
       )
     }
-    return Options.Volume(host: Array(text[..<colon]), guest: guest, readOnly: true)
+    return Options.Volume(host: Array(text[..<colon]), guest: guest, readOnly: readOnly, cache: cache)
   }
 }

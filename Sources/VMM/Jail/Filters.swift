@@ -83,6 +83,32 @@ extension FilterRule {
     FilterRule(187),  // readahead
   ]
 
+  /// Device files are marked by this bit, other files have not got it: S_IFCHR, which S_IFBLK contains.
+  private static let deviceFile: UInt32 = 0x2000
+  private static let renameWhiteout: UInt32 = 4
+
+  /// What changing files takes: only where a directory is shared for writing.
+  private static let changes: [FilterRule] = [
+    FilterRule(296),  // pwritev
+    FilterRule(77),  // ftruncate
+    FilterRule(285),  // fallocate
+    FilterRule(326),  // copy_file_range
+    FilterRule(74),  // fsync
+    FilterRule(75),  // fdatasync
+    FilterRule(306),  // syncfs
+    FilterRule(258),  // mkdirat
+    FilterRule(259, .hasNone(of: deviceFile, argument: 2)),  // mknodat
+    FilterRule(266),  // symlinkat
+    FilterRule(265),  // linkat
+    FilterRule(263),  // unlinkat
+    FilterRule(316, .hasNone(of: renameWhiteout, argument: 4)),  // renameat2
+    FilterRule(268),  // fchmodat
+    FilterRule(260),  // fchownat
+    FilterRule(280),  // utimensat
+    FilterRule(190),  // fsetxattr
+    FilterRule(199),  // fremovexattr
+  ]
+
   /// What making threads, event descriptors and the last account take.
   private static let machine: [FilterRule] = [
     FilterRule(56, .hasAll(of: threadFlags, argument: 0)),  // clone
@@ -103,9 +129,13 @@ extension FilterRule {
     listener.map { [FilterRule(288, .isOne(of: [UInt32(bitPattern: $0)], argument: 0))] } ?? []
   }
 
-  /// The rules of a kind of thread; `requests` are the ioctl numbers it may make, `listener` is the control socket.
-  public static func rules(for kind: ThreadKind, requests: [UInt32], listener: CInt? = nil) -> [FilterRule] {
-    switch kind {
+  /// The rules of a kind of thread; `requests` are the ioctl numbers it may make, `listener` is the control socket; `writesFiles`:
+  /// a directory is shared for writing.
+  public static func rules(
+    for kind: ThreadKind, requests: [UInt32], listener: CInt? = nil, writesFiles: Bool = false
+  ) -> [FilterRule] {
+    let files = writesFiles ? files + changes : files
+    return switch kind {
     case .process: [ioctls(requests)] + everywhere + files + machine + accepting(listener)
     case .device: [ioctls(requests)] + everywhere + files
     case .console: [ioctls(requests), FilterRule(19)] + everywhere  // readv

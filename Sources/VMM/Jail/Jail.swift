@@ -19,21 +19,31 @@ public enum Jail {
   ///
   /// - Parameters:
   ///   - directories: descriptors of the directories beneath which files may still be opened for reading.
+  ///   - writable: those of them beneath which everything but devices may be made, changed and removed.
   ///   - requests: the ioctl numbers that stay allowed.
   ///   - listener: the control socket, whose connections may be accepted.
-  public static func enter(directories: [CInt], requests: [UInt32], listener: CInt? = nil) throws(JailError) {
+  public static func enter(
+    directories: [CInt], writable: [CInt] = [], requests: [UInt32], listener: CInt? = nil
+  ) throws(JailError) {
     try check(osv_drop_capabilities(), "dropping capabilities")
     try check(osv_no_new_privileges(), "setting no_new_privs")
     if osv_landlock_version() > 0 {
-      let result = directories.withUnsafeBufferPointer { osv_landlock_read_only($0.baseAddress, CInt($0.count)) }
+      let result = directories.withUnsafeBufferPointer { all in
+        writable.withUnsafeBufferPointer {
+          osv_landlock($0.baseAddress, CInt($0.count), all.baseAddress, CInt(all.count))
+        }
+      }
       try check(result, "restricting the file system (Landlock)")
     }
-    try restrict(.process, requests: requests, listener: listener)
+    try restrict(.process, requests: requests, listener: listener, writesFiles: !writable.isEmpty)
   }
 
   /// Restricts the calling thread, and those it will start, to the calls of its kind.
-  public static func restrict(_ kind: ThreadKind, requests: [UInt32], listener: CInt? = nil) throws(JailError) {
-    let program = FilterProgram(FilterRule.rules(for: kind, requests: requests, listener: listener))
+  public static func restrict(
+    _ kind: ThreadKind, requests: [UInt32], listener: CInt? = nil, writesFiles: Bool = false
+  ) throws(JailError) {
+    let rules = FilterRule.rules(for: kind, requests: requests, listener: listener, writesFiles: writesFiles)
+    let program = FilterProgram(rules)
     try check(program.install(), "installing the system-call filter")
   }
 

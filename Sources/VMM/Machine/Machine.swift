@@ -55,18 +55,31 @@ public struct MachineConfiguration {
 
 /// A directory of the host that the guest sees.
 public struct SharedDirectory {
+  /// How long the guest believes what it has seen of a directory.
+  public enum Cache: Equatable, Sendable {
+    /// Never: every use asks.
+    case none
+    /// A second: changes made on the host are seen by then.
+    case automatic
+    /// For ever: nobody else changes the directory.
+    case always
+  }
+
   /// An open descriptor of it (O_PATH will do), owned by the machine from then on.
   public var descriptor: CInt
   /// The absolute path in the guest.
   public var guest: [UInt8]
   /// Whether the guest may only read.
   public var readOnly: Bool
+  /// How long the guest may believe what it has seen.
+  public var cache: Cache
 
   /// A directory with all its fields.
-  public init(descriptor: CInt, guest: [UInt8], readOnly: Bool) {
+  public init(descriptor: CInt, guest: [UInt8], readOnly: Bool, cache: Cache = .automatic) {
     self.descriptor = descriptor
     self.guest = guest
     self.readOnly = readOnly
+    self.cache = cache
   }
 }
 

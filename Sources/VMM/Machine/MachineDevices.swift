@@ -80,8 +80,15 @@ struct MachineDevices {
     let budget = Self.budget(for: configuration, queues: cpuQueues)
     for (index, share) in configuration.shares.enumerated() {
       let server: FUSEServer
+      var choices = budget
+      choices.isWritable = !share.readOnly
+      switch share.cache {
+      case .none: choices.cache = .none
+      case .automatic: choices.cache = .automatic
+      case .always: choices.cache = .always
+      }
       do throws(FUSEServer.OpenFailure) {
-        server = try FUSEServer(path: "/proc/self/fd/\(share.descriptor)", configuration: budget)
+        server = try FUSEServer(path: "/proc/self/fd/\(share.descriptor)", configuration: choices)
       } catch {
         throw Failure(
           .directory,
@@ -108,8 +115,10 @@ struct MachineDevices {
     let left = limit - Int(max(0, next)) - configuration.cpuCount - 16
     // A request holds a few for as long as it lasts; two stay open with the server.
     let each = left / configuration.shares.count - 2 - 4 * (queues + 1)
-    budget.descriptorLimit = max(1, min(budget.descriptorLimit, each / 2))
-    budget.handleLimit = max(1, min(budget.handleLimit, each / 2))
+    budget.descriptorLimit = max(1, min(budget.descriptorLimit, each / 4))
+    budget.handleLimit = max(1, min(budget.handleLimit, each / 4))
+    // What an open file that has been removed takes. A database with many of them may want more than the others.
+    budget.pinLimit = max(1, min(4096, each / 2))
     return budget
   }
 

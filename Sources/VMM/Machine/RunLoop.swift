@@ -26,7 +26,8 @@ extension Machine {
     if configuration.isJailed {
       do throws(JailError) {
         try Jail.enter(
-          directories: configuration.shares.map(\.descriptor), requests: MachineDevices.requests,
+          directories: configuration.shares.map(\.descriptor),
+          writable: configuration.shares.filter { !$0.readOnly }.map(\.descriptor), requests: MachineDevices.requests,
           listener: configuration.controlDescriptor)
       } catch {
         fail(Failure(.jail, "\(error.step) failed: \(String(cString: strerror(error.code)))"), vcpu: nil)

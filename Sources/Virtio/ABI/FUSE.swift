@@ -170,6 +170,10 @@ public enum FUSEOpcode {
 public enum FUSEInit {
   /// Reads of one file may be under way together.
   public static let asyncRead: UInt64 = 1 << 0
+  /// OPEN and CREATE truncate for O_TRUNC: no SETATTR is needed.
+  public static let atomicTruncate: UInt64 = 1 << 3
+  /// A WRITE may have more than one page.
+  public static let bigWrites: UInt64 = 1 << 5
   /// Cached pages go when the server shows another mtime or size.
   public static let autoInvalData: UInt64 = 1 << 12
   /// READDIRPLUS exists.
@@ -188,11 +192,17 @@ public enum FUSEInit {
   public static let noOpendirSupport: UInt64 = 1 << 24
   /// Attributes tell roots of other mounts.
   public static let submounts: UInt64 = 1 << 27
+  /// The server takes set-user and set-group bits away where a write or a change of owner or size must.
+  public static let handleKillPrivilegesV2: UInt64 = 1 << 28
   /// The request has `flags2`.
   public static let initExt: UInt64 = 1 << 30
   /// Ours, in no Linux: a READDIR or READDIRPLUS reply that leaves `FUSE.directoryEntryMax` bytes or more of its room
   /// ends the directory, which saves the request that would be answered by nothing. Only if both sides set it.
   public static let directoryEnd: UInt64 = 1 << 63
+  /// Ours, in no Linux: replies to changes tell what became of the attributes (`FUSEChangeReport`); and though opens are
+  /// needless, an OPEN is served, and CREATE and TMPFILE give a handle where the file's own mode would keep the server from opening it
+  /// again (the client gives such handles back by RELEASE). Only if both sides set it.
+  public static let changeReports: UInt64 = 1 << 62
 }
 
 /// `FUSEAttributes.flags`.

@@ -4,15 +4,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
 #include <linux/stat.h>
+#include <signal.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 const uint64_t osv_resolve_beneath = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS;
-const int osv_o_path = O_PATH, osv_o_directory = O_DIRECTORY, osv_o_noatime = O_NOATIME, osv_o_nofollow = O_NOFOLLOW;
+const int osv_o_path = O_PATH, osv_o_directory = O_DIRECTORY, osv_o_noatime = O_NOATIME, osv_o_nofollow = O_NOFOLLOW, osv_o_tmpfile = O_TMPFILE;
+const unsigned osv_rename_noreplace = RENAME_NOREPLACE, osv_rename_exchange = RENAME_EXCHANGE;
 const int osv_seek_data = SEEK_DATA, osv_seek_hole = SEEK_HOLE;
 
 static long osv_result(long result) { return result < 0 ? -(long)errno : result; }
@@ -97,4 +101,77 @@ int osv_fstatfs(int file, struct osv_sizes *out) {
   out->fragment_size = (uint32_t)s.f_frsize;
   out->name_max = (uint32_t)s.f_namelen;
   return 0;
+}
+
+int osv_create(int directory, const char *name, int flags, unsigned mode, uint64_t resolve) {
+  struct open_how how = {.flags = (uint64_t)(unsigned)(flags | O_CREAT | O_CLOEXEC), .mode = mode, .resolve = resolve};
+  return (int)osv_result(syscall(SYS_openat2, directory, name, &how, sizeof how));
+}
+
+int osv_tmpfile(int directory, int flags, unsigned mode) {
+  return (int)osv_result(openat(directory, ".", flags | O_TMPFILE | O_CLOEXEC, mode));
+}
+
+long osv_pwritev(int file, const struct iovec *vectors, int count, int64_t offset) {
+  return osv_result(pwritev(file, vectors, count, offset));
+}
+
+int osv_mkdirat(int directory, const char *name, unsigned mode) { return (int)osv_result(mkdirat(directory, name, mode)); }
+
+int osv_mknodat(int directory, const char *name, unsigned mode) {
+  return (int)osv_result(syscall(SYS_mknodat, directory, name, mode, 0));
+}
+
+int osv_symlinkat(const char *target, int directory, const char *name) {
+  return (int)osv_result(symlinkat(target, directory, name));
+}
+
+int osv_linkat(int old_directory, const char *old, int directory, const char *name) {
+  return (int)osv_result(linkat(old_directory, old, directory, name, AT_SYMLINK_FOLLOW));
+}
+
+int osv_unlinkat(int directory, const char *name, int is_directory) {
+  return (int)osv_result(unlinkat(directory, name, is_directory ? AT_REMOVEDIR : 0));
+}
+
+int osv_renameat2(int directory, const char *name, int new_directory, const char *new_name, unsigned flags) {
+  return (int)osv_result(syscall(SYS_renameat2, directory, name, new_directory, new_name, flags));
+}
+
+int osv_fchmodat(int directory, const char *name, unsigned mode) {
+  return (int)osv_result(syscall(SYS_fchmodat, directory, name, mode));
+}
+
+int osv_chown(int file, unsigned uid, unsigned gid) {
+  return (int)osv_result(fchownat(file, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
+}
+
+int osv_utimens(int file, const struct timespec times[2]) {
+  return (int)osv_result(syscall(SYS_utimensat, file, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
+}
+
+int osv_ftruncate(int file, int64_t size) { return (int)osv_result(ftruncate(file, size)); }
+
+int osv_fallocate(int file, int mode, int64_t offset, int64_t count) {
+  return (int)osv_result(fallocate(file, mode, offset, count));
+}
+
+int osv_fsync(int file, int data_only) { return (int)osv_result(data_only ? fdatasync(file) : fsync(file)); }
+
+int osv_syncfs(int file) { return (int)osv_result(syncfs(file)); }
+
+int osv_fsetxattr(int file, const char *name, const void *value, size_t byte_count, int flags) {
+  return (int)osv_result(fsetxattr(file, name, value, byte_count, flags));
+}
+
+int osv_fremovexattr(int file, const char *name) { return (int)osv_result(fremovexattr(file, name)); }
+
+long osv_copy_file_range(int from, int64_t from_offset, int to, int64_t to_offset, size_t byte_count) {
+  loff_t source = from_offset, target = to_offset;
+  return osv_result(syscall(SYS_copy_file_range, from, &source, to, &target, byte_count, 0));
+}
+
+void osv_prepare_writing(void) {
+  umask(0);
+  signal(SIGXFSZ, SIG_IGN);
 }

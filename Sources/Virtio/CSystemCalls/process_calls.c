@@ -57,16 +57,34 @@ int osv_landlock_version(void) {
   return version > 0 ? (int)version : 0;
 }
 
-int osv_landlock_read_only(const int *directories, int count) {
-  struct landlock_ruleset_attr rules = {.handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1};
-  long ruleset = syscall(SYS_landlock_create_ruleset, &rules, sizeof rules, 0);
-  if (ruleset < 0) return -errno;
-  long done = 0;
-  for (int i = 0; i < count && done == 0; i++) {
-    struct landlock_path_beneath_attr beneath = {
-        .allowed_access = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR, .parent_fd = directories[i]};
-    done = syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0);
+// Newer than some headers.
+#ifndef LANDLOCK_ACCESS_FS_TRUNCATE
+#define LANDLOCK_ACCESS_FS_TRUNCATE (1ULL << 14)
+#endif
+
+static long allow(int ruleset, const int *directories, int count, uint64_t rights) {
+  for (int i = 0; i < count; i++) {
+    struct landlock_path_beneath_attr beneath = {.allowed_access = rights, .parent_fd = directories[i]};
+    if (syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) < 0) return -1;
   }
+  return 0;
+}
+
+int osv_landlock(const int *writable, int writable_count, const int *readable, int readable_count) {
+  uint64_t reading = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
+  uint64_t writing = LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |
+                     LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_SOCK |
+                     LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_SYM;
+  struct landlock_ruleset_attr rules = {.handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1};
+  // Moving files between directories (before version 2 it is always refused), and changing sizes (before version 3 it never is).
+  int version = osv_landlock_version();
+  uint64_t later = (version >= 2 ? LANDLOCK_ACCESS_FS_REFER : 0) | (version >= 3 ? LANDLOCK_ACCESS_FS_TRUNCATE : 0);
+  rules.handled_access_fs |= later;
+  writing |= later;
+  long ruleset = syscall(SYS_landlock_create_ruleset, &rules, sizeof rules.handled_access_fs, 0);
+  if (ruleset < 0) return -errno;
+  long done = allow((int)ruleset, readable, readable_count, reading);
+  if (done == 0) done = allow((int)ruleset, writable, writable_count, reading | writing);
   if (done == 0) done = syscall(SYS_landlock_restrict_self, ruleset, 0);
   int error = errno;
   close((int)ruleset);

@@ -2,13 +2,15 @@
 // independent of the size of the tree. All access is under the server's lock; descriptors close when their last user is done.
 
 /// What a cached descriptor is good for.
-enum DescriptorUse: UInt64 {
+enum DescriptorUse: UInt64, CaseIterable {
   /// O_PATH of a directory: names are looked up beneath it.
   case names = 0
   /// A directory opened for reading. Taken out while in use, since its position is its state.
   case entries = 1
   /// A regular file opened for reading.
   case data = 2
+  /// A regular file opened for writing, and for reading where its mode allows that.
+  case writing = 3
 }
 
 /// The cache.

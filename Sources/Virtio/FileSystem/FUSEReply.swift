@@ -130,20 +130,27 @@ struct FUSEReply {
   }
 }
 
-/// Reads one request, front to back. The bytes are the server's own copy: the guest cannot change them any more.
+/// Reads one request, front to back. The bytes are the server's own copy: the guest cannot change them any more. What a WRITE carries
+/// stays where the guest has it.
 struct FUSERequest {
   /// The in-header.
   let header: FUSEInHeader
+  /// What follows the bytes, as far as the request's length goes.
+  let payload: FUSEPayload
   private var rest: UnsafeRawBufferPointer
 
   /// Takes the header off; nil where the bytes are too few for it or for the length it names.
-  init?(_ bytes: UnsafeRawBufferPointer) {
+  init?(_ bytes: UnsafeRawBufferPointer, _ payload: FUSEPayload) {
     guard bytes.count >= MemoryLayout<FUSEInHeader>.size else { return nil }
     header = bytes.loadUnaligned(as: FUSEInHeader.self)
     let length = Int(header.length)
     let extensions = Int(header.extensionLength) * 8
-    guard length <= bytes.count, length >= MemoryLayout<FUSEInHeader>.size + extensions else { return nil }
-    rest = UnsafeRawBufferPointer(rebasing: bytes[MemoryLayout<FUSEInHeader>.size..<length - extensions])
+    guard length <= bytes.count + payload.count, length >= MemoryLayout<FUSEInHeader>.size + extensions else {
+      return nil
+    }
+    let end = length - extensions
+    rest = UnsafeRawBufferPointer(rebasing: bytes[MemoryLayout<FUSEInHeader>.size..<min(end, bytes.count)])
+    self.payload = FUSEPayload(payload.vectors, skip: payload.skip, count: max(0, end - bytes.count))
   }
 
   /// Bytes left.
@@ -155,6 +162,13 @@ struct FUSERequest {
     let value = rest.loadUnaligned(as: type)
     rest = UnsafeRawBufferPointer(rebasing: rest[MemoryLayout<Value>.size...])
     return value
+  }
+
+  /// The next bytes, or EINVAL where there are not so many.
+  mutating func takeBytes(_ count: Int) throws(HostError) -> UnsafeRawBufferPointer {
+    guard rest.count >= count else { throw .invalid }
+    defer { rest = UnsafeRawBufferPointer(rebasing: rest[count...]) }
+    return UnsafeRawBufferPointer(rebasing: rest[..<count])
   }
 
   /// The next string up to its NUL (not included), or EINVAL where there is none.

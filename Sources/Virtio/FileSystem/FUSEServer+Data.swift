@@ -5,7 +5,7 @@ import VirtioABI
 
 extension FUSEServer {
   /// The file of a handle where there is one, for a request about a node.
-  private func handle(_ handle: UInt64, _ node: UInt64) throws(HostError) -> HandleTable.Handle {
+  func handle(_ handle: UInt64, _ node: UInt64) throws(HostError) -> HandleTable.Handle {
     try locked { (state) throws(HostError) in try state.handles.find(handle, node: node) }
   }
 
@@ -61,13 +61,28 @@ extension FUSEServer {
   func open(_ request: inout FUSERequest, _ reply: inout FUSEReply, directory isDirectory: Bool) throws(HostError) {
     let arguments = try request.take(FUSEOpenIn.self)
     let node = request.header.nodeID
-    guard arguments.flags & UInt32(O_ACCMODE) == UInt32(O_RDONLY), arguments.flags & UInt32(O_TRUNC) == 0 else {
-      throw HostError(code: EROFS)
+    let access = Int32(truncatingIfNeeded: arguments.flags) & O_ACCMODE
+    let truncates = arguments.flags & UInt32(O_TRUNC) != 0
+    if access != O_RDONLY || truncates {
+      try checkWritable()
+      if isDirectory { throw HostError(code: EISDIR) }
     }
     guard reply.room >= MemoryLayout<FUSEOpenOut>.size else { throw .invalid }
     let needless = isDirectory ? FUSEInit.noOpendirSupport : FUSEInit.noOpenSupport
-    if state.withLock({ ($0.features ?? 0) & needless != 0 }) { throw HostError(code: ENOSYS) }
-    let descriptor = isDirectory ? try self.directory(node).reopenDirectory() : try openForReading(node)
+    let features = state.withLock { $0.features ?? 0 }
+    if features & needless != 0, isDirectory || features & FUSEInit.changeReports == 0 {
+      throw HostError(code: ENOSYS)
+    }
+    let descriptor: OpenDescriptor
+    if isDirectory {
+      descriptor = try self.directory(node).reopenDirectory()
+    } else if truncates {
+      // O_TRUNC takes effect whatever the access.
+      descriptor = try openContents(node, access == O_RDONLY ? O_RDWR : access)
+      _ = try HostError.check(Int(osv_ftruncate(descriptor.raw, 0)))
+    } else {
+      descriptor = try openContents(node, access)
+    }
     var answer = FUSEOpenOut()
     answer.openFlags = isDirectory ? 0 : FUSEOpenFlags.noFlush
     if configuration.cache == .always {
@@ -125,7 +140,7 @@ extension FUSEServer {
     let arguments = try request.take(FUSEAccessIn.self)
     guard arguments.mask & ~7 == 0 else { throw .invalid }
     let (descriptor, _) = try look(at: request.header.nodeID)
-    if arguments.mask & UInt32(W_OK) != 0 { throw HostError(code: EROFS) }
+    if arguments.mask & UInt32(W_OK) != 0 { try checkWritable() }
     _ = try HostError.check(Int(osv_access(descriptor.raw, Int32(arguments.mask))))
   }
 
@@ -169,7 +184,7 @@ extension FUSEServer {
   }
 
   /// A descriptor that extended attributes can be read from: files and directories have some, everything else has none for us.
-  private func attributed(_ node: UInt64) throws(HostError) -> OpenDescriptor {
+  func attributed(_ node: UInt64) throws(HostError) -> OpenDescriptor {
     let (descriptor, attributes) = try look(at: node)
     switch attributes.type {
     case UInt32(S_IFREG): return try door.open(descriptor, owner: attributes.uid)

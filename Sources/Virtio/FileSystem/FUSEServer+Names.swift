@@ -148,21 +148,28 @@ extension FUSEServer {
   }
 
   private func keep(_ node: UInt64, _ stream: OpenDescriptor) {
-    let now = configuration.clock()
-    state.withLock { $0.cache.insert(node, .entries, stream, verified: now) }
+    keep(stream, for: node, .entries, verified: configuration.clock())
   }
 
-  private func enter(_ attributes: osv_attributes, _ name: UnsafeBufferPointer<UInt8>, parent: UInt64)
+  /// Counts a lookup of what `name` in `parent` turned out to be, and gives its node. A pinned file that is found by a name is
+  /// pinned no more.
+  func enter(_ attributes: osv_attributes, _ name: UnsafeBufferPointer<UInt8>, parent: UInt64)
     throws(HostError) -> UInt64
   {
-    try locked { (state) throws(HostError) in
+    try locked { (state) throws(HostError) -> (UInt64, [OpenDescriptor]) in
       let place = try state.nodes.enter(attributes, name: name, parent: try state.nodes.place(of: parent))
-      return state.nodes.id(of: place)
-    }
+      let node = state.nodes.id(of: place)
+      var unused = state.takeUnused()
+      if !name.isEmpty, let pin = state.pins.removeValue(forKey: node) { unused.append(pin) }
+      return (node, unused)
+    }.0
   }
 
-  private func forget(_ node: UInt64, _ count: UInt64) {
-    state.withLock { $0.nodes.forget(node, count: count) }
+  func forget(_ node: UInt64, _ count: UInt64) {
+    _ = state.withLock { state -> [OpenDescriptor] in
+      state.nodes.forget(node, count: count)
+      return state.takeUnused()
+    }
   }
 
   private func negativeEntry() -> FUSEEntryOut {

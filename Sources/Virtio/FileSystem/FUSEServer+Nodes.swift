@@ -7,21 +7,25 @@ import VirtioABI
 extension FUSEServer {
   /// Where a node is found, and what must be found there.
   struct Location {
-    /// The directory the name is in; the root itself for the root.
+    /// The directory the name is in; the file itself for the root and for pinned nodes.
     let directory: OpenDescriptor
-    /// NUL-terminated; empty (a lone NUL) for the root.
+    /// NUL-terminated; empty (a lone NUL) for the file itself.
     let name: [UInt8]
     let identity: FileIdentity
+
+    var isFileItself: Bool { name.count == 1 }
   }
 
   /// Finds the directory and name of a node.
   func locate(_ node: UInt64) throws(HostError) -> Location {
     if node == FUSE.rootNodeID { return Location(directory: root, name: [0], identity: FileIdentity(rootAttributes)) }
-    let found = try locked { (state) throws(HostError) -> (UInt64, [UInt8], FileIdentity) in
+    let found = try locked { (state) throws(HostError) -> (UInt64, [UInt8], FileIdentity, OpenDescriptor?) in
       let place = try state.nodes.place(of: node)
+      if let pin = state.pins[node] { return (0, [0], state.nodes.identity(of: place), pin) }
       let parent = state.nodes.id(of: state.nodes.parent(of: place))
-      return (parent, state.nodes.name(of: place), state.nodes.identity(of: place))
+      return (parent, state.nodes.name(of: place), state.nodes.identity(of: place), nil)
     }
+    if let pin = found.3 { return Location(directory: pin, name: found.1, identity: found.2) }
     return Location(directory: try directory(found.0), name: found.1, identity: found.2)
   }
 
@@ -48,6 +52,7 @@ extension FUSEServer {
     let found = try locked { (state) throws(HostError) -> (OpenDescriptor?, [[UInt8]], FileIdentity) in
       let place = try state.nodes.place(of: node)
       guard state.nodes.isDirectory(place) else { throw HostError(code: ENOTDIR) }
+      if let pin = state.pins[node] { return (pin, [], state.nodes.identity(of: place)) }
       if let cached = state.cache.find(node, .names), now &- cached.verified < trust {
         return (cached.descriptor, [], state.nodes.identity(of: place))
       }
@@ -65,7 +70,7 @@ extension FUSEServer {
   /// An O_PATH descriptor of any node, and its attributes: verified, and good for looking only.
   func look(at node: UInt64) throws(HostError) -> (descriptor: OpenDescriptor, attributes: osv_attributes) {
     let location = try locate(node)
-    if node == FUSE.rootNodeID { return (root, try root.attributes()) }
+    if location.isFileItself { return (location.directory, try location.directory.attributes()) }
     let descriptor = try reopen(beneath: location.directory, location.name, osv_o_path | osv_o_nofollow)
     let attributes = try descriptor.attributes()
     guard FileIdentity(attributes) == location.identity else { throw .stale }
@@ -73,30 +78,46 @@ extension FUSEServer {
   }
 
   /// A descriptor of a regular file to read from. Everything else is refused unopened.
-  func data(_ node: UInt64) throws(HostError) -> OpenDescriptor {
+  func data(_ node: UInt64) throws(HostError) -> OpenDescriptor { try contents(node, .data) }
+
+  /// The same to write to.
+  func writing(_ node: UInt64) throws(HostError) -> OpenDescriptor { try contents(node, .writing) }
+
+  private func contents(_ node: UInt64, _ use: DescriptorUse) throws(HostError) -> OpenDescriptor {
     let now = configuration.clock()
-    if let cached = state.withLock({ $0.cache.find(node, .data) }) {
+    if let cached = state.withLock({ $0.cache.find(node, use) }) {
       if now &- cached.verified < configuration.trustNanoseconds { return cached.descriptor }
       // Still in its place, or gone for good (then it is read to its end like any open file); but not moved away.
       let inPlace = (try? attributes(of: node)) != nil
       let links = try cached.descriptor.attributes().links
       if inPlace || links == 0 {
-        state.withLock { $0.cache.insert(node, .data, cached.descriptor, verified: now) }
+        keep(cached.descriptor, for: node, use, verified: now)
         return cached.descriptor
       }
-      _ = state.withLock { $0.cache.remove(node, .data) }
+      _ = state.withLock { $0.cache.remove(node, use) }
       throw .stale
     }
-    let descriptor = try openForReading(node)
-    state.withLock { $0.cache.insert(node, .data, descriptor, verified: now) }
+    let descriptor = try openContents(node, use == .writing ? O_WRONLY : O_RDONLY)
+    keep(descriptor, for: node, use, verified: now)
     return descriptor
   }
 
-  /// Opens a regular file for reading, beside the cache.
-  func openForReading(_ node: UInt64) throws(HostError) -> OpenDescriptor {
+  /// Puts a descriptor into the cache, unless the guest has forgotten its node meanwhile.
+  func keep(_ descriptor: OpenDescriptor, for node: UInt64, _ use: DescriptorUse, verified now: UInt64) {
+    state.withLock { state in
+      guard (try? state.nodes.place(of: node)) != nil else { return }
+      state.cache.insert(node, use, descriptor, verified: now)
+    }
+  }
+
+  /// Opens a regular file beside the cache; `access` is O_RDONLY, O_WRONLY (reading may come with it) or O_RDWR.
+  func openContents(_ node: UInt64, _ access: Int32) throws(HostError) -> OpenDescriptor {
     let (descriptor, attributes) = try look(at: node)
     switch attributes.type {
-    case UInt32(S_IFREG): return try door.open(descriptor, owner: attributes.uid)
+    case UInt32(S_IFREG):
+      if access == O_RDONLY { return try door.open(descriptor, owner: attributes.uid) }
+      try checkWritable()
+      return try door.openForWriting(descriptor, access: access)
     case UInt32(S_IFDIR): throw HostError(code: EISDIR)
     case UInt32(S_IFLNK): throw HostError(code: ELOOP)
     default: throw HostError(code: ENXIO)

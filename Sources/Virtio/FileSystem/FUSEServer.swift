@@ -1,10 +1,12 @@
-// The file server: answers FUSE requests about one directory of the host and everything beneath it, read-only.
+// The file server: answers FUSE requests about one directory of the host and everything beneath it.
 //
 // It knows nothing of queues: `handle` takes the bytes of a request and the places for its reply, and may be called from several
 // threads at a time. Rules:
 // * The guest names nodes and single names, never paths. A node is reopened beneath the root without following a symbolic link
 //   and must be the file it was (NodeTable), else ESTALE. What was verified is believed for `Configuration.trustNanoseconds`.
-// * Descriptors are bounded (`descriptorLimit`, `handleLimit`), whatever the size of the tree.
+// * Descriptors are bounded (`descriptorLimit`, `handleLimit`, `pinLimit`), whatever the size of the tree.
+// * A file that loses its name while the guest knows it is pinned: an O_PATH descriptor keeps it until the guest forgets it or finds
+//   it by another name. Where no more can be pinned, taking names away is refused (ENFILE).
 // * One lock guards the tables; it is never held over a system call.
 // * Every length and number of a request is checked here; a malformed one gets an error reply.
 import CSystemCalls
@@ -40,6 +42,10 @@ public final class FUSEServer: Sendable {
     public var descriptorLimit = 128
     /// Most files and directories that the guest holds open by handle at a time (only clients without zero-message opens).
     public var handleLimit = 256
+    /// Most files without a name that the guest still knows at a time.
+    public var pinLimit = 256
+    /// Whether the guest may change anything; otherwise every change is EROFS.
+    public var isWritable = false
     /// Most nodes that the guest holds at a time, about 100 bytes each.
     public var nodeLimit = 4 << 20
     /// How long a descriptor is used before its place beneath the root is verified again.
@@ -69,8 +75,22 @@ public final class FUSEServer: Sendable {
     var nodes: NodeTable
     var cache: DescriptorCache
     var handles: HandleTable
+    /// Files that have no name any more, by node.
+    var pins: [UInt64: OpenDescriptor] = [:]
     /// `FUSEInit` features both sides have; nil before INIT.
     var features: UInt64?
+
+    /// Takes what is kept for nodes that the guest has forgotten: to be let go without the lock, for a close can take long.
+    mutating func takeUnused() -> [OpenDescriptor] {
+      var unused: [OpenDescriptor] = []
+      for node in nodes.takeFreed() {
+        if let pin = pins.removeValue(forKey: node) { unused.append(pin) }
+        for use in DescriptorUse.allCases {
+          if let cached = cache.remove(node, use) { unused.append(cached.descriptor) }
+        }
+      }
+      return unused
+    }
   }
 
   let root: OpenDescriptor
@@ -93,6 +113,7 @@ public final class FUSEServer: Sendable {
     self.configuration = configuration
     inodeNumbers = InodeNumbers(rootDevice: rootAttributes.device)
     state = Mutex(Self.freshState(rootAttributes, configuration))
+    if configuration.isWritable { osv_prepare_writing() }
   }
 
   private static func freshState(_ root: osv_attributes, _ configuration: Configuration) -> State {
@@ -107,20 +128,24 @@ public final class FUSEServer: Sendable {
     state.withLock { $0 = Self.freshState(rootAttributes, configuration) }
   }
 
-  /// Nodes, cached descriptors and open handles: for tests and metrics.
-  public var statistics: (nodes: Int, descriptors: Int, handles: Int) {
-    state.withLock { ($0.nodes.count, $0.cache.count, $0.handles.count) }
+  /// Nodes, cached descriptors, open handles and pinned files: for tests and metrics.
+  public var statistics: (nodes: Int, descriptors: Int, handles: Int, pins: Int) {
+    state.withLock { ($0.nodes.count, $0.cache.count, $0.handles.count, $0.pins.count) }
   }
 
   /// Serves one request.
   ///
   /// - Parameters:
-  ///   - request: The request's bytes; a private copy, for the guest could change its own while they are checked.
+  ///   - request: The request's bytes; a private copy, for the guest could change its own while they are checked. Of a WRITE only
+  ///     the first `headByteCount`.
+  ///   - payload: What follows them: the data of a WRITE.
   ///   - reply: Where the reply goes; every range must be writable for its whole length and stay so.
   /// - Returns: The reply's length in bytes, 0 if the request has none (FORGET, or no room even for a header).
-  public func handle(request bytes: UnsafeRawBufferPointer, reply vectors: UnsafeBufferPointer<iovec>) -> Int {
+  public func handle(
+    request bytes: UnsafeRawBufferPointer, payload: FUSEPayload, reply vectors: UnsafeBufferPointer<iovec>
+  ) -> Int {
     var reply = FUSEReply(vectors)
-    guard var request = FUSERequest(bytes) else {
+    guard var request = FUSERequest(bytes, payload) else {
       return reply.finish(unique: Self.unique(of: bytes), error: EINVAL)
     }
     let opcode = request.header.opcode
@@ -134,6 +159,27 @@ public final class FUSEServer: Sendable {
       return reply.finish(unique: request.header.unique, error: 0)
     } catch {
       return reply.finish(unique: request.header.unique, error: error.code)
+    }
+  }
+
+  /// Bytes of a WRITE without its data.
+  public static let headByteCount = MemoryLayout<FUSEInHeader>.size + MemoryLayout<FUSEWriteIn>.size
+
+  /// Whether the bytes are those of a request with a payload.
+  public static func hasPayload(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    bytes.count >= headByteCount && bytes.loadUnaligned(fromByteOffset: 4, as: UInt32.self) == FUSEOpcode.write
+  }
+
+  /// Serves one request all of whose bytes lie together.
+  public func handle(request bytes: UnsafeRawBufferPointer, reply vectors: UnsafeBufferPointer<iovec>) -> Int {
+    guard Self.hasPayload(bytes) else { return handle(request: bytes, payload: .none, reply: vectors) }
+    let head = UnsafeRawBufferPointer(rebasing: bytes[..<Self.headByteCount])
+    // SAFETY: a range that is only read.
+    var range = iovec(iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress), iov_len: bytes.count)
+    return withUnsafePointer(to: &range) { range in
+      let payload = FUSEPayload(
+        UnsafeBufferPointer(start: range, count: 1), skip: head.count, count: bytes.count - head.count)
+      return handle(request: head, payload: payload, reply: vectors)
     }
   }
 
@@ -163,14 +209,46 @@ public final class FUSEServer: Sendable {
     case FUSEOpcode.getxattr: try getxattr(&request, &reply)
     case FUSEOpcode.listxattr: try listxattr(&request, &reply)
     case FUSEOpcode.lseek: try lseek(&request, &reply)
+    case FUSEOpcode.fsync: try fsync(&request)
+    case FUSEOpcode.fsyncdir: try fsyncDirectory(&request)
+    case FUSEOpcode.syncfs: try syncFileSystem()
     case FUSEOpcode.destroy: reset()
+    default: try dispatchChange(&request, &reply)
+    }
+  }
+
+  private func dispatchChange(_ request: inout FUSERequest, _ reply: inout FUSEReply) throws(HostError) {
+    let opcode = request.header.opcode
+    switch opcode {
     case FUSEOpcode.setattr, FUSEOpcode.symlink, FUSEOpcode.mknod, FUSEOpcode.mkdir, FUSEOpcode.unlink,
       FUSEOpcode.rmdir, FUSEOpcode.rename, FUSEOpcode.rename2, FUSEOpcode.link, FUSEOpcode.write,
       FUSEOpcode.setxattr, FUSEOpcode.removexattr, FUSEOpcode.create, FUSEOpcode.tmpfile, FUSEOpcode.fallocate,
       FUSEOpcode.copyFileRange:
-      throw HostError(code: EROFS)
+      try checkWritable()
     default: throw HostError(code: ENOSYS)
     }
+    switch opcode {
+    case FUSEOpcode.write: try write(&request, &reply)
+    case FUSEOpcode.setattr: try setattr(&request, &reply)
+    case FUSEOpcode.create: try create(&request, &reply)
+    case FUSEOpcode.tmpfile: try makeTemporary(&request, &reply)
+    case FUSEOpcode.mknod: try makeNode(&request, &reply)
+    case FUSEOpcode.mkdir: try makeDirectory(&request, &reply)
+    case FUSEOpcode.symlink: try makeSymbolicLink(&request, &reply)
+    case FUSEOpcode.link: try link(&request, &reply)
+    case FUSEOpcode.unlink: try unlink(&request, &reply, directory: false)
+    case FUSEOpcode.rmdir: try unlink(&request, &reply, directory: true)
+    case FUSEOpcode.rename, FUSEOpcode.rename2: try rename(&request, &reply)
+    case FUSEOpcode.fallocate: try fallocate(&request, &reply)
+    case FUSEOpcode.setxattr: try setxattr(&request)
+    case FUSEOpcode.removexattr: try removexattr(&request)
+    default: try copyFileRange(&request, &reply)
+    }
+  }
+
+  /// - Throws: EROFS.
+  func checkWritable() throws(HostError) {
+    if !configuration.isWritable { throw HostError(code: EROFS) }
   }
 
   /// INIT: agrees on a version and features. A second one starts afresh, as after a guest that went away without DESTROY.
@@ -199,6 +277,10 @@ public final class FUSEServer: Sendable {
       | FUSEInit.initExt | FUSEInit.directoryEnd | FUSEInit.cacheSymlinks
     if configuration.cache != .always { features |= FUSEInit.autoInvalData }
     if configuration.zeroMessageOpens { features |= FUSEInit.noOpenSupport | FUSEInit.noOpendirSupport }
+    if configuration.isWritable {
+      features |=
+        FUSEInit.atomicTruncate | FUSEInit.bigWrites | FUSEInit.handleKillPrivilegesV2 | FUSEInit.changeReports
+    }
     features &= offered
     answer.maxReadahead = min(hello.maxReadahead, UInt32(FUSE.maxData))
     answer.flags = UInt32(truncatingIfNeeded: features)

@@ -64,6 +64,14 @@ struct HostName {
     bytes.append(0)
     self.bytes = bytes
   }
+
+  /// Runs a body with the name as C sees it.
+  func withCString(_ body: (UnsafePointer<CChar>?) -> Int32) -> Int32 {
+    // SAFETY: the array ends with a NUL and outlives the call.
+    bytes.withUnsafeBufferPointer { bytes in
+      bytes.withMemoryRebound(to: CChar.self) { body($0.baseAddress) }
+    }
+  }
 }
 
 /// An open descriptor; the last reference closes it, so eviction from a cache never pulls it from under a request.
@@ -133,10 +141,7 @@ struct ReopenDoor: Sendable {
   func open(_ file: OpenDescriptor, owner: UInt32) throws(HostError) -> OpenDescriptor {
     var quiet = user == 0 || owner == user ? osv_o_noatime : 0
     while true {
-      var name = decimal(file.raw)
-      let result = withUnsafeBytes(of: &name) {
-        osv_openat(directory.raw, $0.baseAddress?.assumingMemoryBound(to: CChar.self), O_RDONLY | O_NONBLOCK | quiet)
-      }
+      let result = withName(of: file) { osv_openat(directory.raw, $0, O_RDONLY | O_NONBLOCK | quiet) }
       if result == 0 &- EPERM, quiet != 0 {
         quiet = 0
         continue
@@ -144,6 +149,32 @@ struct ReopenDoor: Sendable {
       let descriptor = try HostError.check(Int(result))
       return OpenDescriptor(owning: Int32(truncatingIfNeeded: descriptor))
     }
+  }
+
+  /// Opens a regular file for writing, and for reading as well where its mode allows that or `access` asks for it.
+  /// - Parameter access: O_WRONLY, or O_RDWR: no less will do.
+  func openForWriting(_ file: OpenDescriptor, access: Int32 = O_WRONLY) throws(HostError) -> OpenDescriptor {
+    var result = withName(of: file) { osv_openat(directory.raw, $0, O_RDWR | O_NONBLOCK) }
+    if result == 0 &- EACCES, access == O_WRONLY {
+      result = withName(of: file) { osv_openat(directory.raw, $0, O_WRONLY | O_NONBLOCK) }
+    }
+    return OpenDescriptor(owning: Int32(truncatingIfNeeded: try HostError.check(Int(result))))
+  }
+
+  /// Sets the permissions of a file that is no symbolic link.
+  func setMode(_ file: OpenDescriptor, _ mode: UInt32) throws(HostError) {
+    _ = try HostError.check(Int(withName(of: file) { osv_fchmodat(directory.raw, $0, mode) }))
+  }
+
+  /// Gives a file one more name, in `parent`.
+  func link(_ file: OpenDescriptor, in parent: OpenDescriptor, _ name: HostName) throws(HostError) {
+    _ = try HostError.check(
+      Int(withName(of: file) { old in name.withCString { osv_linkat(directory.raw, old, parent.raw, $0) } }))
+  }
+
+  private func withName(of file: OpenDescriptor, _ body: (UnsafePointer<CChar>?) -> Int32) -> Int32 {
+    var name = decimal(file.raw)
+    return withUnsafeBytes(of: &name) { body($0.baseAddress?.assumingMemoryBound(to: CChar.self)) }
   }
 
   /// A descriptor's number as NUL-terminated text.

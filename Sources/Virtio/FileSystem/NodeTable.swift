@@ -40,6 +40,8 @@ struct NodeTable: ~Copyable {
   private let limit: Int
   /// Living nodes, the root included.
   private(set) var count = 0
+  /// Ids of nodes that have been freed: whoever keeps descriptors for them takes them from here.
+  private var freed: [UInt64] = []
 
   /// A table with the root only. `limit`: most nodes at a time.
   init(root: osv_attributes, limit: Int) {
@@ -145,6 +147,36 @@ struct NodeTable: ~Copyable {
     return place
   }
 
+  /// The place of a file, if the guest knows it.
+  func known(_ attributes: osv_attributes) -> UInt32? {
+    let identity = FileIdentity(attributes)
+    guard let device = devices.firstIndex(of: identity.device) else { return nil }
+    let place = find(identity, device: UInt16(truncatingIfNeeded: device))
+    return place == NodeTable.none ? nil : place
+  }
+
+  /// Whether a node's place in the tree is that of `name` (NUL-terminated) in `parent`.
+  func isAt(_ place: UInt32, _ name: [UInt8], parent: UInt32) -> Bool {
+    let record = records[Int(place)]
+    guard place != NodeTable.root, record.parent == parent, Int(record.nameLength) == name.count - 1 else {
+      return false
+    }
+    return memcmp(record.name!, name, name.count - 1) == 0
+  }
+
+  /// Follows a file to another name (NUL-terminated), if the guest knows it.
+  mutating func moved(_ attributes: osv_attributes, to name: [UInt8], parent: UInt32) {
+    guard let place = known(attributes), place != NodeTable.root else { return }
+    name.withUnsafeBufferPointer { rename(place, to: UnsafeBufferPointer(rebasing: $0.dropLast()), parent: parent) }
+  }
+
+  /// Ids that were freed since the last call.
+  mutating func takeFreed() -> [UInt64] {
+    guard !freed.isEmpty else { return [] }
+    defer { freed.removeAll(keepingCapacity: true) }
+    return freed
+  }
+
   /// Gives lookups back; more than there were are as good as all. The root stays.
   mutating func forget(_ id: UInt64, count: UInt64) {
     guard let place = try? place(of: id), place != NodeTable.root else { return }
@@ -166,6 +198,7 @@ struct NodeTable: ~Copyable {
     var place = start
     while place != NodeTable.root, records[Int(place)].lookups == 0, records[Int(place)].children == 0 {
       let parent = records[Int(place)].parent
+      freed.append(id(of: place))
       unlink(place)
       Glibc.free(records[Int(place)].name)
       let generation = records[Int(place)].generation
@@ -185,7 +218,7 @@ struct NodeTable: ~Copyable {
   private mutating func rename(_ place: UInt32, to name: UnsafeBufferPointer<UInt8>, parent: UInt32) {
     let record = records[Int(place)]
     let same = record.parent == parent && record.nameLength == UInt8(truncatingIfNeeded: name.count)
-    if same, memcmp(record.name!, name.baseAddress!, name.count) == 0 { return }
+    if same, name.count == 0 || memcmp(record.name!, name.baseAddress!, name.count) == 0 { return }
     // Names may be older than the directories they were seen in: never let a node become its own ancestor. Its
     // stale name then stays, and whoever uses it is told ESTALE.
     var walk = parent
@@ -204,8 +237,8 @@ struct NodeTable: ~Copyable {
 
   private mutating func setName(_ place: UInt32, _ name: UnsafeBufferPointer<UInt8>) {
     // SAFETY: the record owns the block; a name has at most 255 bytes (HostName, or the host's own directory).
-    let block = malloc(name.count)!.assumingMemoryBound(to: UInt8.self)
-    memcpy(block, name.baseAddress!, name.count)
+    let block = malloc(max(name.count, 1))!.assumingMemoryBound(to: UInt8.self)
+    if name.count > 0 { memcpy(block, name.baseAddress!, name.count) }
     Glibc.free(records[Int(place)].name)
     records[Int(place)].name = block
     records[Int(place)].nameLength = UInt8(truncatingIfNeeded: name.count)

@@ -1,7 +1,8 @@
 // The file-system device (virtio 1.2, 5.11): FUSE requests from the queues to the server, replies straight into guest memory.
 //
 // Queue 0 is the one of high priority (FORGET, INTERRUPT), the others are alike; each has its own chain and request buffer, under the
-// queue's lock. A request is copied before it is looked at; the reply's data goes by preadv to where the guest wants it.
+// queue's lock. A request is copied before it is looked at; data goes by preadv to where the guest wants it, and by pwritev from where it
+// has it.
 import CSystemCalls
 import Glibc
 import VirtioABI
@@ -10,8 +11,9 @@ import VirtioQueue
 
 /// A virtio file system over a FUSE server.
 public final class VirtioFileSystemDevice: VirtioDevice, @unchecked Sendable {
-  /// Longest request that is served; longer ones are answered by EINVAL. (Nothing is written to the server.)
-  public static let requestLimit = 16_384
+  /// Longest request that is served, without the data of a WRITE; longer ones are answered by EINVAL. The longest is the
+  /// setting of an extended attribute: 64 KiB and a name.
+  public static let requestLimit = 69_632
 
   /// The server.
   public let server: FUSEServer
@@ -76,10 +78,22 @@ public final class VirtioFileSystemDevice: VirtioDevice, @unchecked Sendable {
     let buffer = requests[index]
     repeat {
       while queue.pop(into: chain) {
-        let count = chain.read(at: 0, into: buffer)
-        let request = UnsafeRawBufferPointer(rebasing: buffer[..<count])
-        queue.push(chain, written: server.handle(request: request, reply: chain.writable))
+        queue.push(chain, written: serve(chain, buffer))
       }
     } while queue.rearm()
+  }
+
+  /// Nothing is read twice: the head decides what else is copied.
+  private func serve(_ chain: DescriptorChain, _ buffer: UnsafeMutableRawBufferPointer) -> Int {
+    let headCount = chain.read(
+      at: 0, into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<FUSEServer.headByteCount]))
+    let head = UnsafeRawBufferPointer(rebasing: buffer[..<headCount])
+    if FUSEServer.hasPayload(head) {
+      let payload = FUSEPayload(chain.readable, skip: headCount, count: chain.readableByteCount - headCount)
+      return server.handle(request: head, payload: payload, reply: chain.writable)
+    }
+    let rest = chain.read(at: headCount, into: UnsafeMutableRawBufferPointer(rebasing: buffer[headCount...]))
+    let request = UnsafeRawBufferPointer(rebasing: buffer[..<(headCount + rest)])
+    return server.handle(request: request, reply: chain.writable)
   }
 }

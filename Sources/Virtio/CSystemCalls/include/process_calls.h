@@ -32,8 +32,8 @@ int osv_install_filter(const struct osv_filter_instruction *program, uint16_t co
 int osv_landlock_version(void);
 
 /// Landlock: from now on this thread, and those it starts, open nothing of the file system but for reading what lies
-/// beneath `directories`.
-int osv_landlock_read_only(const int *directories, int count);
+/// beneath `readable`, and make, change and remove nothing but what lies beneath `writable`, and no devices there.
+int osv_landlock(const int *writable, int writable_count, const int *readable, int readable_count);
 
 /// How many descriptors this process may have, after raising the limit as far as it may (setrlimit(2)); at most 2^20.
 long osv_descriptor_limit(void);
