@@ -124,7 +124,7 @@ extension Thread {
     /// Whether a writer that waited still does when there is room for it, but not for PIPE_BUF bytes.
     func waits() throws -> Bool {
       let (_, reader, writer) = try installed()
-      _ = try writer.write([UInt8](repeating: 1, count: Pipe.capacity))
+      _ = try writer.write([UInt8](repeating: 1, count: Pipe.defaultCapacity))
       let shared = Shared(value: writer)
       let written = DispatchSemaphore(value: 0)
       Thread.detachNewThread {
@@ -136,7 +136,7 @@ extension Thread {
       let isWaiting = written.wait(timeout: .now() + 0.05) == .timedOut
       #expect(try reader.read(1).count == 1)
       if isWaiting { #expect(written.wait(timeout: .now() + 60) == .success) }
-      #expect(try reader.read(Pipe.capacity).last == 7)
+      #expect(try reader.read(Pipe.defaultCapacity).last == 7)
       return isWaiting
     }
     // It need not wait if it comes late.

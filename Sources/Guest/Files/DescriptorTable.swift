@@ -94,7 +94,7 @@ public final class DescriptorTable {
     let file = try file(descriptor)
     guard descriptor != target else { return }
     let old = try put(file, at: target, closeOnExec)
-    if let old { try? old.descriptorRemoved() }
+    if let old { try? removed(old) }
   }
 
   /// Closes a descriptor.
@@ -107,6 +107,15 @@ public final class DescriptorTable {
     }
     clear(descriptor)
     lock.writeUnlock()
+    try removed(file)
+  }
+
+  /// Its name as an owner of locks.
+  public var lockOwner: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
+
+  /// A descriptor is gone. POSIX wants all locks of the process on that file gone with it.
+  private func removed(_ file: OpenFile) throws(Errno) {
+    defer { if !file.isPathOnly { file.vnode.fileLocks?.removeAll(of: lockOwner) } }
     try file.descriptorRemoved()
   }
 

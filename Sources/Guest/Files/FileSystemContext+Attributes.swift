@@ -41,7 +41,7 @@ extension FileSystemContext {
         change.mode = mode & FileMode.permissionMask & ~FileMode.setGroup
       }
     }
-    try vnode.setAttributes(change)
+    try vnode.change(change, of: place.dentry)
   }
 
   /// Changes owner and group (fchownat, fchown); nil stays.
@@ -68,7 +68,7 @@ extension FileSystemContext {
       if mode & 0o010 != 0 { mode &= ~FileMode.setGroup }
       if mode != attributes.mode & FileMode.permissionMask { change.mode = mode }
     }
-    try vnode.setAttributes(change)
+    try vnode.change(change, of: place.dentry)
   }
 
   /// Sets times (utimensat, futimens); nil stays.
@@ -86,7 +86,7 @@ extension FileSystemContext {
     var change = AttributeChange()
     change.accessTime = access
     change.modificationTime = modification
-    try vnode.setAttributes(change)
+    try vnode.change(change, of: place.dentry)
   }
 
   /// Sets the size of the file that a path names (truncate).
@@ -103,7 +103,7 @@ extension FileSystemContext {
     try vnode.checkAccess(.write, credentials)
     var change = AttributeChange()
     change.byteCount = byteCount
-    try vnode.setAttributes(change)
+    try vnode.change(change, of: place.dentry)
   }
 
   private func checkWritable(_ place: Location) throws(Errno) {

@@ -93,6 +93,11 @@ extension FileSystemContext {
     try checkNewName(walk)
     let result = try body(directory, walk.name, try directory.getAttributes())
     _ = walk.location.mount.fileSystem.names.enter(walk.location.dentry, walk.name, result)
+    if Watching.isOn, let vnode = result.vnode {
+      // One that lies elsewhere too has one more name.
+      if mount != nil { Watching.tell(vnode, .attributes) }
+      Watching.tell(directory, .created, walk.name, of: vnode)
+    }
   }
 
   /// Whether a name may be added where the walk is; with the directory's lock.
@@ -146,6 +151,8 @@ extension FileSystemContext {
       if entry.mountCount.load(ordering: .acquiring) > 0 { throw .EBUSY }
       try directory.unlink(walk.name, vnode)
       names.remove(entry)
+      Watching.nameRemoved(vnode)
+      Watching.tell(directory, .deleted, walk.name, of: vnode)
       return
     }
     guard let victimLock = vnode.directoryLock else { throw .ENOTDIR }
@@ -154,6 +161,8 @@ extension FileSystemContext {
     defer { victimLock.lock.writeUnlock() }
     try directory.removeDirectory(walk.name, vnode)
     names.remove(entry)
+    Watching.nameRemoved(vnode)
+    Watching.tell(directory, .deleted, walk.name, of: vnode)
   }
 
   /// Whether the file's name may be taken from the directory where the walk is.
@@ -242,6 +251,14 @@ extension FileSystemContext {
     } else {
       if replaced != nil { names.remove(targetEntry) }
       names.move(entry, to: newDirectory.dentry, target.name)
+    }
+    let isExchange = flags.contains(.exchange)
+    Watching.moved(
+      vnode, from: oldDirectory.vnode, source.name, to: newDirectory.vnode, target.name,
+      replacing: isExchange ? nil : replaced)
+    if isExchange, let replaced {
+      Watching.moved(
+        replaced, from: newDirectory.vnode, target.name, to: oldDirectory.vnode, source.name, replacing: nil)
     }
   }
 

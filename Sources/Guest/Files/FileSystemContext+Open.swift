@@ -60,7 +60,9 @@ extension FileSystemContext {
     try checkNewName(walk)
     let file = newFile(.regular, mode: mode, in: try directory.getAttributes(), credentials)
     let result = try directory.create(walk.name, file)
-    return (walk.location.mount.fileSystem.names.enter(walk.location.dentry, walk.name, result), true)
+    let made = walk.location.mount.fileSystem.names.enter(walk.location.dentry, walk.name, result)
+    if let vnode = made.vnode { Watching.tell(directory, .created, walk.name, of: vnode) }
+    return (made, true)
   }
 
   /// Opens the file at a place, as if it had been found by path: what reopening through procfs does.
@@ -86,13 +88,15 @@ extension FileSystemContext {
     if flags.contains(.truncate), vnode.type == .regular {
       var change = AttributeChange()
       change.byteCount = 0
-      try vnode.setAttributes(change)
+      try vnode.change(change, of: place.dentry)
     }
     return file
   }
 
   private func opened(_ place: Location, _ flags: OpenFlags) throws(Errno) -> OpenFile {
-    try place.vnode.open(flags, at: place)
+    let file = try place.vnode.open(flags, at: place)
+    Watching.tell(place.dentry, .opened)
+    return file
   }
 
   private func openPath(_ path: PathBytes, from base: Location, _ flags: OpenFlags, _ credentials: Credentials)

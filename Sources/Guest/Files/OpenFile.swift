@@ -43,6 +43,11 @@ open class OpenFile: MappingOwner {
     flagBits = Atomic(flags.subtracting(.notKept).rawValue)
   }
 
+  deinit { vnode.fileLocks?.removeAll(of: lockOwner) }
+
+  /// Its name as an owner of locks.
+  public final var lockOwner: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
+
   // MARK: Flags
 
   /// Access mode and status flags, as fcntl(F_GETFL) shows them.
@@ -70,12 +75,12 @@ open class OpenFile: MappingOwner {
   public final func read(into transfer: inout Transfer) throws(Errno) -> Int {
     guard isReadable else { throw .EBADF }
     guard !vnode.isDirectory else { throw .EISDIR }
-    guard vnode.isSeekable else { return try readData(at: 0, into: &transfer) }
+    guard vnode.isSeekable else { return told(try readData(at: 0, into: &transfer), .read) }
     positionLock.lock()
     defer { positionLock.unlock() }
     let count = try readData(at: position, into: &transfer)
     position &+= count.u64
-    return count
+    return told(count, .read)
   }
 
   /// Writes at the position, or at the end with O_APPEND, and moves it.
@@ -83,18 +88,18 @@ open class OpenFile: MappingOwner {
   /// - Throws: EBADF, EPIPE (send SIGPIPE), EAGAIN, EINTR, EFAULT, ENOSPC, EFBIG, EIO…
   public final func write(from transfer: inout Transfer) throws(Errno) -> Int {
     guard isWritable else { throw .EBADF }
-    guard vnode.isSeekable else { return try writeData(at: 0, from: &transfer) }
+    guard vnode.isSeekable else { return told(try writeData(at: 0, from: &transfer), .changed) }
     positionLock.lock()
     defer { positionLock.unlock() }
     if flags.contains(.append) {
       let end = try append(from: &transfer)
       position = end.position
-      return end.count
+      return told(end.count, .changed)
     }
     try transfer.limit(toFitAt: position, below: Self.maximumOffset)
     let count = try writeData(at: position, from: &transfer)
     position &+= count.u64
-    return count
+    return told(count, .changed)
   }
 
   /// Reads at an offset (pread).
@@ -105,7 +110,7 @@ open class OpenFile: MappingOwner {
     guard vnode.isSeekable else { throw .ESPIPE }
     guard isReadable else { throw .EBADF }
     guard !vnode.isDirectory else { throw .EISDIR }
-    return try readData(at: offset, into: &transfer)
+    return told(try readData(at: offset, into: &transfer), .read)
   }
 
   /// Writes at an offset (pwrite); with O_APPEND at the end all the same, as Linux does.
@@ -115,9 +120,15 @@ open class OpenFile: MappingOwner {
     guard offset <= Self.maximumOffset else { throw .EINVAL }
     guard vnode.isSeekable else { throw .ESPIPE }
     guard isWritable else { throw .EBADF }
-    if flags.contains(.append) { return try append(from: &transfer).count }
+    if flags.contains(.append) { return told(try append(from: &transfer).count, .changed) }
     try transfer.limit(toFitAt: offset, below: Self.maximumOffset)
-    return try writeData(at: offset, from: &transfer)
+    return told(try writeData(at: offset, from: &transfer), .changed)
+  }
+
+  /// Tells those who watch the file that so many bytes have been moved; returns the number.
+  @inline(__always) private final func told(_ count: Int, _ events: FileEvents) -> Int {
+    if count > 0 { Watching.tell(location.dentry, events) }
+    return count
   }
 
   private final func append(from transfer: inout Transfer) throws(Errno) -> (position: UInt64, count: Int) {
@@ -189,7 +200,21 @@ open class OpenFile: MappingOwner {
     guard byteCount <= Self.maximumOffset else { throw .EINVAL }
     var change = AttributeChange()
     change.byteCount = byteCount
-    try vnode.setAttributes(change)
+    try vnode.change(change, of: location.dentry)
+  }
+
+  /// Allocates or frees space (fallocate).
+  /// - Throws: EBADF, ESPIPE, EISDIR, ENODEV, what the file throws.
+  public final func allocate(mode: UInt32, offset: UInt64, byteCount: UInt64) throws(Errno) {
+    guard isWritable else { throw .EBADF }
+    switch vnode.type {
+    case .fifo: throw .ESPIPE
+    case .directory: throw .EISDIR
+    case .regular, .blockDevice: break
+    default: throw .ENODEV
+    }
+    try vnode.allocate(mode: mode, offset: offset, byteCount: byteCount)
+    Watching.tell(location.dentry, .changed)
   }
 
   /// Lists the directory from the position on (getdents64) and moves it behind the last entry that fitted.
@@ -213,14 +238,20 @@ open class OpenFile: MappingOwner {
       throw .EINVAL
     }
     vnode.contentsRead()
+    Watching.tell(location.dentry, .read)
     return sink.byteCount
   }
 
-  /// A device's own calls (ioctl); `argument` is the program's, unchecked.
+  /// A device's own calls (ioctl); `argument` is the program's, unchecked. Regular files say what is left to read.
   /// - Throws: ENOTTY.
   open func control(_ request: UInt32, _ argument: UInt64) throws(Errno) -> Int {
     guard !isPathOnly else { throw .EBADF }
-    return try vnode.control(request, argument)
+    guard request == ControlRequest.readableByteCount, vnode.type == .regular else {
+      return try vnode.control(request, argument)
+    }
+    let left = try vnode.getAttributes().byteCount.i64 &- positionLock.withLock { position.i64 }
+    try UserSpan.write(left.i32, at: VirtualAddress(argument))
+    return 0
   }
 
   /// The attributes (fstat).
@@ -244,7 +275,11 @@ open class OpenFile: MappingOwner {
   open func closed() {}
 
   /// A descriptor refers to it from now on.
-  public final func descriptorAdded() { descriptorCount.wrappingAdd(1, ordering: .relaxed) }
+  public final func descriptorAdded() {
+    if descriptorCount.wrappingAdd(1, ordering: .relaxed).oldValue == 0 {
+      vnode.openCount.wrappingAdd(1, ordering: .relaxed)
+    }
+  }
 
   /// A descriptor refers to it no more.
   /// - Throws: what `flush` throws; it is closed all the same.
@@ -253,6 +288,11 @@ open class OpenFile: MappingOwner {
       if descriptorCount.wrappingSubtract(1, ordering: .acquiringAndReleasing).newValue == 0 {
         epollLinks.removeAll()
         closed()
+        let isLast = vnode.openCount.wrappingSubtract(1, ordering: .acquiringAndReleasing).newValue == 0
+        if Watching.isOn {
+          if !isPathOnly { Watching.tell(location.dentry, isWritable ? .closedWriter : .closedReader) }
+          if isLast { Watching.lastClosed(vnode) }
+        }
       }
     }
     if !isPathOnly { try flush() }

@@ -27,6 +27,12 @@ open class Vnode {
   let directoryLock: DirectoryLock?
   /// Keeps appending writes apart. Ordinary writes do not take it.
   let appendLock = Mutex()
+  /// A reference to its `FileLocks`, counted; 0: nobody has asked for a lock.
+  private let locksWord = Atomic<UInt>(0)
+  /// The same for its `WatchList`.
+  private let watchesWord = Atomic<UInt>(0)
+  /// Open files of it that have descriptors.
+  let openCount = Atomic<Int>(0)
 
   /// A file of a file system.
   public init(fileSystem: FileSystem, inode: UInt64, type: FileType) {
@@ -34,6 +40,52 @@ open class Vnode {
     self.inode = inode
     self.type = type
     directoryLock = type == .directory ? DirectoryLock() : nil
+  }
+
+  deinit {
+    // SAFETY: the word holds the reference that `makeFileLocks` has counted.
+    if let locks = UnsafeRawPointer(bitPattern: locksWord.load(ordering: .acquiring)) {
+      Unmanaged<FileLocks>.fromOpaque(locks).release()
+    }
+    if let watches = UnsafeRawPointer(bitPattern: watchesWord.load(ordering: .acquiring)) {
+      Unmanaged<WatchList>.fromOpaque(watches).release()
+    }
+  }
+
+  /// Who watches it; nil if nobody ever has.
+  final var watchList: WatchList? {
+    // SAFETY: as in `fileLocks`.
+    guard let watches = UnsafeRawPointer(bitPattern: watchesWord.load(ordering: .acquiring)) else { return nil }
+    return Unmanaged<WatchList>.fromOpaque(watches).takeUnretainedValue()
+  }
+
+  /// The same, made if need be.
+  final func makeWatchList() -> WatchList {
+    if let watchList { return watchList }
+    let fresh = Unmanaged.passRetained(WatchList())
+    let word = UInt(bitPattern: fresh.toOpaque())
+    if !watchesWord.compareExchange(expected: 0, desired: word, ordering: .acquiringAndReleasing).exchanged {
+      fresh.release()
+    }
+    return watchList.unsafelyUnwrapped
+  }
+
+  /// The locks that programs hold on it; nil if none was ever asked for.
+  public final var fileLocks: FileLocks? {
+    // SAFETY: a word that is not 0 holds a reference that lasts as long as the vnode.
+    guard let locks = UnsafeRawPointer(bitPattern: locksWord.load(ordering: .acquiring)) else { return nil }
+    return Unmanaged<FileLocks>.fromOpaque(locks).takeUnretainedValue()
+  }
+
+  /// The same, made if need be.
+  public final func makeFileLocks() -> FileLocks {
+    if let fileLocks { return fileLocks }
+    let fresh = Unmanaged.passRetained(FileLocks())
+    let word = UInt(bitPattern: fresh.toOpaque())
+    if !locksWord.compareExchange(expected: 0, desired: word, ordering: .acquiringAndReleasing).exchanged {
+      fresh.release()
+    }
+    return fileLocks.unsafelyUnwrapped
   }
 
   /// Whether it is a directory.

@@ -72,7 +72,7 @@ extension ProcessFileSystem {
     add("sys/vm/overcommit_memory") { (text) throws(Errno) in text.append("0\n") }
     add("sys/vm/max_map_count") { (text) throws(Errno) in text.append("65530\n") }
     add("sys/fs/file-max") { (text) throws(Errno) in text.append("1048576\n") }
-    add("sys/fs/pipe-max-size") { (text) throws(Errno) in text.append("65536\n") }
+    add("sys/fs/pipe-max-size") { (text) throws(Errno) in text.append("1048576\n") }
   }
 }
 

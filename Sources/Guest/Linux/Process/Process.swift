@@ -46,6 +46,8 @@ public final class Process {
   var timers = ProcessTimers()
   /// Processes that it has made and not waited for.
   var children: [Process] = []
+  /// Tells of signals sent to it or to one of its threads (`SignalFile`).
+  let signalSource = PollSource()
   /// CPU time of children that it has waited for, ns.
   var endedChildrenTime: UInt64 = 0
   /// The wait status with which the process ends, once that has been decided.

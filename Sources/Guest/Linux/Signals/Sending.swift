@@ -3,6 +3,7 @@
 // Rules: thread context only (a signal from an interrupt comes by way of a work item). A signal that would be ignored
 // is not queued, so a thread that is woken by one has something to do.
 import Base
+import Files
 import Locks
 import Platform
 import Threads
@@ -48,6 +49,7 @@ extension Process {
     lock.unlock()
     guard isQueued else { throw .EAGAIN }
     target?.interrupt()
+    signalSource.notify(.readable)
   }
 
   /// Sends a signal that the kernel itself has reason for.

@@ -8,7 +8,7 @@ extension SystemCall {
   /// - Throws: what the handler throws; ENOSYS for numbers without one.
   func dispatch(_ number: UInt64) throws(Errno) -> Int {
     switch number {
-    // Files: SystemCallsReadWrite, SystemCallsDescriptors
+    // Files: SystemCallsReadWrite, SystemCallsDescriptors, SystemCallsLocks, SystemCallsSplice
     case 0: try read()
     case 1: try write()
     case 2: try open()
@@ -29,6 +29,9 @@ extension SystemCall {
     case 77: try ftruncate()
     case 162: sync()
     case 257: try openat()
+    case 275: try splice()
+    case 276: try tee()
+    case 278: try vmsplice()
     case 285: try fallocate()
     case 292: try dup3()
     case 293: try pipe2()
@@ -104,6 +107,13 @@ extension SystemCall {
     case 287: try timerfd_gettime()
     case 290: try eventfd2()
     case 291: try epoll_create1()
+    // SystemCallsNotify
+    case 253: try inotify_init()
+    case 254: try inotify_add_watch()
+    case 255: try inotify_rm_watch()
+    case 282: try signalfd()
+    case 289: try signalfd4()
+    case 294: try inotify_init1()
     // SystemCallsMemory
     case 9: try mmap()
     case 10: try mprotect()

@@ -46,47 +46,18 @@ extension SystemCall {
     case 2: try descriptors.setClosesOnExec(descriptor, argument2 & 1 != 0)
     // F_GETFL: O_LARGEFILE is always on for 64-bit programs' files and Linux shows it.
     case 3: return file.flags.union(.largeFile).rawValue.int
+    case let command where file.isPathOnly && command > 3: throw .EBADF
     case 4: file.setFlags(OpenFlags(rawValue: argument2.u32))
-    case 5: try getLock(at: address2)  // F_GETLK
-    case 6, 7: try checkLock(at: address2)  // F_SETLK, F_SETLKW: one process never conflicts with itself.
-    case 1031, 1032: return 65_536  // F_SETPIPE_SZ, F_GETPIPE_SZ
+    case 5, 6, 7, 36, 37, 38: return try lockRecords(file, argument1.i32)
+    case 1024: throw .EINVAL  // F_SETLEASE: no file system here breaks leases
+    case 1025: return 2  // F_GETLEASE: F_UNLCK
+    case 1031: return try Splice.resize(file, to: argument2.u32.int, isPrivileged: credentials.isPrivileged)
+    case 1032: return try Splice.capacity(of: file)  // F_GETPIPE_SZ
     case 1033: try addSeals(to: file)  // F_ADD_SEALS
     case 1034: return try seals(of: file)  // F_GET_SEALS
     default: throw .EINVAL
     }
     return 0
-  }
-
-  /// struct flock.
-  struct RecordLock {
-    static let unlocked: Int16 = 2
-    var type: Int16 = 0
-    var origin: Int16 = 0
-    var padding: Int32 = 0
-    var start: Int64 = 0
-    var count: Int64 = 0
-    var owner: Int32 = 0
-    var padding2: Int32 = 0
-  }
-
-  private func checkLock(at address: VirtualAddress) throws(Errno) {
-    let lock = try UserSpan.read(RecordLock.self, at: address)
-    guard lock.type >= 0, lock.type <= RecordLock.unlocked, lock.origin >= 0, lock.origin <= 2 else { throw .EINVAL }
-  }
-
-  /// Nobody else holds locks.
-  private func getLock(at address: VirtualAddress) throws(Errno) {
-    try checkLock(at: address)
-    try UserSpan.write(RecordLock.unlocked, at: address)
-  }
-
-  /// Locks of whole files: with one process none conflicts.
-  func flock() throws(Errno) -> Int {
-    _ = try file()
-    switch argument1.u32 & ~4 {
-    case 1, 2, 8: return 0
-    default: throw .EINVAL
-    }
   }
 
   func ioctl() throws(Errno) -> Int {
@@ -129,8 +100,7 @@ extension SystemCall {
   func fallocate() throws(Errno) -> Int {
     let file = try file()
     guard argument2.i64 >= 0, argument3.i64 > 0 else { throw .EINVAL }
-    guard file.isWritable else { throw .EBADF }
-    try file.vnode.allocate(mode: argument1.u32, offset: argument2, byteCount: argument3)
+    try file.allocate(mode: argument1.u32, offset: argument2, byteCount: argument3)
     return 0
   }
 
