@@ -23,9 +23,13 @@ struct Mounted {
   let clock = TestClock()
   var root: VirtioNode { fileSystem.find(FUSE.rootNodeID)! }
 
-  init(_ path: String, nodeLimit: Int = 16_384, lie: ((ServerTransport) -> any FUSETransport)? = nil) throws {
+  init(
+    _ path: String, nodeLimit: Int = 16_384, lie: ((ServerTransport) -> any FUSETransport)? = nil,
+    configure: (inout FUSEServer.Configuration) -> Void = { _ in }
+  ) throws {
     HostedArena.prepare()
     var configuration = FUSEServer.Configuration()
+    configure(&configuration)
     let clock = clock
     configuration.clock = { clock.now }
     server = try FUSEServer(path: path, configuration: configuration)

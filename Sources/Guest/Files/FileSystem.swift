@@ -79,6 +79,8 @@ open class FileSystem {
   open func statistics() throws(Errno) -> FileSystemStatistics { FileSystemStatistics() }
   /// Stores everything (VFS_SYNC).
   open func synchronise() throws(Errno) {}
+  /// Gives everything that has been written to where the files are, durable or not: nothing is lost if the machine ends.
+  open func writeBack() throws(Errno) {}
 }
 
 /// statfs.

@@ -59,8 +59,17 @@ extension FileSystemContext {
     if entry.vnode != nil { return (entry, false) }
     try checkNewName(walk)
     let file = newFile(.regular, mode: mode, in: try directory.getAttributes(), credentials)
-    let result = try directory.create(walk.name, file)
-    let made = walk.location.mount.fileSystem.names.enter(walk.location.dentry, walk.name, result)
+    let names = walk.location.mount.fileSystem.names
+    let result: LookupResult
+    do throws(Errno) { result = try directory.create(walk.name, file) } catch {
+      // Somebody beyond this kernel has made it since we looked: a file like any other, unless it had to be a new one.
+      guard error == .EEXIST, !flags.contains(.exclusive) else { throw error }
+      names.forget(entry)
+      let found = try walk.childLocked(walk.name)
+      guard found.vnode != nil else { throw error }
+      return (found, false)
+    }
+    let made = names.enter(walk.location.dentry, walk.name, result)
     if let vnode = made.vnode { Watching.tell(directory, .created, walk.name, of: vnode) }
     return (made, true)
   }

@@ -102,7 +102,9 @@
       guard mount.deviceIndex.int < Boot.devices.count,
         let function = VirtioFunction(Boot.devices[mount.deviceIndex.int])
       else { throw .ENODEV }
-      return try VirtioFileSystem(device: function)
+      let fileSystem = try VirtioFileSystem(device: function)
+      if !flags(of: mount).contains(.readOnly) { try fileSystem.startWritingBack() }
+      return fileSystem
     }
 
     private static func flags(of mount: BootMount) -> MountFlags { mount.flags & 1 != 0 ? .readOnly : [] }

@@ -27,6 +27,8 @@
         try MonitorEvents.start()
         try Reclaim.begin()
         let fileSystems = try BootFileSystems(devices)
+        let mounts = fileSystems.context.mounts
+        MachineEnd.installWriteBack { mounts.forEach { try? $0.fileSystem.writeBack() } }
         let descriptors = try fileSystems.standardStreams()
         BootTrace.end(of: .fileSystems)
         try Scheduler.startOtherCPUs()

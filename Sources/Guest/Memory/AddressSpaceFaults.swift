@@ -15,6 +15,8 @@ enum FaultStep {
   /// A page of the object has to be fetched first, for writing or reading, without the address space's lock. The owner
   /// keeps the object's pager alive meanwhile, even if the mapping goes.
   case needsPage(MemoryObject, UInt64, forWriting: Bool, owner: (any MappingOwner)?)
+  /// Too many pages are dirty: some of the object's have to be written first. The owner as above.
+  case needsWriteBack(MemoryObject, owner: (any MappingOwner)?)
   /// Memory has to be reclaimed first.
   case needsMemory
 }
@@ -41,6 +43,12 @@ extension AddressSpace {
       case .needsPage(let object, let page, let forWriting, let owner):
         do {
           try withExtendedLifetime(owner) { () throws(Errno) in try object.fetch(page: page, forWriting: forWriting) }
+        } catch {
+          return error == .ENOMEM ? .outOfMemory : .busError
+        }
+      case .needsWriteBack(let object, let owner):
+        do {
+          try withExtendedLifetime(owner) { () throws(Errno) in try object.writeBack() }
         } catch {
           return error == .ENOMEM ? .outOfMemory : .busError
         }

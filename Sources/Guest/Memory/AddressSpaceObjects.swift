@@ -22,6 +22,7 @@ extension AddressSpace {
     if access == .write {
       // Shared: the page must be the object's own, and is dirty from now on.
       guard word.isPresent else { return .needsPage(object, index, forWriting: true, owner: region.pointee.owner) }
+      if !word.isDirty, object.mustWriteBack { return .needsWriteBack(object, owner: region.pointee.owner) }
       object.markDirty(index)
     } else if !word.isPresent && object.directFrame(index) == nil {
       return .needsPage(object, index, forWriting: false, owner: region.pointee.owner)

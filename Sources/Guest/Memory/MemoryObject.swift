@@ -27,6 +27,14 @@ public protocol Pager: AnyObject {
 
   /// Pages worth reading at once, 1 to 64: how far readahead goes.
   var maximumPages: Int { get }
+
+  /// The first page has become dirty: sooner or later somebody must write back. Called under the object's lock.
+  func contentsDirtied()
+}
+
+extension Pager {
+  /// Nothing: for pagers whose objects nobody writes.
+  public func contentsDirtied() {}
 }
 
 /// Pages of one file or of shared memory.
@@ -45,6 +53,8 @@ public final class MemoryObject: @unchecked Sendable {
   var mappings: RegionPointer?
   /// Pages in the cache.
   var pageTotal = 0
+  /// Those of them that are dirty, if there is a pager.
+  var dirtyTotal = 0
   /// Raised when pages stop filling; waiters wait for that.
   let fillings = Atomic<UInt>(0)
   let fillWaiters = WaitQueue()
@@ -77,7 +87,10 @@ public final class MemoryObject: @unchecked Sendable {
   }
 
   deinit {
-    if hasPager { PageCache.remove(self) }
+    if hasPager {
+      PageCache.remove(self)
+      PageCache.dirtyPages.subtract(dirtyTotal, ordering: .relaxed)
+    }
     pages.forEach { _, slot in
       Frames.release(PageWord(slot.pointee).frame)
       return true
@@ -90,6 +103,9 @@ public final class MemoryObject: @unchecked Sendable {
 
   /// Pages in the cache.
   public var residentPages: Int { pageTotal }
+
+  /// Pages that differ from their source; a snapshot.
+  public var dirtyPages: Int { dirtyTotal }
 
   // MARK: Pages, under the lock
 
@@ -105,7 +121,25 @@ public final class MemoryObject: @unchecked Sendable {
   }
 
   func markDirty(_ page: UInt64) {
-    if let slot = pages.slot(page) { slot.pointee |= PageWord.dirtyBit | PageWord.usedBit }
+    guard let slot = pages.slot(page) else { return }
+    let old = slot.pointee
+    slot.pointee = old | PageWord.dirtyBit | PageWord.usedBit
+    guard old & PageWord.dirtyBit == 0, let pager else { return }
+    dirtyTotal &+= 1
+    PageCache.dirtyPages.add(1, ordering: .relaxed)
+    if dirtyTotal == 1 { pager.contentsDirtied() }
+  }
+
+  /// What is in a dirty page is on its way.
+  func markClean(_ slot: PageIndex.Node) {
+    slot.pointee &= ~PageWord.dirtyBit
+    dirtyTotal &-= 1
+    PageCache.dirtyPages.subtract(1, ordering: .relaxed)
+  }
+
+  /// Whether whoever makes another page dirty must write back first: a quarter of memory is dirty, some of it here.
+  var mustWriteBack: Bool {
+    dirtyTotal > 0 && PageCache.dirtyPages.load(ordering: .relaxed) > Frames.statistics.total &>> 2
   }
 
   @inline(__always) func markUsed(_ page: UInt64) {
@@ -117,6 +151,10 @@ public final class MemoryObject: @unchecked Sendable {
     let word = PageWord(slot.pointee)
     slot.pointee = 0
     pageTotal &-= 1
+    if hasPager && word.isPresent && word.isDirty {
+      dirtyTotal &-= 1
+      PageCache.dirtyPages.subtract(1, ordering: .relaxed)
+    }
     Frames.release(word.frame)
   }
 

@@ -92,7 +92,7 @@ extension MemoryObject {
         lock.unlock()
         throw .ENOMEM
       }
-      word = .present(frame, isDirty: true)
+      word = .present(frame, isDirty: !hasPager)
       slot.pointee = word.rawValue
       pageTotal &+= 1
     }
@@ -113,7 +113,7 @@ extension MemoryObject {
   }
 
   /// Moves the end up to `end` if it is lower.
-  private func grow(to end: UInt64) {
+  func grow(to end: UInt64) {
     lock.lock()
     if end > byteCount { size.store(end, ordering: .releasing) }
     lock.unlock()
@@ -139,6 +139,10 @@ extension MemoryObject {
   private func resize(to byteCount: UInt64) {
     lock.lock()
     let old = self.byteCount
+    // What stores through mappings have left behind the end is not in the file.
+    if hasPager, byteCount > old, let slot = pages.slot(old >> frameShift), PageWord(slot.pointee).isPresent {
+      clearTail(old >> frameShift, PageWord(slot.pointee).frame)
+    }
     size.store(byteCount, ordering: .releasing)
     guard byteCount < old else {
       // What was behind the end of a source that has grown has to be read again.

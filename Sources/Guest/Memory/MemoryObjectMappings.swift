@@ -88,7 +88,7 @@ extension MemoryObject {
   /// Writes dirty pages of a range to the pager (fsync: everything). Sleeps.
   /// - Throws: what the pager throws; the pages stay dirty.
   public func writeBack(offset: UInt64 = 0, byteCount count: UInt64 = .max) throws(Errno) {
-    guard let pager else { return }
+    guard let pager, dirtyTotal > 0 else { return }
     let limit = max(1, min(pager.maximumPages, 64))
     guard let memory = KernelHeap.allocate(byteCount: limit &* MemoryLayout<PhysicalAddress>.stride) else {
       throw .ENOMEM
@@ -108,7 +108,7 @@ extension MemoryObject {
         guard word.isPresent && word.isDirty else { return found == 0 }
         if found == 0 { first = number }
         guard number == first &+ found.u64, found < limit else { return false }
-        slot.pointee &= ~PageWord.dirtyBit
+        markClean(slot)
         Frames.retain(word.frame)
         (frames + found).initialize(to: word.frame)
         found &+= 1

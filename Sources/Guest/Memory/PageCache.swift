@@ -140,6 +140,8 @@ enum PageCache {
   nonisolated(unsafe) private static var first: Unmanaged<MemoryObject>?
   nonisolated(unsafe) private static var last: Unmanaged<MemoryObject>?
   nonisolated(unsafe) private static var count = 0
+  /// Dirty pages in all of them.
+  static let dirtyPages = Atomic<Int>(0)
 
   static func add(_ object: MemoryObject) {
     lock.lock()

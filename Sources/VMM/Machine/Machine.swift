@@ -117,6 +117,8 @@ public final class Machine: @unchecked Sendable {
   var pagesAtEntry = 0
   /// The same when the program had been loaded; 0 unless `--trace boot` stamps the phases.
   var pagesAtProgram = 0
+  /// The process's mask for new files when it began: the guest's. Sharing a directory for writing takes the process's own away.
+  let fileCreationMask: UInt32
   /// /proc/self/statm, opened only for statistics.
   var memoryAccount: CInt = -1
 
@@ -127,6 +129,7 @@ public final class Machine: @unchecked Sendable {
   public init(_ configuration: MachineConfiguration, timeline: Timeline = Timeline()) throws(Failure) {
     self.configuration = configuration
     self.timeline = timeline
+    fileCreationMask = StandardStreams.fileCreationMask
     self.timeline.mark("arguments read, files opened")
     exits = .allocate(capacity: configuration.cpuCount)
     exits.initialize(repeating: ExitCounts(), count: configuration.cpuCount)
@@ -200,7 +203,7 @@ public final class Machine: @unchecked Sendable {
     head.flags = configuration.flags | StandardStreams.flags
     head.log = configuration.log
     (head.terminalColumns, head.terminalRows) = StandardStreams.terminalSize
-    head.umask = StandardStreams.fileCreationMask
+    head.umask = fileCreationMask
     var content = configuration.content
     content.files = files.files
     content.devices = devices.board.descriptions

@@ -1,5 +1,8 @@
 // A directory's entries as the guest remembers them: a contiguous run in the server's order, with an index by name.
 //
+// Names that the guest itself takes away or adds are noted, so that the index goes on being right; a new one has no place in the order, so
+// whoever reads the directory from its start again asks the server.
+//
 // It holds numbers, no vnodes: what a record's node is now, the file system's table knows. Guarded by its directory's lock.
 import Base
 import Files
@@ -17,6 +20,13 @@ struct ListingRecord {
   var hash: UInt32
   var nameLength: UInt8
   var type: UInt8
+  /// Taken away since.
+  var isGone = false
+  /// Added since: it has no place in the order.
+  var isAdded = false
+
+  /// Whether it is one of the run's entries, and still there.
+  var isListed: Bool { !isGone && !isAdded }
 }
 
 /// A run of entries.
@@ -36,6 +46,8 @@ struct DirectoryListing {
   var expires: UInt64
   /// Place of the first regular file, if the run begins where the directory does.
   private(set) var firstFile: Int?
+  /// Whether names have been added or taken away since it was read.
+  private(set) var isAmended = false
   /// The cookie from which the entries behind the last record are got.
   var next: UInt64
 
@@ -55,12 +67,32 @@ struct DirectoryListing {
     if firstFile == nil, start == 0, record.head.type & 0xf == FileType.regular.rawValue.u32 {
       firstFile = records.count
     }
-    records.append(
+    append(
       ListingRecord(
         node: record.entry.nodeID, inode: record.head.ino, cookie: record.head.offset, nameStart: names.count.u32,
-        hash: hash, nameLength: record.name.count.u8, type: (record.head.type & 0xf).u8))
-    for byte in record.name { names.append(byte) }
+        hash: hash, nameLength: record.name.count.u8, type: (record.head.type & 0xf).u8), record.name)
+  }
+
+  private mutating func append(_ record: ListingRecord, _ name: UnsafeRawBufferPointer) {
+    records.append(record)
+    for byte in name { names.append(byte) }
     if records.count &* 2 > index.count { rebuild() } else { enter(records.count &- 1) }
+  }
+
+  /// Notes a name that has been added; one that was there is the new one's from now on.
+  mutating func add(_ name: PathBytes, node: UInt64, inode: UInt64, type: UInt8) {
+    remove(name)
+    var record = ListingRecord(
+      node: node, inode: inode, cookie: 0, nameStart: names.count.u32, hash: name.hash.u32,
+      nameLength: name.count.u8, type: type)
+    record.isAdded = true
+    append(record, name.bytes)
+  }
+
+  /// Notes that a name has been taken away.
+  mutating func remove(_ name: PathBytes) {
+    isAmended = true
+    if let place = find(name) { records[place].isGone = true }
   }
 
   /// The record of a name.
@@ -70,7 +102,7 @@ struct DirectoryListing {
     var slot = hash.int & (index.count &- 1)
     while index[slot] != 0 {
       let place = index[slot].int &- 1
-      if records[place].hash == hash, has(place, name) { return place }
+      if records[place].hash == hash, !records[place].isGone, has(place, name) { return place }
       slot = (slot &+ 1) & (index.count &- 1)
     }
     return nil
@@ -79,8 +111,10 @@ struct DirectoryListing {
   /// The first record behind a cookie; nil where the run does not have it. `hint`: where it probably is.
   func position(behind cookie: UInt64, hint: Int) -> Int? {
     if cookie == start { return 0 }
-    if hint > 0, hint <= records.count, records[hint &- 1].cookie == cookie { return hint }
-    for place in 0..<records.count where records[place].cookie == cookie { return place &+ 1 }
+    if hint > 0, hint <= records.count, records[hint &- 1].cookie == cookie, !records[hint &- 1].isAdded { return hint }
+    for place in 0..<records.count where records[place].cookie == cookie && !records[place].isAdded {
+      return place &+ 1
+    }
     return nil
   }
 

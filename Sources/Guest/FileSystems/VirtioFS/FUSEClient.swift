@@ -11,7 +11,7 @@ import VirtioABI
 
 /// A FUSE session.
 public final class FUSEClient {
-  private let transport: any FUSETransport
+  let transport: any FUSETransport
   private let lock = Mutex()
   private var pool: FUSEMessage?
   private var pooled = 0
@@ -20,6 +20,8 @@ public final class FUSEClient {
   public private(set) var features: UInt64 = 0
   /// Most bytes of one READ.
   public private(set) var maximumRead = 32 * 4096
+  /// Most bytes of one WRITE.
+  public private(set) var maximumWrite = 4096
   /// Requests sent, those without a reply included: for tests, benchmarks and /proc.
   public let messageCount = Atomic<Int>(0)
   /// Notifications sent (a batch is one).
@@ -34,7 +36,8 @@ public final class FUSEClient {
     let wanted =
       FUSEInit.asyncRead | FUSEInit.autoInvalData | FUSEInit.doReaddirplus | FUSEInit.noOpenSupport
       | FUSEInit.parallelDirops | FUSEInit.maxPages | FUSEInit.cacheSymlinks | FUSEInit.noOpendirSupport
-      | FUSEInit.initExt | FUSEInit.directoryEnd
+      | FUSEInit.initExt | FUSEInit.directoryEnd | FUSEInit.changeReports | FUSEInit.bigWrites
+      | FUSEInit.handleKillPrivilegesV2
     let answer = try request(FUSEOpcode.initialise, 0, FUSEInitOut.self) { (message) throws(Errno) in
       var hello = FUSEInitIn()
       hello.major = FUSE.majorVersion
@@ -51,7 +54,11 @@ public final class FUSEClient {
     guard features & needed == needed else { throw .EPROTO }
     let pages = features & FUSEInit.maxPages != 0 ? max(1, min(answer.maxPages, FUSE.maxPages)).int : 32
     maximumRead = pages &* 4096
+    maximumWrite = max(4096, min(maximumRead, answer.maxWrite.int & ~4095))
   }
+
+  /// Whether the server takes changes from us: it does if it reports what they do.
+  var isWritable: Bool { features & FUSEInit.changeReports != 0 }
 
   /// LOOKUP of a name. A node id of 0 says that there is none, and for how long that holds.
   func lookup(_ parent: UInt64, _ name: UnsafeRawBufferPointer) throws(Errno) -> FUSEEntryOut {
@@ -161,7 +168,9 @@ public final class FUSEClient {
 
   /// READ straight into page frames, in as many requests as the transport's pieces and the server's limit ask for.
   /// - Returns: Bytes read: fewer than the frames hold only at the end of the file.
-  func read(_ node: UInt64, offset: UInt64, frames: UnsafeBufferPointer<PhysicalAddress>) throws(Errno) -> Int {
+  func read(
+    _ node: UInt64, handle: UInt64 = 0, offset: UInt64, frames: UnsafeBufferPointer<PhysicalAddress>
+  ) throws(Errno) -> Int {
     var done = 0
     var next = 0
     while next < frames.count {
@@ -169,7 +178,7 @@ public final class FUSEClient {
       defer { give(message) }
       let first = next
       let most = min(frames.count, first &+ maximumRead &>> 12)
-      prepareRead(message, node, offset: offset &+ done.u64)
+      prepareRead(message, node, handle: handle, offset: offset &+ done.u64)
       while next < most, message.addReply(LinearMap.pointer(frames[next]), 4096, limit: transport.maximumSegments) {
         next &+= 1
       }
@@ -232,9 +241,10 @@ public final class FUSEClient {
   /// Requests that may go with one notification.
   var maximumCalls: Int { transport.maximumCalls }
 
-  private func prepareRead(_ message: FUSEMessage, _ node: UInt64, offset: UInt64) {
+  private func prepareRead(_ message: FUSEMessage, _ node: UInt64, handle: UInt64 = 0, offset: UInt64) {
     message.begin(FUSEOpcode.read, node: node, unique: nextUnique())
     var arguments = FUSEReadIn()
+    arguments.handle = handle
     arguments.offset = offset
     message.append(arguments)
     message.end(replyBody: 0)
@@ -245,7 +255,7 @@ public final class FUSEClient {
   /// Most nodes of one `forget`.
   static let forgetLimit = 120
 
-  private func nextUnique() -> UInt64 { unique.add(2, ordering: .relaxed).newValue }
+  func nextUnique() -> UInt64 { unique.add(2, ordering: .relaxed).newValue }
 
   private func count(messages: Int) {
     messageCount.add(messages, ordering: .relaxed)
@@ -253,7 +263,7 @@ public final class FUSEClient {
   }
 
   /// A request with a structure as its result.
-  private func request<Value: BitwiseCopyable>(
+  func request<Value: BitwiseCopyable>(
     _ opcode: UInt32, _ node: UInt64, _ type: Value.Type, _ fill: (FUSEMessage) throws(Errno) -> Void
   ) throws(Errno) -> Value {
     let message = try take()
@@ -266,7 +276,7 @@ public final class FUSEClient {
   }
 
   /// A request whose result is only that there was no error.
-  private func request(_ opcode: UInt32, _ node: UInt64, _ fill: (FUSEMessage) throws(Errno) -> Void) throws(Errno) {
+  func request(_ opcode: UInt32, _ node: UInt64, _ fill: (FUSEMessage) throws(Errno) -> Void) throws(Errno) {
     let message = try take()
     defer { give(message) }
     message.begin(opcode, node: node, unique: nextUnique())
@@ -291,7 +301,7 @@ public final class FUSEClient {
     return message.bodyCount
   }
 
-  private func perform(_ message: FUSEMessage) throws(Errno) {
+  func perform(_ message: FUSEMessage) throws(Errno) {
     count(messages: 1)
     var call = message.call
     // SAFETY: one call on this stack; the transport is done with it when `perform` returns.
@@ -303,7 +313,7 @@ public final class FUSEClient {
 
   // MARK: Messages are used again: the pool keeps as many as were ever in use together, up to 32.
 
-  private func take() throws(Errno) -> FUSEMessage {
+  func take() throws(Errno) -> FUSEMessage {
     let message = lock.withLock { () -> FUSEMessage? in
       guard let first = pool else { return nil }
       pool = first.next
@@ -316,7 +326,7 @@ public final class FUSEClient {
     return fresh
   }
 
-  private func give(_ message: FUSEMessage) {
+  func give(_ message: FUSEMessage) {
     lock.withLock {
       guard pooled < 32 else { return }
       message.next = pool

@@ -32,7 +32,7 @@ enum MessageMemory {
 
 /// One call's memory: 2 KiB of request, 2 KiB of reply, 4 KiB of pieces.
 ///
-/// Fill it by `begin` and `append`, say where the reply goes (`replyInPlace`, `addReply`), let the client perform it, and read the
+/// Fill it by `begin` and `append`, add what else is sent (`addPayload`), `end` it, say where the reply goes (`replyInPlace`, `addReply`), let the client perform it, and read the
 /// reply by `reply`. Nothing the device wrote is read twice: a reply's structure is copied out, then checked.
 final class FUSEMessage {
   static let requestCapacity = 2048
@@ -40,10 +40,13 @@ final class FUSEMessage {
   static let segmentCapacity = 256
 
   private let block: UnsafeMutableRawPointer
-  /// Pieces: the request, the out-header with the small reply, and what `addReply` added.
+  /// Pieces: the request and what `addPayload` added, then the out-header with the small reply and what `addReply` added.
   let segments: UnsafeMutablePointer<DeviceSegment>
   private(set) var requestCount = 0
   private(set) var segmentCount = 0
+  private var readableCount = 1
+  /// Bytes of `addPayload`.
+  private(set) var payloadCount = 0
   private var unique: UInt64 = 0
   /// Room of the whole reply, header included.
   private var room = 0
@@ -74,6 +77,8 @@ final class FUSEMessage {
     requestCount = 0
     append(header)
     segmentCount = 0
+    readableCount = 1
+    payloadCount = 0
     room = 0
     bodyCount = 0
   }
@@ -93,13 +98,28 @@ final class FUSEMessage {
     requestCount &+= name.count &+ 1
   }
 
+  /// Sends bytes of another place behind the arguments, before `end`. They stay there until the reply. Pieces that touch become one.
+  /// - Returns: False where there is no more room in the list: the reply needs a piece too.
+  func addPayload(_ address: UnsafeMutableRawPointer, _ count: Int, limit: Int) -> Bool {
+    let last = readableCount &- 1
+    if last > 0, segments[last].address + segments[last].count == address {
+      segments[last].count &+= count
+    } else {
+      guard readableCount &+ 1 < min(limit, FUSEMessage.segmentCapacity) else { return false }
+      segments[readableCount] = DeviceSegment(address: address, count: count)
+      readableCount &+= 1
+    }
+    payloadCount &+= count
+    return true
+  }
+
   /// Ends the request and gives the reply room for `body` bytes in the message itself (0 to 2,032).
   func end(replyBody body: Int) {
     let header = MemoryLayout<FUSEOutHeader>.size
-    block.storeBytes(of: requestCount.u32, as: UInt32.self)
+    block.storeBytes(of: (requestCount &+ payloadCount).u32, as: UInt32.self)
     segments[0] = DeviceSegment(address: block, count: requestCount)
-    segments[1] = DeviceSegment(address: reply, count: header &+ body)
-    segmentCount = 2
+    segments[readableCount] = DeviceSegment(address: reply, count: header &+ body)
+    segmentCount = readableCount &+ 1
     room = header &+ body
   }
 
@@ -107,7 +127,7 @@ final class FUSEMessage {
   /// - Returns: False where there is no more room in the list.
   func addReply(_ address: UnsafeMutableRawPointer, _ count: Int, limit: Int) -> Bool {
     let last = segmentCount &- 1
-    if last >= 2, segments[last].address + segments[last].count == address {
+    if last > readableCount, segments[last].address + segments[last].count == address {
       segments[last].count &+= count
     } else {
       guard segmentCount < limit, segmentCount < FUSEMessage.segmentCapacity else { return false }
@@ -124,8 +144,13 @@ final class FUSEMessage {
     (block + (MemoryLayout<FUSEInHeader>.size &+ 16)).storeBytes(of: size, as: UInt32.self)
   }
 
+  /// Sets the size in the arguments of a WRITE, likewise.
+  func setWriteSize(_ size: UInt32) { setReadSize(size) }
+
   /// The call for the transport.
-  var call: DeviceCall { DeviceCall(segments: segments, readable: 1, writable: segmentCount &- 1) }
+  var call: DeviceCall {
+    DeviceCall(segments: segments, readable: readableCount, writable: segmentCount &- readableCount)
+  }
 
   /// Checks a reply's header: afterwards `bodyCount` is at most the room that was given.
   /// - Throws: What the server says; EIO for a header that is not a reply to this request.
@@ -139,6 +164,12 @@ final class FUSEMessage {
       throw Errno(rawValue: 0 &- header.error) ?? .EIO
     }
     bodyCount = replyCount &- headerCount
+  }
+
+  /// A structure of the reply, `offset` bytes into its body.
+  func result<Value: BitwiseCopyable>(_ type: Value.Type, at offset: Int) throws(Errno) -> Value {
+    guard offset &+ MemoryLayout<Value>.size <= bodyCount else { throw .EIO }
+    return (reply + (MemoryLayout<FUSEOutHeader>.size &+ offset)).loadUnaligned(as: type)
   }
 
   /// The reply's structure, which must be all of it.

@@ -8,7 +8,16 @@ import Files
 import Locks
 import Pages
 import Platform
+import Synchronization
 import VirtioABI
+
+/// When a request was sent: what its answer says may be older than a change that was made since.
+struct RequestTime {
+  /// ns of the file system's clock.
+  let time: UInt64
+  /// How many changes of ours were over.
+  let stamp: UInt64
+}
 
 /// A mounted directory of the host.
 public final class VirtioFileSystem: FileSystem {
@@ -25,6 +34,13 @@ public final class VirtioFileSystem: FileSystem {
   /// More nodes than this are not kept without need.
   public let nodeLimit: Int
   private var owed: [FUSEForgetOne] = []
+  /// Handles that nobody uses any more.
+  private var owedHandles: [(node: UInt64, handle: UInt64)] = []
+  /// Changes of ours that are over.
+  private let changes = Atomic<UInt64>(0)
+  /// Whom files belong to that the server makes: what their owner may do, it may.
+  let serverUser = Atomic<UInt64>(.max)
+  let dirty = DirtyNodes()
   /// Nodes whose contents wait: at most this many, a ring.
   private var waitingNodes = [UInt64](repeating: 0, count: 64)
   private var waitingNext = 0
@@ -47,7 +63,7 @@ public final class VirtioFileSystem: FileSystem {
     super.init(kind: "virtiofs", magic: 0x6573_5546)
     owed.reserveCapacity(FUSEClient.forgetLimit)
     try client.initialise()
-    let now = clock()
+    let now = ask()
     let root = try client.getattr(FUSE.rootNodeID)
     var entry = FUSEEntryOut()
     entry.nodeID = FUSE.rootNodeID
@@ -76,6 +92,14 @@ public final class VirtioFileSystem: FileSystem {
     result.maximumNameByteCount = min(answer.nameMax, FUSE.nameMax.u32).u64
     return result
   }
+
+  // MARK: Changes of ours
+
+  /// The time of a request that is about to be sent.
+  func ask() -> RequestTime { RequestTime(time: clock(), stamp: changes.load(ordering: .acquiring)) }
+
+  /// A change is over: the number by which answers to older requests are known.
+  func changeEnded() -> UInt64 { changes.add(1, ordering: .acquiringAndReleasing).newValue }
 
   // MARK: The table of nodes
 
@@ -119,10 +143,10 @@ public final class VirtioFileSystem: FileSystem {
   /// Takes note of an entry that the server has looked up for us: its lookup is counted, its attributes are cached.
   /// - Parameter asked: when the request was sent.
   /// - Throws: EIO for an entry that cannot be.
-  func enter(_ entry: FUSEEntryOut, asked: UInt64) throws(Errno) -> VirtioNode {
+  func enter(_ entry: FUSEEntryOut, asked: RequestTime) throws(Errno) -> VirtioNode {
     try VirtioFileSystem.check(entry.attributes)
     let type = FileType(mode: entry.attributes.mode)
-    let expires = VirtioFileSystem.expiry(asked, entry.attributesValid, entry.attributesValidNanoseconds)
+    let expires = VirtioFileSystem.expiry(asked.time, entry.attributesValid, entry.attributesValidNanoseconds)
     let known = lock.withLock { () -> VirtioNode? in
       if let known = findLocked(entry.nodeID) {
         if known.type == type { known.lookups &+= 1 }
@@ -132,7 +156,7 @@ public final class VirtioFileSystem: FileSystem {
     }
     if let known {
       guard known.type == type else { throw .EIO }
-      known.update(entry.attributes, expires: expires)
+      known.update(entry.attributes, asked: asked, expires: expires)
       return known
     }
     let fresh = VirtioNode(self, entry.nodeID, entry.attributes, expires: expires)
@@ -203,6 +227,7 @@ public final class VirtioFileSystem: FileSystem {
 
   /// Memory is short: names go, and then the nodes that nobody else refers to any more.
   public override func shrink(_ limit: Int) -> Int {
+    dirty.hurry()
     let names = super.shrink(limit)
     var batch: [FUSEForgetOne] = []
     guard lock.tryLock() else { return names }
@@ -233,10 +258,7 @@ public final class VirtioFileSystem: FileSystem {
       rest.unsafelyUnwrapped.hashNext = nil
       // The only reference is ours: nobody can get another one but from the table, which is locked.
       if isKnownUniquelyReferenced(&rest), let node = rest, !node.isUsed, node.node != FUSE.rootNodeID {
-        var one = FUSEForgetOne()
-        one.nodeID = node.node
-        one.lookupCount = node.lookups
-        owed.append(one)
+        owe(node)
         nodeCount &-= 1
       } else if let node = rest {
         node.isUsed = false
@@ -248,13 +270,80 @@ public final class VirtioFileSystem: FileSystem {
     self[place] = kept
   }
 
-  /// Gives a lookup back that nobody will use.
-  func forget(_ node: UInt64) {
+  /// The server is to hear that a node is not needed any more. Under the lock.
+  private func owe(_ node: VirtioNode) {
+    var one = FUSEForgetOne()
+    one.nodeID = node.node
+    one.lookupCount = node.lookups
+    owed.append(one)
+    if node.handle != 0 { owedHandles.append((node.node, node.handle)) }
+    node.handle = 0
+  }
+
+  /// Takes a node out of the table whose file has no name any more, so that it ends with its last user.
+  func orphan(_ node: VirtioNode) {
+    lock.lock()
+    defer { lock.unlock() }
+    let place = bucket(node.node)
+    var before: VirtioNode?
+    var next = self[place]
+    while let current = next {
+      next = current.hashNext
+      if current === node {
+        if let before { before.hashNext = next } else { self[place] = next }
+        node.hashNext = nil
+        nodeCount &-= 1
+        node.isOrphan = true
+        return
+      }
+      before = current
+    }
+  }
+
+  /// Puts a node back whose file has got a name again.
+  func adopt(_ node: VirtioNode) {
+    lock.lock()
+    defer { lock.unlock() }
+    guard node.isOrphan else { return }
+    node.isOrphan = false
+    let place = bucket(node.node)
+    node.hashNext = self[place]
+    self[place] = node
+    nodeCount &+= 1
+  }
+
+  /// The end of an orphan. Any context in which a thread may sleep for a short lock.
+  func orphanEnds(_ node: VirtioNode) {
+    lock.withLock { owe(node) }
+    dirty.wake()
+  }
+
+  /// A handle that nobody uses any more.
+  func owe(handle: UInt64, of node: UInt64) {
+    lock.withLock { owedHandles.append((node, handle)) }
+    dirty.wake()
+  }
+
+  /// Sends what is owed, if it is a good deal, or `always`.
+  func settle(always: Bool = false) {
+    var batch: [FUSEForgetOne] = []
+    var handles: [(node: UInt64, handle: UInt64)] = []
     lock.withLock {
-      var one = FUSEForgetOne()
-      one.nodeID = node
-      one.lookupCount = 1
-      owed.append(one)
+      guard always || owed.count >= FUSEClient.forgetLimit / 2 || !owedHandles.isEmpty else { return }
+      swap(&batch, &owed)
+      swap(&handles, &owedHandles)
+    }
+    for one in handles { try? client.release(one.node, handle: one.handle) }
+    send(batch)
+  }
+
+  /// The server has no descriptor left for a file without a name: what it keeps for us goes, as far as nobody needs it.
+  func giveBackAll() {
+    // A node is spared when it was used since the last look.
+    for _ in 0..<2 {
+      var rest = nodeCount &+ 1
+      while rest > 0, shrink(.max) > 0 { rest &-= 1 }
+      settle(always: true)
     }
   }
 
@@ -269,11 +358,17 @@ public final class VirtioFileSystem: FileSystem {
     }
   }
 
-  /// Sends what is owed. Nothing of ours is ever dirty.
+  /// Writes what is dirty and has the server make everything durable.
   public override func synchronise() throws(Errno) {
-    var batch: [FUSEForgetOne] = []
-    lock.withLock { swap(&batch, &owed) }
-    send(batch)
+    settle(always: true)
+    let failure = writeBackDirty()
+    if client.isWritable { try client.syncFileSystem() }
+    if let failure { throw failure }
+  }
+
+  /// Writes what is dirty. The first error is told, the rest is written all the same.
+  public override func writeBack() throws(Errno) {
+    if let failure = writeBackDirty() { throw failure }
   }
 
   // MARK: Files read ahead
@@ -293,7 +388,7 @@ public final class VirtioFileSystem: FileSystem {
   }
 
   /// Lets contents wait for their file; the file that has waited longest gives its place.
-  func keep(_ contents: WaitingContents, for number: UInt64) {
+  func keep(_ contents: WaitingContents, for number: UInt64, asked: RequestTime) {
     let oldest = lock.withLock { () -> UInt64 in
       let oldest = waitingNodes[waitingNext]
       waitingNodes[waitingNext] = number
@@ -302,7 +397,9 @@ public final class VirtioFileSystem: FileSystem {
     }
     if oldest != 0, oldest != number, let old = find(oldest)?.takeWaiting() { MessageMemory.free(old.buffer) }
     let node = find(number)
-    if let surplus = node == nil ? contents : node?.setWaiting(contents) { MessageMemory.free(surplus.buffer) }
+    if let surplus = node == nil ? contents : node?.setWaiting(contents, asked: asked) {
+      MessageMemory.free(surplus.buffer)
+    }
   }
 
   // MARK: The buffer: one is kept, more are made when several threads need one.

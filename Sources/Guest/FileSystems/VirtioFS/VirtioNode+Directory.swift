@@ -17,10 +17,11 @@ extension VirtioNode {
     }
     if isAbsent { return LookupResult(nil, validity: expires &- now) }
     if record != 0, let known = tree.find(record) { return LookupResult(known, validity: expires &- now) }
+    let asked = tree.ask()
     let entry = try tree.client.lookup(node, name.bytes)
     let valid = VirtioFileSystem.expiry(0, entry.entryValid, entry.entryValidNanoseconds)
     if entry.nodeID == 0 { return LookupResult(nil, validity: valid) }
-    return LookupResult(try tree.enter(entry, asked: now), validity: valid)
+    return LookupResult(try tree.enter(entry, asked: asked), validity: valid)
   }
 
   /// Entries behind a cookie, each passed to a body until that says that it has enough.
@@ -29,7 +30,7 @@ extension VirtioNode {
     lock.lock()
     defer { lock.unlock() }
     // A listing that has begun goes on with what it began with, a new one wants news.
-    if let listing, cookie == 0, tree.clock() >= listing.expires { self.listing = nil }
+    if let listing, cookie == 0, tree.clock() >= listing.expires || listing.isAmended { self.listing = nil }
     var position = listing?.position(behind: cookie, hint: listingHint)
     if position == nil {
       listing = DirectoryListing(start: cookie, expires: tree.clock() &+ tree.validity)
@@ -39,6 +40,10 @@ extension VirtioNode {
     while true {
       while place < listing.unsafelyUnwrapped.records.count {
         let record = listing.unsafelyUnwrapped.records[place]
+        guard record.isListed else {
+          place &+= 1
+          continue
+        }
         guard listing.unsafelyUnwrapped.withName(place, { body($0, record) }) else {
           listingHint = place
           return
@@ -62,7 +67,7 @@ extension VirtioNode {
 
   /// Gets the entries behind the listing's last. Under the node's lock.
   private func fetch() throws(Errno) {
-    let asked = tree.clock()
+    let asked = tree.ask()
     var fresh = listing.unsafelyUnwrapped
     listing = nil  // Not two owners: appending would copy.
     let before = fresh.records.count
@@ -74,7 +79,7 @@ extension VirtioNode {
         if record.isDots { continue }
         if record.entry.nodeID != 0 {
           tree.note(try tree.enter(record.entry, asked: asked), in: self, place: fresh.records.count)
-          let valid = VirtioFileSystem.expiry(asked, record.entry.entryValid, record.entry.entryValidNanoseconds)
+          let valid = VirtioFileSystem.expiry(asked.time, record.entry.entryValid, record.entry.entryValidNanoseconds)
           fresh.expires = min(fresh.expires, valid)
         }
         fresh.append(record)

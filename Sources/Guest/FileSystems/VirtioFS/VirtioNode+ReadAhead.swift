@@ -64,9 +64,10 @@ extension VirtioNode {
     defer {
       for read in ahead where read.count < 0 { MessageMemory.free(read.buffer) }
     }
+    let asked = tree.ask()
     _ = try tree.client.read(node, frames: frames, ahead: &ahead)
     for read in ahead where read.count >= 0 {
-      tree.keep(WaitingContents(buffer: read.buffer, count: read.count), for: read.node)
+      tree.keep(WaitingContents(buffer: read.buffer, count: read.count), for: read.node, asked: asked)
     }
     return true
   }
@@ -84,7 +85,7 @@ extension VirtioNode {
     while next < end, result.count < min(readAhead.window, tree.client.maximumCalls &- 1) {
       let record = listing.records[next]
       next &+= 1
-      guard record.type == FileType.regular.rawValue, record.node != 0 else { continue }
+      guard record.type == FileType.regular.rawValue, record.node != 0, record.isListed else { continue }
       guard let file = tree.find(record.node), let size = file.sizeToReadAhead() else { continue }
       // A byte more than the file has shows that it has not grown.
       let capacity = (size.int &+ 1).alignedUp(to: 4096)

@@ -1,12 +1,14 @@
 // A file of the host as a vnode: attributes, links, contents. Directories are in VirtioNode+Directory.swift.
 //
 // The server's word is believed for as long as it allows (a second, usually). When new attributes show another size or
-// modification time, the cached pages go. Nothing is opened: the server reads by node.
+// modification time, the cached pages go. Nothing is opened: the server reads and writes by node, but for files whose mode would keep it from
+// that; those have a handle. What an answer says that was asked for before a change of ours is not believed.
 import Base
 import Files
 import Locks
 import Memory
 import Platform
+import Synchronization
 import VirtioABI
 
 /// A file of the host.
@@ -21,14 +23,23 @@ final class VirtioNode: Vnode, Pager {
   var hashNext: VirtioNode?
   /// Found since the last sweep.
   var isUsed = true
-  private var attributes: FUSEAttributes
-  private var attributesExpire: UInt64
+  /// Without a name, and not in the table any more.
+  var isOrphan = false
+  var attributes: FUSEAttributes
+  var attributesExpire: UInt64
+  /// Changes of ours that are under way, and the number of the last that is over.
+  var changesUnderWay = 0
+  var lastChange: UInt64 = 0
+  /// The server's open file where it must have one: `access` is O_RDONLY, O_WRONLY or O_RDWR.
+  var handle: UInt64 = 0
+  var handleAccess: UInt32 = 0
   /// The directory it was listed in last, and its place there: a hint, for reading ahead.
   var listedIn: (directory: UInt64, place: Int) = (0, 0)
 
   // Under the node's own lock, which is taken before the tree's and may be held over a request:
   let lock = Mutex()
-  private var object: MemoryObject?
+  private var contents: VirtioContents?
+  private var pipe: Pipe?
   private var target: [UInt8]?
   var listing: DirectoryListing?
   /// Where in the listing the last reader was.
@@ -39,6 +50,11 @@ final class VirtioNode: Vnode, Pager {
   private var waiting: WaitingContents?
   /// Whether the server may read the file, as it said when last asked.
   private var readableUntil: UInt64 = 0
+  private var writableUntil: UInt64 = 0
+  /// Just made: the open that follows is the maker's, whatever the mode.
+  private var isFresh = false
+  /// Open files, mapped ones that were closed included.
+  let openFiles = Atomic<Int>(0)
 
   init(_ tree: VirtioFileSystem, _ node: UInt64, _ attributes: FUSEAttributes, expires: UInt64) {
     self.tree = tree
@@ -50,30 +66,36 @@ final class VirtioNode: Vnode, Pager {
 
   // MARK: Attributes
 
-  /// Caches attributes; what they show to be old goes.
-  func update(_ new: FUSEAttributes, expires: UInt64) {
+  /// Caches attributes, unless they may be older than a change of ours; what they show to be old goes.
+  func update(_ new: FUSEAttributes, asked: RequestTime, expires: UInt64) {
     let changed = tree.lock.withLock { () -> Bool in
+      guard changesUnderWay == 0, lastChange <= asked.stamp else { return false }
       let old = attributes
       attributes = new
       attributesExpire = max(attributesExpire, expires)
       return old.size != new.size || old.mtime != new.mtime || old.mtimeNanoseconds != new.mtimeNanoseconds
     }
     guard changed, type == .regular else { return }
+    invalidate()
+    lock.withLock { contents }?.object.sourceChanged(byteCount: new.size)
+  }
+
+  /// Contents that nobody is changing go: somebody else has changed the file.
+  func invalidate() {
     if let old = takeWaiting() { MessageMemory.free(old.buffer) }
-    guard let object = lock.withLock({ object }) else { return }
-    object.invalidate()
-    object.sourceChanged(byteCount: new.size)
+    lock.withLock { contents }?.object.invalidate()
   }
 
   /// The attributes, asked for again where they are too old.
   func freshAttributes() throws(Errno) -> FUSEAttributes {
-    let now = tree.clock()
-    let cached = tree.lock.withLock { () -> FUSEAttributes? in now < attributesExpire ? attributes : nil }
+    let asked = tree.ask()
+    let cached = tree.lock.withLock { () -> FUSEAttributes? in asked.time < attributesExpire ? attributes : nil }
     if let cached { return cached }
     let answer = try tree.client.getattr(node)
     try VirtioFileSystem.check(answer.attributes)
     guard FileType(mode: answer.attributes.mode) == type else { throw .EIO }
-    update(answer.attributes, expires: VirtioFileSystem.expiry(now, answer.valid, answer.validNanoseconds))
+    let expires = VirtioFileSystem.expiry(asked.time, answer.valid, answer.validNanoseconds)
+    update(answer.attributes, asked: asked, expires: expires)
     return answer.attributes
   }
 
@@ -120,43 +142,86 @@ final class VirtioNode: Vnode, Pager {
 
   // MARK: Contents
 
-  override func memoryObject() throws(Errno) -> MemoryObject {
+  override func memoryObject() throws(Errno) -> MemoryObject { try fileContents().object }
+
+  /// The pages and what guards their number.
+  func fileContents() throws(Errno) -> VirtioContents {
     guard type == .regular else { throw .ENODEV }
     let size = try freshAttributes().size
     return lock.withLock {
-      if let object { return object }
-      let fresh = MemoryObject(byteCount: size, pager: self)
-      object = fresh
+      if let contents { return contents }
+      let fresh = VirtioContents(MemoryObject(byteCount: size, pager: self))
+      contents = fresh
       return fresh
     }
   }
 
-  /// Devices and pipes of the host are not ours to open. For files whose mode does not let everybody read, the server is asked
-  /// whether it may: it would find out at the first read only, where programs do not expect it.
+  /// The same, if there are pages.
+  var knownContents: VirtioContents? { lock.withLock { contents } }
+
+  /// Devices and sockets of the host are not ours to open, and a FIFO is one between the guest's own. For files whose mode does not
+  /// let everybody read (or write), the server is asked whether it may: it would find out at the first read only, where programs do not
+  /// expect it.
   override func open(_ flags: OpenFlags, at location: Location) throws(Errno) -> OpenFile {
-    guard type == .regular || type == .directory || flags.contains(.pathOnly) else { throw .ENXIO }
-    if flags.allowsReading { try checkReadable() }
-    return try super.open(flags, at: location)
+    if flags.contains(.pathOnly) { return try super.open(flags, at: location) }
+    switch type {
+    case .regular: break
+    case .directory:
+      try checkUsable(0o005, mask: 5)
+      return try super.open(flags, at: location)
+    case .fifo:
+      return try fifo().open(flags, vnode: self, at: location)
+    default: throw .ENXIO
+    }
+    let isMakers = lock.withLock {
+      defer { isFresh = false }
+      return isFresh
+    }
+    if !isMakers {
+      if flags.allowsReading { try checkUsable(0o004, mask: 4) }
+      if flags.allowsWriting || flags.contains(.truncate) {
+        guard tree.client.isWritable else { throw .EROFS }
+        try checkUsable(0o002, mask: 2)
+      }
+    }
+    return VirtioFile(self, location: location, flags: flags)
   }
 
-  private func checkReadable() throws(Errno) {
-    let needed: UInt32 = isDirectory ? 0o005 : 0o004
-    if try freshAttributes().mode & needed == needed { return }
+  /// What the FIFO is: a pipe of this kernel's.
+  private func fifo() -> Pipe {
+    lock.withLock {
+      if let pipe { return pipe }
+      let fresh = Pipe()
+      pipe = fresh
+      return fresh
+    }
+  }
+
+  /// It has just been made.
+  func markFresh() { lock.withLock { isFresh = true } }
+
+  private func checkUsable(_ rights: UInt32, mask: UInt32) throws(Errno) {
+    let attributes = try freshAttributes()
+    if attributes.mode & rights == rights { return }
+    // Its own files, as far as their owner may use them.
+    if attributes.uid.u64 == tree.serverUser.load(ordering: .relaxed), attributes.mode &>> 6 & rights == rights {
+      return
+    }
     let now = tree.clock()
-    if lock.withLock({ now < readableUntil }) { return }
-    try tree.client.access(node, mask: isDirectory ? 5 : 4)
-    lock.withLock { readableUntil = now &+ 1_000_000_000 }
+    let isWriting = mask & 2 != 0
+    if lock.withLock({ now < (isWriting ? writableUntil : readableUntil) }) { return }
+    try tree.client.access(node, mask: mask)
+    lock.withLock {
+      if isWriting { writableUntil = now &+ 1_000_000_000 } else { readableUntil = now &+ 1_000_000_000 }
+    }
   }
 
   var maximumPages: Int { min(64, tree.client.maximumRead &>> 12) }
 
   func fill(page: UInt64, frames: UnsafeBufferPointer<PhysicalAddress>) throws(Errno) {
-    if page == 0, try fillWhole(frames) { return }
-    _ = try tree.client.read(node, offset: page &<< 12, frames: frames)
-  }
-
-  func writeBack(page: UInt64, frames: UnsafeBufferPointer<PhysicalAddress>, byteCount: Int) throws(Errno) {
-    throw .EROFS
+    let handle = usableHandle(writing: false)
+    if page == 0, handle == 0, try fillWhole(frames) { return }
+    _ = try tree.client.read(node, handle: handle, offset: page &<< 12, frames: frames)
   }
 
   // MARK: Contents that wait (VirtioNode+ReadAhead.swift)
@@ -169,7 +234,7 @@ final class VirtioNode: Vnode, Pager {
     }
     guard size > 0, size < ReadAheadState.largestFile, lock.tryLock() else { return nil }
     defer { lock.unlock() }
-    return waiting == nil && (object?.residentPages ?? 0) == 0 ? size : nil
+    return waiting == nil && (contents?.object.residentPages ?? 0) == 0 ? size : nil
   }
 
   func takeWaiting() -> WaitingContents? {
@@ -179,9 +244,11 @@ final class VirtioNode: Vnode, Pager {
     }
   }
 
-  /// Keeps contents; gives back those that were there.
-  func setWaiting(_ contents: WaitingContents) -> WaitingContents? {
+  /// Keeps contents, unless they may be older than a change of ours; gives back those that are not needed.
+  func setWaiting(_ contents: WaitingContents, asked: RequestTime) -> WaitingContents? {
     lock.withLock {
+      // A change that begins later takes away what waits before it sends anything, under this lock.
+      if tree.lock.withLock({ changesUnderWay > 0 || lastChange > asked.stamp }) { return contents }
       defer { waiting = contents }
       return waiting
     }
@@ -189,6 +256,7 @@ final class VirtioNode: Vnode, Pager {
 
   deinit {
     if let waiting { MessageMemory.free(waiting.buffer) }
+    if isOrphan { tree.orphanEnds(self) }
   }
 
   // MARK: Names (VirtioNode+Directory.swift)
@@ -211,6 +279,47 @@ final class VirtioNode: Vnode, Pager {
     if cookie <= 2 { return 0 }
     let moved = cookie & ~(1 &<< 62)
     return moved <= 2 ? moved : cookie
+  }
+
+  // MARK: Changes (VirtioNode+Changes.swift and VirtioNode+Writing.swift)
+
+  override func create(_ name: PathBytes, _ file: NewFile) throws(Errno) -> LookupResult { try makeFile(name, file) }
+
+  override func makeDirectory(_ name: PathBytes, _ file: NewFile) throws(Errno) -> LookupResult {
+    try makeSubdirectory(name, file)
+  }
+
+  override func makeSymbolicLink(_ name: PathBytes, target: PathBytes, _ file: NewFile) throws(Errno) -> LookupResult {
+    try makeLink(name, target: target, file)
+  }
+
+  override func link(_ name: PathBytes, to vnode: Vnode) throws(Errno) { try addName(name, to: vnode) }
+
+  override func unlink(_ name: PathBytes, _ vnode: Vnode) throws(Errno) {
+    try removeName(name, vnode, directory: false)
+  }
+
+  override func removeDirectory(_ name: PathBytes, _ vnode: Vnode) throws(Errno) {
+    try removeName(name, vnode, directory: true)
+  }
+
+  override func rename(
+    _ name: PathBytes, _ vnode: Vnode, to directory: Vnode, as newName: PathBytes, replacing replaced: Vnode?,
+    flags: RenameFlags
+  ) throws(Errno) {
+    try moveName(name, vnode, to: directory, as: newName, replacing: replaced, flags: flags)
+  }
+
+  override func setAttributes(_ change: AttributeChange) throws(Errno) { try changeAttributes(change) }
+
+  override func write(at offset: UInt64, from transfer: inout Transfer, flags: OpenFlags) throws(Errno) -> Int {
+    try writeData(at: offset, from: &transfer)
+  }
+
+  override func synchronise(dataOnly: Bool) throws(Errno) { try makeDurable(dataOnly: dataOnly) }
+
+  override func allocate(mode: UInt32, offset: UInt64, byteCount: UInt64) throws(Errno) {
+    try changeSpace(mode: mode, offset: offset, byteCount: byteCount)
   }
 
   // MARK: Extended attributes
