@@ -18,6 +18,7 @@ let package = Package(
     fuzz("Closure", "Closure"),
     fuzz("FUSE", "VirtioFileSystem"),
     fuzz("Options", "Command"),
+    fuzz("Kernel", "Machine"),
     fuzz("Queue", "VirtioQueue"),
   ]
 )

@@ -14,6 +14,10 @@ for target in ELFLoader ELFFile Closure; do
   head -c 4096 /bin/true > .build/fuzz-corpus/$target/true
 done
 head -c 16000 /etc/ld.so.cache > .build/fuzz-corpus/Closure/cache
+seed Kernel
+for kernel in /boot/vmlinuz-* .build/testbed/kernel/boot/vmlinuz-*; do
+  if [ -r "$kernel" ]; then head -c 16000 "$kernel" > .build/fuzz-corpus/Kernel/linux; fi
+done
 seed Options
 printf -- '--memory\00064M\000--volume\000.:/data:ro\000--env\000A=B\000--\000/bin/true\000-x' > .build/fuzz-corpus/Options/plain
 # An INIT with every feature that the server knows, then a CREATE of "a", a WRITE to it (node 2) and a RENAME to "b".

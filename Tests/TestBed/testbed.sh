@@ -16,46 +16,16 @@
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: testbed.sh SCRIPT FILE..." >&2; exit 125; }
 root=$(cd "$(dirname "$0")/../.." && pwd)
-bed=$root/.build/testbed
 seconds=${TESTBED_SECONDS:-300}
-mkdir -p "$bed"
-
 fail() { echo "testbed: $*" >&2; exit 125; }
-for tool in qemu-system-x86_64 cpio depmod busybox dpkg-deb; do
-  command -v $tool >/dev/null || PATH=$PATH:/sbin:/usr/sbin command -v $tool >/dev/null ||
-    fail "$tool is missing: run 'make prerequisites'"
-done
-PATH=$PATH:/sbin:/usr/sbin
-
-# The kernel: the newest cloud kernel the package index has, unpacked once.
-if [ ! -e "$bed/kernel/.complete" ]; then
-  package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/{print $2; exit}')
-  [ -n "$package" ] || fail "no linux-image-cloud-amd64 in the package index: run 'apt-get update'"
-  rm -rf "$bed/kernel" "$bed/download"; mkdir -p "$bed/kernel" "$bed/download"
-  (cd "$bed/download" && apt-get download -qq "$package" 2>/dev/null) || fail "cannot download $package"
-  dpkg-deb -x "$bed"/download/*.deb "$bed/kernel"
-  depmod -b "$bed/kernel" "$(ls "$bed/kernel/lib/modules")"
-  rm -rf "$bed/download"
-  touch "$bed/kernel/.complete"
-fi
-version=$(ls "$bed/kernel/lib/modules")
-modules=$bed/kernel/lib/modules/$version
+. "$root/Tests/TestBed/kernel.sh"
 
 work=$(mktemp -d "$bed/run.XXXXXX")
 trap 'kill $(jobs -p) 2> /dev/null || true; rm -rf "$work"' EXIT
 tree=$work/tree
-mkdir -p "$tree"/{bin,dev,proc,sys,tmp,mod,etc,root,t}
-cp "$(command -v busybox)" "$tree/bin/busybox"
-
-# kvm-amd with everything it depends on, in the order of loading.
-load() {
-  local name=$1 dependency
-  for dependency in $(sed -n "s|^[^:]*/$name\.ko: ||p" "$modules/modules.dep"); do load "$(basename "$dependency" .ko)"; done
-  local file; file=$(find "$modules" -name "$name.ko" | head -1)
-  [ -n "$file" ] || fail "the kernel has no module $name"
-  grep -qsx "$name.ko" "$tree/mod/order" || { cp "$file" "$tree/mod/"; echo "$name.ko" >> "$tree/mod/order"; }
-}
-load kvm-amd
+new_tree "$tree"
+mkdir "$tree/t"
+add_module "$tree" kvm-amd
 printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n' > "$tree/etc/passwd"
 cat > "$tree/init" <<'INIT'
 #!/bin/busybox sh
@@ -77,7 +47,7 @@ INIT
 chmod +x "$tree/init"
 cp "$1" "$tree/t/script"; shift
 for file in "$@"; do cp -a "$file" "$tree/t/"; done
-(cd "$tree" && find . | cpio -o -H newc --quiet | gzip -1) > "$work/initramfs.gz"
+pack "$tree" "$work/initramfs.gz"
 
 mkfifo "$work"/line.in "$work"/line.out "$work"/interrupts
 for attempt in 1 2 3; do
@@ -87,7 +57,7 @@ for attempt in 1 2 3; do
   (while read -r _; do touch "$work/alive"; done) < "$work/line.out" &
   timeout -k 5 "$seconds" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -M q35 -m "${TESTBED_MEMORY:-2048}" -smp 2 \
     -nographic -nodefaults -serial stdio -serial "pipe:$work/line" -no-reboot -d int -D "$work/interrupts" \
-    -kernel "$bed"/kernel/boot/vmlinuz-* -initrd "$work/initramfs.gz" \
+    -kernel "$vmlinuz" -initrd "$work/initramfs.gz" \
     -append "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check mitigations=off" < /dev/null \
     > "$work/raw" 2> "$work/qemu.err" &
   machine=$!

@@ -25,4 +25,13 @@ struct HardwareKVMTests {
     #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
     #expect(outcome.text.contains("\n0 failed"), "\(outcome.text)")
   }
+
+  /// Another kernel under osv-run: Linux's drivers find our devices by themselves, and use them.
+  @Test(.timeLimit(.minutes(20)))
+  func linuxDrivesOurDevices() throws {
+    setenv("TESTBED_SECONDS", "400", 1)
+    let outcome = try run([packageRoot + "/Tests/TestBed/foreign.sh", osvRun], seconds: 1100, alone: true)
+    #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
+    #expect(outcome.text.contains("\n0 failed"), "\(outcome.text)")
+  }
 }

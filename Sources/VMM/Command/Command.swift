@@ -30,8 +30,9 @@ public enum Command {
       case .explain: finish(try explain(options))
       case .ask: finish(try ControlClient.ask(options))
       case .run, .selfTest:
-        let machine = try Machine(try configure(options, status: status), timeline: timeline)
-        machine.run()
+        let configuration = try configure(options, status: status)
+        if let kernel = configuration.otherKernel { try PCMachine(configuration, kernel).run() }
+        try Machine(configuration, timeline: timeline).run()
       }
     } catch {
       status.report(error)
@@ -165,12 +166,12 @@ public enum Command {
       configuration.flags |= MachineConfiguration.selfTestFlag
     } else {
       let file = try ProgramFile(path: options.image ?? [], root: root, volumes: options.volumes)
+      try ForeignKernel.check(options, kind: file.kind)
       switch file.kind {
       case .osvImage: configuration.kernelDescriptor = file.descriptor
       case .osvKernel:
         throw Failure(.unsupported, "\(file.name) is an OSv kernel without a program: run the program itself")
-      case .pvhKernel, .bzImage:
-        throw Failure(.unsupported, "\(file.name) is \(file.kind.description); this osv-run cannot start those yet")
+      case .pvhKernel, .bzImage: configuration.otherKernel = try ForeignKernel(options, file: file)
       case .linuxProgram:
         content.program = file.guestPath
         if let root {

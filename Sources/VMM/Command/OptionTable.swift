@@ -157,6 +157,14 @@ enum OptionTable {
         throw Failure(.usage, "--debug knows memory and late, not \(Options.show(value))")
       }
     },
+    Option("initrd", argument: "FILE", help: "the RAM disk, if PROGRAM is another kernel") {
+      options, value throws(Failure) in
+      if value.isEmpty { throw Failure(.usage, "--initrd wants a file") }
+      options.initialDisk = value
+    },
+    Option("cmdline", argument: "TEXT", help: "the command line, if PROGRAM is another kernel (console=ttyS0)") {
+      options, value throws(Failure) in options.commandLine = value
+    },
     Option("no-rewrite", help: "leave the program's code as it is: every system call is a trap") {
       options, _ throws(Failure) in options.flags |= BootFlags.noRewrite
     },

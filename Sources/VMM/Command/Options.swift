@@ -43,6 +43,10 @@ public struct Options: Equatable {
   public var control: [UInt8]?
   /// vCPUs.
   public var cpuCount = 1
+  /// The file of another kernel's RAM disk.
+  public var initialDisk: [UInt8]?
+  /// Another kernel's command line.
+  public var commandLine: [UInt8]?
   /// Host directories to attach, in order.
   public var volumes: [Volume] = []
   /// The host directory that is the guest's root, nil for a RAM file system.

@@ -32,11 +32,11 @@ extension Machine {
   /// Whether an address lies in the kernel image.
   func isInKernel(_ address: UInt64) -> Bool { address &- layout.kernelVirtual < layout.kernelByteCount }
 
-  /// A CPU's registers and the calls that led there, a line each.
-  func describe(_ vcpu: VCPU) -> String {
+  /// A CPU's registers.
+  static func registers(of vcpu: VCPU) -> String {
     guard let r = try? vcpu.registers, let s = try? vcpu.systemRegisters else { return "" }
     func hex(_ value: UInt64) -> String { Hexadecimal.text(value, digits: 16) }
-    var text = """
+    return """
       cpu \(vcpu.index)  rip \(hex(r.rip))  rflags \(hex(r.rflags))
       rax \(hex(r.rax)) rbx \(hex(r.rbx)) rcx \(hex(r.rcx)) rdx \(hex(r.rdx))
       rsi \(hex(r.rsi)) rdi \(hex(r.rdi)) rbp \(hex(r.rbp)) rsp \(hex(r.rsp))
@@ -45,6 +45,12 @@ extension Machine {
       cr2 \(hex(s.cr2)) cr3 \(hex(s.cr3)) fs  \(hex(s.fs.base)) gs  \(hex(s.gs.base))
 
       """
+  }
+
+  /// A CPU's registers and the calls that led there, a line each.
+  func describe(_ vcpu: VCPU) -> String {
+    guard let r = try? vcpu.registers, let s = try? vcpu.systemRegisters else { return "" }
+    var text = Self.registers(of: vcpu)
     let symbols = SymbolTable(kernel.file)
     var addresses = [r.rip]
     var frame = r.rbp

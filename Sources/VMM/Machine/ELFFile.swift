@@ -27,6 +27,8 @@ public struct ELFFile {
     public var fileOffset: UInt64
     /// Its first virtual address.
     public var address: UInt64
+    /// Its first physical address, for kernels.
+    public var physical: UInt64 = 0
     /// Bytes in the file.
     public var fileCount: UInt64
     /// Bytes in memory, `fileCount` or more for PT_LOAD.
@@ -55,7 +57,8 @@ public struct ELFFile {
   public let segments: [Segment]
 
   /// Checks headers and segments. The bytes must outlive the value.
-  public init(_ bytes: UnsafeRawBufferPointer) throws(Defect) {
+  /// - Parameter isPhysical: the segments go to their physical addresses, as those of a kernel do: nothing is said of the virtual ones.
+  public init(_ bytes: UnsafeRawBufferPointer, isPhysical: Bool = false) throws(Defect) {
     self.bytes = bytes
     guard bytes.count >= 4, bytes[0] == 0x7f, bytes[1] == 0x45, bytes[2] == 0x4c, bytes[3] == 0x46 else {
       throw .notELF
@@ -83,17 +86,18 @@ public struct ELFFile {
         flags: bytes.loadUnaligned(fromByteOffset: at + 4, as: UInt32.self),
         fileOffset: bytes.loadUnaligned(fromByteOffset: at + 8, as: UInt64.self),
         address: bytes.loadUnaligned(fromByteOffset: at + 16, as: UInt64.self),
+        physical: bytes.loadUnaligned(fromByteOffset: at + 24, as: UInt64.self),
         fileCount: bytes.loadUnaligned(fromByteOffset: at + 32, as: UInt64.self),
         memoryCount: bytes.loadUnaligned(fromByteOffset: at + 40, as: UInt64.self))
       if segment.type == 1 {
         guard segment.fileCount <= segment.memoryCount else {
           throw .malformed("a segment is larger in the file than in memory")
         }
-        guard segment.memoryCount < 1 << 47, segment.address < 1 << 47 - segment.memoryCount else {
+        guard segment.memoryCount < 1 << 47, isPhysical || segment.address < 1 << 47 - segment.memoryCount else {
           throw .malformed("a segment lies outside the address space")
         }
-        guard segment.address >= lastEnd else { throw .malformed("segments overlap or are out of order") }
-        lastEnd = segment.end
+        guard isPhysical || segment.address >= lastEnd else { throw .malformed("segments overlap or are out of order") }
+        lastEnd = isPhysical ? 0 : segment.end
       }
       if (1...4).contains(segment.type) {
         guard segment.fileOffset <= UInt64(bytes.count),

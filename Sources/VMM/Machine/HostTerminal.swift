@@ -201,14 +201,14 @@ final class HostTerminal: ConsoleTerminal {
 
 /// Restores the terminal when a signal is about to kill the process.
 enum TerminalRescue {
-  private static let deadly: [CInt] = [
+  static let deadly: [CInt] = [
     SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGSYS, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU,
     SIGXFSZ, SIGPWR, SIGIO, SIGSTKFLT,
   ]
 
   /// Catches what would kill; what is ignored stays ignored.
-  static func install() {
-    for number in deadly {
+  static func install(_ numbers: [CInt] = deadly) {
+    for number in numbers {
       if Signals.isIgnored(number) { continue }
       var action = sigaction()
       action.sa_flags = CInt(bitPattern: UInt32(SA_RESETHAND)) | CInt(SA_NODEFER)

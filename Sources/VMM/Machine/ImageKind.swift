@@ -22,10 +22,16 @@ public enum ImageKind: Equatable, Sendable {
       self = .bzImage
       return
     }
-    let file = try ELFFile(bytes)
+    let file: ELFFile
+    do throws(ELFFile.Defect) { file = try ELFFile(bytes) } catch {
+      // A kernel's virtual addresses are its own affair.
+      guard let kernel = try? ELFFile(bytes, isPhysical: true), Self.isPVH(kernel) else { throw error }
+      self = .pvhKernel
+      return
+    }
     if let note = KernelImage.note(of: file) {
       self = note.kind == KernelImage.Kind.linkedProgram.rawValue ? .osvImage : .osvKernel
-    } else if file.notes.contains(where: { $0.name == Array("Xen".utf8) && $0.type == 18 }) {
+    } else if Self.isPVH(file) {
       self = .pvhKernel
     } else {
       guard !file.loads.isEmpty else { throw .malformed("it has nothing to load") }
@@ -34,6 +40,10 @@ public enum ImageKind: Equatable, Sendable {
       }
       self = .linuxProgram(interpreter: file.interpreter)
     }
+  }
+
+  private static func isPVH(_ file: ELFFile) -> Bool {
+    file.notes.contains { $0.name == Array("Xen".utf8) && $0.type == 18 }
   }
 
   /// A few words for people.

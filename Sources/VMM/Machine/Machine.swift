@@ -24,6 +24,8 @@ public struct MachineConfiguration {
   public var cpuCount = 1
   /// The file descriptor of an OSv image to boot instead of the kernel inside osv-run.
   public var kernelDescriptor: CInt?
+  /// Another kernel, which needs a machine of another kind (`PCMachine`).
+  public var otherKernel: ForeignKernel?
   /// argv, environ, paths. Devices and files are filled in by the machine.
   public var content = BootContent()
   /// Files for the guest's RAM file system.

@@ -79,23 +79,7 @@ struct MachineDevices {
     let cpuQueues = min(configuration.cpuCount, 8)
     let budget = Self.budget(for: configuration, queues: cpuQueues)
     for (index, share) in configuration.shares.enumerated() {
-      let server: FUSEServer
-      var choices = budget
-      choices.isWritable = !share.readOnly
-      switch share.cache {
-      case .none: choices.cache = .none
-      case .automatic: choices.cache = .automatic
-      case .always: choices.cache = .always
-      }
-      do throws(FUSEServer.OpenFailure) {
-        server = try FUSEServer(path: "/proc/self/fd/\(share.descriptor)", configuration: choices)
-      } catch {
-        throw Failure(
-          .directory,
-          error.processDirectory && error.code == ENOENT
-            ? "directories are shared through /proc/self/fd, which is not there: mount /proc"
-            : "a directory cannot be shared (\(StandardStreams.message(error.code)))")
-      }
+      let server = try Self.server(share, budget)
       mounts.append(
         BootContent.Mount(path: share.guest, deviceIndex: UInt32(board.slots.count), readOnly: share.readOnly))
       try add(
@@ -103,9 +87,29 @@ struct MachineDevices {
     }
   }
 
+  /// The file server of a shared directory.
+  static func server(_ share: SharedDirectory, _ budget: FUSEServer.Configuration) throws(Failure) -> FUSEServer {
+    var choices = budget
+    choices.isWritable = !share.readOnly
+    switch share.cache {
+    case .none: choices.cache = .none
+    case .automatic: choices.cache = .automatic
+    case .always: choices.cache = .always
+    }
+    do throws(FUSEServer.OpenFailure) {
+      return try FUSEServer(path: "/proc/self/fd/\(share.descriptor)", configuration: choices)
+    } catch {
+      throw Failure(
+        .directory,
+        error.processDirectory && error.code == ENOENT
+          ? "directories are shared through /proc/self/fd, which is not there: mount /proc"
+          : "a directory cannot be shared (\(StandardStreams.message(error.code)))")
+    }
+  }
+
   /// How many descriptors each file server may keep, so that all of them and what is open already stay within what the
   /// process may have.
-  private static func budget(for configuration: MachineConfiguration, queues: Int) -> FUSEServer.Configuration {
+  static func budget(for configuration: MachineConfiguration, queues: Int) -> FUSEServer.Configuration {
     var budget = FUSEServer.Configuration()
     guard !configuration.shares.isEmpty else { return budget }
     let limit = Int(osv_descriptor_limit())
