@@ -1,5 +1,6 @@
 # Sourced by the scripts here: Debian's cloud kernel, downloaded once into .build/testbed, and initial RAM disks with modules of it.
-# Needs `root`, the project's folder, and `fail`, a function that ends with a sentence. Sets `bed`, `version`, `modules` and `vmlinuz`.
+# Needs `root`, the project's folder, and `fail`, a function that ends with a sentence. Sets `bed`, `version`, `modules`, `vmlinuz` and `qemu`, the
+# emulator's command.
 bed=$root/.build/testbed
 mkdir -p "$bed"
 PATH=$PATH:/sbin:/usr/sbin
@@ -21,6 +22,27 @@ fi
 version=$(ls "$bed/kernel/lib/modules")
 modules=$bed/kernel/lib/modules/$version
 vmlinuz=$(echo "$bed"/kernel/boot/vmlinuz-*)
+
+# The emulator: Debian's own, or a newer one of its backports where that is older than 9, for older ones break the guests they emulate
+# (testbed.sh tells how). It is unpacked beside the kernel, not installed; without it the old one has to do.
+qemu=(qemu-system-x86_64)
+qemu_major() { "$1" --version 2> /dev/null | sed -n 's/.*emulator version \([0-9]*\)\..*/\1/p'; }
+newer_qemu() {
+  local apt=$bed/apt package
+  [ -e "$bed/qemu/.complete" ] && return
+  rm -rf "$bed/qemu" "$apt"; mkdir -p "$bed/qemu" "$apt/lists/partial"
+  echo "deb http://deb.debian.org/debian $(. /etc/os-release && echo "$VERSION_CODENAME")-backports main" > "$apt/sources.list"
+  local options=(-qq -o Dir::Etc::SourceList="$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists="$apt/lists")
+  apt-get "${options[@]}" update > /dev/null 2>&1 || return
+  for package in qemu-system-x86 qemu-system-common qemu-system-data seabios; do
+    (cd "$apt" && apt-get "${options[@]}" download "$package" > /dev/null 2>&1) || return
+  done
+  for package in "$apt"/*.deb; do dpkg-deb -x "$package" "$bed/qemu" || return; done
+  [ "$(qemu_major "$bed/qemu/usr/bin/qemu-system-x86_64")" -ge 9 ] && touch "$bed/qemu/.complete"
+}
+if [ "$(qemu_major qemu-system-x86_64)" -lt 9 ] && newer_qemu; then
+  qemu=("$bed/qemu/usr/bin/qemu-system-x86_64" -L "$bed/qemu/usr/share/seabios" -L "$bed/qemu/usr/share/qemu")
+fi
 
 # new_tree DIR: what a RAM disk begins with.
 new_tree() {

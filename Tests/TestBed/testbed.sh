@@ -7,7 +7,7 @@
 # what it prints comes out here and its exit status is ours. 124 if the script took longer than TESTBED_SECONDS (300),
 # 125 if the bed could not be made or never reached the script. The kernel package is downloaded once into .build/testbed.
 #
-# QEMU's SVM has a bug: it leaves the vector that VMRUN injected in its own exception_index, and when something stops that virtual CPU
+# The SVM of QEMUs before 9 has a bug: it leaves the vector that VMRUN injected in its own exception_index, and when something stops that virtual CPU
 # before its next exception, the interrupt is delivered a second time, to a guest that has interrupts off; which no processor does and
 # no guest can survive, nor always the bed's own Linux. So QEMU logs its interrupts, misdelivered.awk finds these, and the bed has a line
 # for each in /tmp/misdelivered, by which the script may tell them from our failures. The bed says every two seconds that it lives; one that
@@ -55,7 +55,7 @@ for attempt in 1 2 3; do
   : > "$work/alive"; : > "$work/wrong"
   mawk -W interactive -f "$root/Tests/TestBed/misdelivered.awk" < "$work/interrupts" | tee "$work/wrong" > "$work/line.in" &
   (while read -r _; do touch "$work/alive"; done) < "$work/line.out" &
-  timeout -k 5 "$seconds" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -M q35 -m "${TESTBED_MEMORY:-2048}" -smp 2 \
+  timeout -k 5 "$seconds" "${qemu[@]}" -accel tcg,thread=multi -cpu max -M q35 -m "${TESTBED_MEMORY:-2048}" -smp 2 \
     -nographic -nodefaults -serial stdio -serial "pipe:$work/line" -no-reboot -d int -D "$work/interrupts" \
     -kernel "$vmlinuz" -initrd "$work/initramfs.gz" \
     -append "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check mitigations=off" < /dev/null \
