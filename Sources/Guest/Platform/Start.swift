@@ -37,6 +37,8 @@
       ModelSpecificRegister.write(.spuriousVector, 0x100 | BootVectors.spurious.u64)
       ModelSpecificRegister.write(.timerVector, 0x4_0000 | BootVectors.timer.u64)
       runningCPUs.bitwiseOr(1 &<< CPU.current.u64, ordering: .sequentiallyConsistent)
+      // It has been waiting in the kernel with translations that nobody asked it to drop until now.
+      if !TLB.flushesEverywhere { TLB.flushAll() }
     }
   }
 
