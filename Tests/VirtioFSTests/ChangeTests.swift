@@ -12,16 +12,19 @@ import VirtioFileSystem
 @testable import VirtioFS
 
 extension Mounted {
-  static func writable(_ path: String, cache: FUSEServer.CachePolicy = .automatic, pinLimit: Int = 256) throws
-    -> Mounted
-  {
-    try Mounted(
+  static func writable(
+    _ path: String, cache: FUSEServer.CachePolicy = .automatic, pinLimit: Int = 256, delays: Bool = false
+  ) throws -> Mounted {
+    let mounted = try Mounted(
       path,
       configure: { configuration in
         configuration.isWritable = true
         configuration.cache = cache
         configuration.pinLimit = pinLimit
       })
+    #expect(mounted.fileSystem.delaysWrites == (cache != .none))
+    mounted.fileSystem.delaysWrites = delays
+    return mounted
   }
 
   @discardableResult func write(_ node: VirtioNode, _ offset: Int, _ bytes: [UInt8]) throws -> Int {

@@ -2,6 +2,8 @@
 //
 // A file enters the list with its first dirty page, under its memory object's lock; so `lock` is innermost: nothing is taken under it.
 // The list keeps its files. Whoever writes back takes them all out first: a page that becomes dirty meanwhile enters its file again.
+// One at a time does (`passes`), and whoever writes a single file back shares `underWay`: the end of the machine waits for both, for pages that
+// are on their way are not dirty any more.
 import Base
 import Files
 import Locks
@@ -15,6 +17,8 @@ final class DirtyNodes {
   /// How long a page may stay dirty, ns.
   static let delay: UInt64 = 1_000_000_000
 
+  let passes = Mutex()
+  let underWay = ReaderWriterLock()
   private let lock = Mutex()
   private var nodes: [VirtioNode] = []
   private let work = Semaphore()
@@ -58,6 +62,8 @@ extension VirtioFileSystem {
   /// Writes what is dirty.
   /// - Returns: the first error; the pages it was about stay dirty.
   func writeBackDirty() -> Errno? {
+    dirty.passes.lock()
+    defer { dirty.passes.unlock() }
     var failure: Errno?
     for node in dirty.takeAll() {
       do throws(Errno) { try node.writeBackDirty() } catch {

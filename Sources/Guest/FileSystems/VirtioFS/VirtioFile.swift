@@ -34,9 +34,14 @@ final class VirtioFile: OpenFile {
 }
 
 extension VirtioNode {
-  /// An open file has ended.
+  /// An open file has ended. What is still dirty needs the handle: it goes when that is written.
   func fileEnded() {
     guard openFiles.wrappingSubtract(1, ordering: .acquiringAndReleasing).newValue == 0 else { return }
+    if (knownContents?.object.dirtyPages ?? 0) == 0 { giveHandleBack() }
+  }
+
+  /// Gives back the handle that nobody needs.
+  func giveHandleBack() {
     let handle = tree.lock.withLock { () -> UInt64 in
       defer { self.handle = 0 }
       return self.handle

@@ -45,6 +45,8 @@ public final class VirtioFileSystem: FileSystem {
   private var waitingNodes = [UInt64](repeating: 0, count: 64)
   private var waitingNext = 0
   private var spareBuffer: UnsafeMutableRawPointer?
+  /// Whether small writes wait for others.
+  var delaysWrites = false
   /// How long the server lets us believe attributes, ns; for what has no time of its own.
   private(set) var validity: UInt64 = 0
 
@@ -73,6 +75,7 @@ public final class VirtioFileSystem: FileSystem {
     let node = try enter(entry, asked: now)
     guard node.isDirectory else { throw .EIO }
     validity = VirtioFileSystem.expiry(0, root.valid, root.validNanoseconds)
+    delaysWrites = validity > 0
     setRoot(node)
   }
 
@@ -368,7 +371,11 @@ public final class VirtioFileSystem: FileSystem {
 
   /// Writes what is dirty. The first error is told, the rest is written all the same.
   public override func writeBack() throws(Errno) {
-    if let failure = writeBackDirty() { throw failure }
+    let failure = writeBackDirty()
+    // What others are writing back just now.
+    dirty.underWay.writeLock()
+    dirty.underWay.writeUnlock()
+    if let failure { throw failure }
   }
 
   // MARK: Files read ahead

@@ -60,15 +60,36 @@ extension VirtioNode {
     let contents = try fileContents()
     let (end, overflow) = offset.addingReportingOverflow(transfer.remaining.u64)
     guard !overflow else { throw .EFBIG }
+    // Behind a gap, what stores through mappings have left after the end has to be cleared: the direct way does that.
+    let delays = mayDelay(transfer.remaining) && offset <= contents.object.byteCount
+    let count = try writeLocked(contents, at: offset, end: end, from: &transfer, delays: delays)
+    // As much as a few requests take: the writer waits for its own.
+    if delays, contents.object.dirtyPages >= VirtioNode.delayedPages { try writeBackDirty() }
+    return count
+  }
+
+  private func writeLocked(
+    _ contents: VirtioContents, at offset: UInt64, end: UInt64, from transfer: inout Transfer, delays: Bool
+  ) throws(Errno) -> Int {
     contents.sizeLock.readLock()
     guard end > contents.object.byteCount else {
       defer { contents.sizeLock.readUnlock() }
-      return try writeThrough(contents.object, at: offset, from: &transfer)
+      return try write(contents.object, at: offset, from: &transfer, delays: delays)
     }
     contents.sizeLock.readUnlock()
     contents.sizeLock.writeLock()
     defer { contents.sizeLock.writeUnlock() }
-    return try writeThrough(contents.object, at: offset, from: &transfer)
+    return try write(contents.object, at: offset, from: &transfer, delays: delays)
+  }
+
+  private func write(
+    _ object: MemoryObject, at offset: UInt64, from transfer: inout Transfer, delays: Bool
+  ) throws(Errno) -> Int {
+    guard delays else { return try writeThrough(object, at: offset, from: &transfer) }
+    // Before the size moves and after: whoever finds nothing dirty in between must not take the flag away for good.
+    delayBegins()
+    defer { delayBegins() }
+    return try object.write(at: offset, from: &transfer)
   }
 
   private func writeThrough(_ object: MemoryObject, at offset: UInt64, from transfer: inout Transfer) throws(Errno)
@@ -89,7 +110,7 @@ extension VirtioNode {
   private func changedByOthers(_ object: MemoryObject) {
     let size = tree.lock.withLock { attributes.size }
     object.invalidate()
-    if size <= Int64.max.u64, size != object.byteCount { object.sourceChanged(byteCount: size) }
+    sizeChanged(object, size)
   }
 
   /// Passes bytes on to the server, as one request if that can be.
@@ -148,8 +169,12 @@ extension VirtioNode {
 
   /// Writes all dirty pages.
   func writeBackDirty() throws(Errno) {
-    guard type == .regular, let contents = knownContents, contents.object.dirtyPages > 0 else { return }
-    try contents.object.writeBack()
+    guard type == .regular, let contents = knownContents else { return }
+    tree.dirty.underWay.readLock()
+    defer { tree.dirty.underWay.readUnlock() }
+    if contents.object.dirtyPages > 0 { try contents.object.writeBack() }
+    delayEnds(contents)
+    if openFiles.load(ordering: .acquiring) == 0 { giveHandleBack() }
   }
 
   func makeDurable(dataOnly: Bool) throws(Errno) {
@@ -186,7 +211,8 @@ extension VirtioNode {
       }
     }
     if let time = change.modificationTime {
-      // What is dirty has been written before.
+      // What is dirty has been written before, whenever that was.
+      tree.lock.withLock { delayedTime = nil }
       try writeBackDirty()
       arguments.valid |= FUSESetattrFlags.mtime
       if let (seconds, nanoseconds) = VirtioNode.parts(time) {
@@ -208,8 +234,8 @@ extension VirtioNode {
 
   private func resize(to size: UInt64, _ other: FUSESetattrIn) throws(Errno) {
     let contents = try fileContents()
-    // Before the lock, which writing back takes: pages behind the new end may as well be lost.
-    try contents.object.writeBack(offset: 0, byteCount: size)
+    // Before the lock, which writing back takes.
+    try writeBackDirty()
     contents.sizeLock.writeLock()
     defer { contents.sizeLock.writeUnlock() }
     var arguments = other
@@ -221,7 +247,7 @@ extension VirtioNode {
   }
 
   /// One SETATTR.
-  private func ask(_ given: FUSESetattrIn) throws(Errno) {
+  func ask(_ given: FUSESetattrIn) throws(Errno) {
     var arguments = given
     let handle = usableHandle(writing: arguments.valid & FUSESetattrFlags.size != 0)
     if handle != 0 {
@@ -251,7 +277,7 @@ extension VirtioNode {
     guard tree.client.isWritable else { throw .EROFS }
     let contents = try fileContents()
     let object = contents.object
-    try object.writeBack(offset: offset, byteCount: byteCount)
+    try writeBackDirty()
     contents.sizeLock.writeLock()
     defer { contents.sizeLock.writeUnlock() }
     let asked = tree.ask()

@@ -33,6 +33,9 @@ final class VirtioNode: Vnode, Pager {
   /// The server's open file where it must have one: `access` is O_RDONLY, O_WRONLY or O_RDWR.
   var handle: UInt64 = 0
   var handleAccess: UInt32 = 0
+  /// Whether the size may be ahead of the server's, and when the data was written that the server has not got: nil where that is all there.
+  var isDelayed = false
+  var delayedTime: FileTime?
   /// The directory it was listed in last, and its place there: a hint, for reading ahead.
   var listedIn: (directory: UInt64, place: Int) = (0, 0)
 
@@ -77,7 +80,14 @@ final class VirtioNode: Vnode, Pager {
     }
     guard changed, type == .regular else { return }
     invalidate()
-    lock.withLock { contents }?.object.sourceChanged(byteCount: new.size)
+    if let object = lock.withLock({ contents })?.object { sizeChanged(object, new.size) }
+  }
+
+  /// The server has told the size: it is the file's, unless more has been written than the server knows.
+  func sizeChanged(_ object: MemoryObject, _ size: UInt64) {
+    guard size <= Int64.max.u64, size != object.byteCount else { return }
+    let isAhead = object.dirtyPages > 0 || tree.lock.withLock { isDelayed }
+    if size > object.byteCount || !isAhead { object.sourceChanged(byteCount: size) }
   }
 
   /// Contents that nobody is changing go: somebody else has changed the file.
@@ -116,6 +126,7 @@ final class VirtioNode: Vnode, Pager {
     result.accessTime = VirtioNode.time(attributes.atime, attributes.atimeNanoseconds)
     result.modificationTime = VirtioNode.time(attributes.mtime, attributes.mtimeNanoseconds)
     result.changeTime = VirtioNode.time(attributes.ctime, attributes.ctimeNanoseconds)
+    addDelayed(&result)
     return result
   }
 
