@@ -57,7 +57,8 @@ let package = Package(
     guest("DevFS", imports: ["Files", "Devices"], folder: "FileSystems/DevFS"),
     guest("ProcFS", imports: ["Files", "Devices"], folder: "FileSystems/ProcFS"),
     guest("VirtioFS", imports: ["Files", "Devices"], folder: "FileSystems/VirtioFS"),
-    guest("Linux", imports: ["RamFS", "DevFS", "ProcFS", "VirtioFS"]),
+    guest("Network", imports: ["Files"]),
+    guest("Linux", imports: ["RamFS", "DevFS", "ProcFS", "VirtioFS", "Network"]),
     guest("Kernel", imports: ["Linux"]),
     guest("GuestAPI", imports: ["Locks"]),
 
@@ -118,6 +119,7 @@ let package = Package(
     tests("MemoryTests", of: ["Memory"]),
     tests("LinuxTests", of: ["Linux", "Locks", "Base", "ModelChecker"]),
     tests("FilesTests", of: ["Files"]),
+    tests("NetworkTests", of: ["Network", "RamFS"]),
     tests("RamFSTests", of: ["RamFS"]),
     tests("DevFSTests", of: ["DevFS"]),
     tests("ProcFSTests", of: ["ProcFS", "RamFS"]),

@@ -108,7 +108,7 @@ final class FakeProcesses: ProcessList {
     #expect(try link("/proc/thread-self") == "5/task/6")
     #expect(try read("/proc/sys/kernel/deep/name") == "deep\n")
     #expect(try read("/proc/meminfo").hasPrefix("MemTotal:"))
-    #expect(try read("/proc/mounts") == "rootfs / ramfs rw 0 0\nproc /proc proc rw 0 0\n")
+    #expect(try read("/proc/mounts") == "rootfs / ramfs rw,relatime 0 0\nproc /proc proc rw,relatime 0 0\n")
     #expect(try read("/proc/self/mountinfo").contains("2 1 0:"))
     #expect(throws: Errno.EIO) { try read("/proc/broken") }
     #expect(throws: Errno.EACCES) { try open("/proc/meminfo", .readWrite) }

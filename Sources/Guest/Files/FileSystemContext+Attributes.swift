@@ -101,6 +101,7 @@ extension FileSystemContext {
     guard vnode.type == .regular else { throw .EINVAL }
     try checkWritable(place)
     try vnode.checkAccess(.write, credentials)
+    try FileSizeLimit.check(byteCount, from: try vnode.getAttributes().byteCount)
     var change = AttributeChange()
     change.byteCount = byteCount
     try vnode.change(change, of: place.dentry)

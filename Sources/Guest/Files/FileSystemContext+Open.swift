@@ -10,13 +10,19 @@ extension FileSystemContext {
   ///   - flags: how.
   ///   - mode: permission bits if it is created; the umask is taken from them.
   ///   - credentials: for whom.
+  ///   - resolve: how far the walk may go (openat2).
   /// - Throws: EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ENXIO, EPERM, EROFS…
   public func open(
-    _ path: PathBytes, from base: Location, _ flags: OpenFlags, mode: UInt32 = 0, _ credentials: Credentials
+    _ path: PathBytes, from base: Location, _ flags: OpenFlags, mode: UInt32 = 0, _ credentials: Credentials,
+    resolve: ResolveFlags = []
   ) throws(Errno) -> OpenFile {
-    if flags.contains(.pathOnly) { return try openPath(path, from: base, flags, credentials) }
-    if flags.contains(.temporary) { throw .EOPNOTSUPP }
-    var walk = try walk(path, from: base, credentials)
+    if flags.contains(.pathOnly) { return try openPath(path, from: base, flags, credentials, resolve) }
+    if flags.contains(.temporary) {
+      guard flags.contains(.directory), !flags.contains(.create), flags.allowsWriting else { throw .EINVAL }
+      let place = try find(path, from: base, credentials, resolve: resolve)
+      return try openTemporary(in: place, flags, mode & ~umask & FileMode.permissionMask, credentials)
+    }
+    var walk = try walk(path, from: base, credentials, resolve)
     guard flags.contains(.create) else {
       let place = try walk.finish(followsLink: !flags.contains(.noFollow))
       return try open(place, flags, credentials)
@@ -108,11 +114,31 @@ extension FileSystemContext {
     return file
   }
 
-  private func openPath(_ path: PathBytes, from base: Location, _ flags: OpenFlags, _ credentials: Credentials)
-    throws(Errno) -> OpenFile
-  {
-    let place = try find(path, from: base, flags: flags.contains(.noFollow) ? .noFollow : [], credentials)
+  private func openPath(
+    _ path: PathBytes, from base: Location, _ flags: OpenFlags, _ credentials: Credentials, _ resolve: ResolveFlags
+  ) throws(Errno) -> OpenFile {
+    let place = try find(
+      path, from: base, flags: flags.contains(.noFollow) ? .noFollow : [], credentials, resolve: resolve)
     if flags.contains(.directory), !place.vnode.isDirectory { throw .ENOTDIR }
-    return OpenFile(vnode: place.vnode, location: place, flags: .pathOnly)
+    return OpenFile(
+      vnode: place.vnode, location: place, flags: flags.intersection([.pathOnly, .directory, .noFollow]))
+  }
+
+  /// Makes a file without a name in a directory (O_TMPFILE). With `exclusive` it never gets one.
+  private func openTemporary(
+    in place: Location, _ flags: OpenFlags, _ mode: UInt32, _ credentials: Credentials
+  ) throws(Errno) -> OpenFile {
+    let directory = place.vnode
+    guard directory.isDirectory else { throw .ENOTDIR }
+    if place.mount.flags.contains(.readOnly) { throw .EROFS }
+    try directory.checkAccess([.write, .execute], credentials)
+    let file = newFile(.regular, mode: mode, in: try directory.getAttributes(), credentials)
+    let vnode = try directory.createTemporary(file, canBeLinked: !flags.contains(.exclusive))
+    // It shows as Linux shows it, as a name that is gone.
+    var name: [UInt8] = [0x23]
+    name.append(decimal: vnode.inode)
+    let entry = name.withPath { Dentry(parent: place.dentry, name: $0, vnode: vnode, validUntil: .max) }
+    entry.isUnlinked.store(true, ordering: .releasing)
+    return try opened(Location(mount: place.mount, dentry: entry), flags)
   }
 }

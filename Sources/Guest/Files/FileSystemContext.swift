@@ -20,15 +20,20 @@ public final class FileSystemContext {
     rootPlace = mounts.root
     workingPlace = rootPlace
     umaskBits = Atomic(umask & 0o777)
+    rootPlace.use(2)
+  }
+
+  deinit {
+    rootPlace.use(-1)
+    workingPlace.use(-1)
   }
 
   /// The same view for another process (fork).
   public func copy() -> FileSystemContext {
     let result = FileSystemContext(mounts: mounts, umask: umask)
-    lock.withLock {
-      result.rootPlace = rootPlace
-      result.workingPlace = workingPlace
-    }
+    let (root, place) = lock.withLock { (rootPlace, workingPlace) }
+    result.set(root: root)
+    result.set(workingDirectory: place)
     return result
   }
 
@@ -46,7 +51,38 @@ public final class FileSystemContext {
   /// - Throws: ENOTDIR, EACCES.
   public func changeDirectory(to place: Location, _ credentials: Credentials) throws(Errno) {
     try checkDirectory(place, credentials)
-    lock.withLock { workingPlace = place }
+    set(workingDirectory: place)
+  }
+
+  private func set(workingDirectory place: Location) {
+    place.use(1)
+    let old = lock.withLock { () -> Location in
+      let old = workingPlace
+      workingPlace = place
+      return old
+    }
+    old.use(-1)
+  }
+
+  private func set(root place: Location) {
+    place.use(1)
+    let old = lock.withLock { () -> Location in
+      let old = rootPlace
+      rootPlace = place
+      return old
+    }
+    old.use(-1)
+  }
+
+  /// Makes a mount the root of all, and puts the present root at a place in it (pivot_root). Where the root was the working directory,
+  /// the new one is.
+  /// - Throws: EPERM, EINVAL, EBUSY, ENOTDIR.
+  public func exchangeRoot(_ new: Location, puttingOldAt place: Location, _ credentials: Credentials) throws(Errno) {
+    guard credentials.isPrivileged else { throw .EPERM }
+    let (old, working) = (root, workingDirectory)
+    try mounts.exchangeRoot(new, old, puttingOldAt: place)
+    set(root: new)
+    if working == old { set(workingDirectory: new) }
   }
 
   /// Makes a directory the root (chroot). The working directory stays.
@@ -54,7 +90,7 @@ public final class FileSystemContext {
   public func changeRoot(to place: Location, _ credentials: Credentials) throws(Errno) {
     try checkDirectory(place, credentials)
     guard credentials.isPrivileged else { throw .EPERM }
-    lock.withLock { rootPlace = place }
+    set(root: place)
   }
 
   private func checkDirectory(_ place: Location, _ credentials: Credentials) throws(Errno) {
@@ -72,8 +108,10 @@ public final class FileSystemContext {
 
   // MARK: Finding
 
-  func walk(_ path: PathBytes, from base: Location, _ credentials: Credentials) throws(Errno) -> PathWalk {
-    try PathWalk(path, from: base, root: root, mounts: mounts, credentials: credentials)
+  func walk(_ path: PathBytes, from base: Location, _ credentials: Credentials, _ resolve: ResolveFlags = [])
+    throws(Errno) -> PathWalk
+  {
+    try PathWalk(path, from: base, root: root, mounts: mounts, credentials: credentials, resolve: resolve)
   }
 
   /// The place that a path names.
@@ -82,12 +120,14 @@ public final class FileSystemContext {
   ///   - base: where it starts if it is relative.
   ///   - flags: `noFollow` and `emptyPath` count.
   ///   - credentials: for whom.
-  /// - Throws: ENOENT, ENOTDIR, EACCES, ELOOP, ENAMETOOLONG, what the file systems throw.
-  public func find(_ path: PathBytes, from base: Location, flags: AtFlags = [], _ credentials: Credentials)
-    throws(Errno) -> Location
-  {
+  ///   - resolve: how far the walk may go.
+  /// - Throws: ENOENT, ENOTDIR, EACCES, ELOOP, ENAMETOOLONG, EXDEV, what the file systems throw.
+  public func find(
+    _ path: PathBytes, from base: Location, flags: AtFlags = [], _ credentials: Credentials,
+    resolve: ResolveFlags = []
+  ) throws(Errno) -> Location {
     if path.isEmpty, flags.contains(.emptyPath) { return base }
-    var walk = try walk(path, from: base, credentials)
+    var walk = try walk(path, from: base, credentials, resolve)
     return try walk.finish(followsLink: !flags.contains(.noFollow))
   }
 }

@@ -52,6 +52,14 @@ public final class MemoryFile: AnonymousVnode {
   public override var isSeekable: Bool { true }
   public override func memoryObject() throws(Errno) -> MemoryObject { object }
 
+  public override func findData(from offset: UInt64, end: UInt64) throws(Errno) -> UInt64 {
+    guard let found = object.findData(from: offset, end: end) else { throw .ENXIO }
+    return found
+  }
+  public override func findHole(from offset: UInt64, end: UInt64) throws(Errno) -> UInt64 {
+    object.findHole(from: offset, end: end)
+  }
+
   public override func getAttributes() throws(Errno) -> StatInformation {
     var result = try super.getAttributes()
     result.linkCount = 0

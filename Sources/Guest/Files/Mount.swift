@@ -1,7 +1,7 @@
 // Mounts: file systems (or parts of them) in the tree of names.
 //
 // A mount table is a list: there are few mounts, and a walk asks it only where a dentry says that something is mounted on
-// it. The list changes under a lock that walks take for reading; a `Mount` itself never changes but for its flags.
+// it. The list changes under a lock that walks take for reading; of a `Mount` itself only its flags change, and where it is when it is moved.
 import Base
 import Locks
 
@@ -29,12 +29,15 @@ public final class Mount {
   public let fileSystem: FileSystem
   /// The directory of it that is seen at the mount point.
   public let root: Dentry
-  /// Where: the covered directory; nil for the root of all.
-  public let point: Location?
-  /// What it forbids.
-  public let flags: MountFlags
   /// What /proc/mounts shows as its source.
   public let source: [UInt8]
+  private let flagBits: Atomic<UInt32>
+  private let pointLock = Mutex()
+  private var place: Location?
+  /// Open files and working directories in it; it is busy as long as there are any.
+  let users = Atomic<Int>(0)
+  /// Those of them that may write.
+  let writers = Atomic<Int>(0)
 
   init(
     identifier: Int, fileSystem: FileSystem, root: Dentry, point: Location?, flags: MountFlags, source: [UInt8]
@@ -42,15 +45,55 @@ public final class Mount {
     self.identifier = identifier
     self.fileSystem = fileSystem
     self.root = root
-    self.point = point
-    self.flags = flags
+    place = point
+    flagBits = Atomic(flags.rawValue)
     self.source = source
+  }
+
+  /// What it forbids.
+  public internal(set) var flags: MountFlags {
+    get { MountFlags(rawValue: flagBits.load(ordering: .relaxed)) }
+    set { flagBits.store(newValue.rawValue, ordering: .relaxed) }
+  }
+
+  /// Where: the covered directory; nil for the root of all. Changed by `MountTable` alone.
+  public internal(set) var point: Location? {
+    get { pointLock.withLock { place } }
+    set {
+      let old = pointLock.withLock { () -> Location? in
+        let old = place
+        place = newValue
+        return old
+      }
+      withExtendedLifetime(old) {}  // Given up without the lock.
+    }
   }
 
   /// The path of its mount point from `root`.
   public func path(from root: Location) -> [UInt8] {
     if root == rootLocation { return [slash] }
     return point?.path(from: root) ?? [slash]
+  }
+
+  /// Whether it can be reached from `root`: it is that, or lies below.
+  public func isReachable(from root: Location) -> Bool {
+    var place = rootLocation
+    while !(place == root) {
+      if place.isMountRoot {
+        guard let point = place.mount.point else { return false }
+        place = point
+      } else {
+        guard let parent = place.mount.fileSystem.names.parent(of: place.dentry) else { return false }
+        place = Location(mount: place.mount, dentry: parent)
+      }
+    }
+    return true
+  }
+
+  /// The path of the directory that it shows, in its file system.
+  public var rootPath: [UInt8] {
+    let whole = Mount(identifier: 0, fileSystem: fileSystem, root: fileSystem.root, point: nil, flags: [], source: [])
+    return Location(mount: whole, dentry: root).path(from: whole.rootLocation)
   }
 
   /// The place where it begins.
@@ -76,24 +119,38 @@ public struct Location {
     left.dentry === right.dentry && left.mount === right.mount
   }
   /// The root of the mount that the place is in.
-  var isMountRoot: Bool { dentry === mount.root }
+  public var isMountRoot: Bool { dentry === mount.root }
 }
 
 /// All mounts that a process sees.
 public final class MountTable {
-  private let lock = ReaderWriterLock()
-  private var mounts: [Mount] = []
+  let lock = ReaderWriterLock()
+  // Guarded by `lock`.
+  var mounts: [Mount] = []
+  /// The one whose root is "/".
+  var rootMount: Mount
   private var lastIdentifier = 0
+  /// File systems there is one of, for whoever mounts them by their kind; added at boot.
+  private var single: [FileSystem] = []
 
   /// A table with a root file system.
   public init(root: FileSystem, source: PathBytes = PathBytes("none"), flags: MountFlags = []) {
-    mounts.append(
-      Mount(identifier: 1, fileSystem: root, root: root.root, point: nil, flags: flags, source: source.copy))
+    rootMount = Mount(identifier: 1, fileSystem: root, root: root.root, point: nil, flags: flags, source: source.copy)
+    mounts.append(rootMount)
     lastIdentifier = 1
   }
 
   /// The place "/", at the bottom of what is mounted there.
-  public var root: Location { top(of: lock.withReadLock { mounts[0] }.rootLocation) }
+  public var root: Location { top(of: lock.withReadLock { rootMount }.rootLocation) }
+
+  /// Lets a file system be mounted by its kind.
+  public func register(_ fileSystem: FileSystem) { single.append(fileSystem) }
+
+  /// The registered file system of a kind.
+  public func fileSystem(kind: PathBytes) -> FileSystem? {
+    for fileSystem in single where PathBytes(fileSystem.kind) == kind { return fileSystem }
+    return nil
+  }
 
   /// Mounts a file system on a directory.
   /// - Parameters:
@@ -111,30 +168,19 @@ public final class MountTable {
     let shown = directory ?? fileSystem.root
     guard point.vnode.isDirectory == shown.vnode.unsafelyUnwrapped.isDirectory else { throw .ENOTDIR }
     let sourceName = source.copy
-    return lock.withWriteLock {
-      lastIdentifier &+= 1
-      let mount = Mount(
-        identifier: lastIdentifier, fileSystem: fileSystem, root: shown, point: point, flags: flags, source: sourceName)
-      mounts.append(mount)
-      point.dentry.mountCount.wrappingAdd(1, ordering: .releasing)
-      return mount
-    }
+    return lock.withWriteLock { addLocked(fileSystem, shown, on: point, sourceName, flags) }
   }
 
-  /// Takes away the mount whose root `location` is.
-  /// - Throws: EINVAL if it is none, EBUSY if it is the root or something is mounted inside.
-  public func unmount(_ location: Location) throws(Errno) {
-    guard location.isMountRoot else { throw .EINVAL }
-    lock.writeLock()
-    defer { lock.writeUnlock() }
-    guard let point = location.mount.point else { throw .EBUSY }
-    for mount in mounts where mount.point?.mount === location.mount { throw .EBUSY }
-    for index in 0..<mounts.count where mounts[index] === location.mount {
-      mounts.remove(at: index)
-      point.dentry.mountCount.wrappingSubtract(1, ordering: .releasing)
-      return
-    }
-    throw .EINVAL
+  /// The same with `lock`, for who has checked the types.
+  func addLocked(
+    _ fileSystem: FileSystem, _ root: Dentry, on point: Location, _ source: [UInt8], _ flags: MountFlags
+  ) -> Mount {
+    lastIdentifier &+= 1
+    let mount = Mount(
+      identifier: lastIdentifier, fileSystem: fileSystem, root: root, point: point, flags: flags, source: source)
+    mounts.append(mount)
+    point.dentry.mountCount.wrappingAdd(1, ordering: .releasing)
+    return mount
   }
 
   /// What is seen at a place: the root of the last mount on it, or the place itself.

@@ -41,9 +41,13 @@ open class OpenFile: MappingOwner {
     self.vnode = vnode
     self.location = location
     flagBits = Atomic(flags.subtracting(.notKept).rawValue)
+    location.use(1, writes: flags.allowsWriting)
   }
 
-  deinit { vnode.fileLocks?.removeAll(of: lockOwner) }
+  deinit {
+    vnode.fileLocks?.removeAll(of: lockOwner)
+    location.use(-1, writes: isWritable)
+  }
 
   /// Its name as an owner of locks.
   public final var lockOwner: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
@@ -96,7 +100,7 @@ open class OpenFile: MappingOwner {
       position = end.position
       return told(end.count, .changed)
     }
-    try transfer.limit(toFitAt: position, below: Self.maximumOffset)
+    try limit(&transfer, at: position)
     let count = try writeData(at: position, from: &transfer)
     position &+= count.u64
     return told(count, .changed)
@@ -121,7 +125,7 @@ open class OpenFile: MappingOwner {
     guard vnode.isSeekable else { throw .ESPIPE }
     guard isWritable else { throw .EBADF }
     if flags.contains(.append) { return told(try append(from: &transfer).count, .changed) }
-    try transfer.limit(toFitAt: offset, below: Self.maximumOffset)
+    try limit(&transfer, at: offset)
     return told(try writeData(at: offset, from: &transfer), .changed)
   }
 
@@ -135,9 +139,15 @@ open class OpenFile: MappingOwner {
     vnode.appendLock.lock()
     defer { vnode.appendLock.unlock() }
     let end = try vnode.getAttributes().byteCount
-    try transfer.limit(toFitAt: end, below: Self.maximumOffset)
+    try limit(&transfer, at: end)
     let count = try writeData(at: end, from: &transfer)
     return (end &+ count.u64, count)
+  }
+
+  /// Lets no more be written at an offset than a file and the process may have.
+  @inline(__always) private final func limit(_ transfer: inout Transfer, at offset: UInt64) throws(Errno) {
+    if vnode.type == .regular { try FileSizeLimit.apply(&transfer, at: offset) }
+    try transfer.limit(toFitAt: offset, below: Self.maximumOffset)
   }
 
   /// The largest offset of a byte.
@@ -175,7 +185,8 @@ open class OpenFile: MappingOwner {
     case .data, .hole:
       let end = try vnode.getAttributes().byteCount
       guard offset >= 0, offset.u64 < end else { throw .ENXIO }
-      position = origin == .data ? offset.u64 : end
+      position =
+        try origin == .data ? vnode.findData(from: offset.u64, end: end) : vnode.findHole(from: offset.u64, end: end)
       return position
     }
     let (sum, overflow) = base.addingReportingOverflow(offset)
@@ -198,6 +209,7 @@ open class OpenFile: MappingOwner {
     guard !isPathOnly else { throw .EBADF }
     guard isWritable, vnode.type == .regular else { throw .EINVAL }
     guard byteCount <= Self.maximumOffset else { throw .EINVAL }
+    try FileSizeLimit.check(byteCount, from: try vnode.getAttributes().byteCount)
     var change = AttributeChange()
     change.byteCount = byteCount
     try vnode.change(change, of: location.dentry)
@@ -212,6 +224,9 @@ open class OpenFile: MappingOwner {
     case .directory: throw .EISDIR
     case .regular, .blockDevice: break
     default: throw .ENODEV
+    }
+    if mode & 1 == 0, vnode.type == .regular {
+      try FileSizeLimit.check(offset &+ byteCount, from: try vnode.getAttributes().byteCount)
     }
     try vnode.allocate(mode: mode, offset: offset, byteCount: byteCount)
     Watching.tell(location.dentry, .changed)

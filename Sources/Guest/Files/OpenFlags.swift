@@ -48,6 +48,9 @@ public struct OpenFlags: OptionSet, Sendable {
   /// O_TMPFILE without O_DIRECTORY's bit.
   public static var temporary: OpenFlags { OpenFlags(rawValue: 0o20000000) }
 
+  /// All that openat2 knows.
+  public static var known: OpenFlags { OpenFlags(rawValue: 0o37777703) }
+
   /// What fcntl(F_SETFL) may change.
   public static var changeable: OpenFlags { [.append, .nonBlocking, .asynchronous, .direct, .noAccessTime] }
   /// What fcntl(F_GETFL) does not show.

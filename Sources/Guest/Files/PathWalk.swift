@@ -20,6 +20,30 @@ private final class PathBuffer {
   deinit { bytes.deallocate() }
 }
 
+/// How far a walk may go (openat2's RESOLVE_*).
+public struct ResolveFlags: OptionSet, Sendable {
+  /// Linux's bits.
+  public let rawValue: UInt64
+  /// Flags from Linux's bits.
+  public init(rawValue: UInt64) { self.rawValue = rawValue }
+  /// RESOLVE_NO_XDEV: through no mount point, in neither direction: EXDEV.
+  public static var noMounts: ResolveFlags { ResolveFlags(rawValue: 1) }
+  /// RESOLVE_NO_MAGICLINKS: through none of procfs' links that lead straight to a place: ELOOP.
+  public static var noMagicLinks: ResolveFlags { ResolveFlags(rawValue: 2) }
+  /// RESOLVE_NO_SYMLINKS: through no link at all: ELOOP.
+  public static var noLinks: ResolveFlags { ResolveFlags(rawValue: 4) }
+  /// RESOLVE_BENEATH: nowhere but below the base: EXDEV.
+  public static var beneath: ResolveFlags { ResolveFlags(rawValue: 8) }
+  /// RESOLVE_IN_ROOT: the base is the root.
+  public static var inRoot: ResolveFlags { ResolveFlags(rawValue: 16) }
+  /// RESOLVE_CACHED: only by names that are known: EAGAIN.
+  public static var cached: ResolveFlags { ResolveFlags(rawValue: 32) }
+  /// All there are.
+  public static var all: ResolveFlags { ResolveFlags(rawValue: 63) }
+  /// The walk must not leave its base.
+  var isScoped: Bool { !isDisjoint(with: [.beneath, .inRoot]) }
+}
+
 /// What the last part of a path is.
 enum LastPart {
   /// A name.
@@ -39,6 +63,8 @@ struct PathWalk {
   let root: Location
   let mounts: MountTable
   let credentials: Credentials
+  private let resolve: ResolveFlags
+  private let base: Location
 
   /// Where the walk is: the directory of the last part.
   private(set) var location: Location
@@ -56,15 +82,19 @@ struct PathWalk {
   /// Walks `path`, from `base` if it is relative, up to its last part. `path` must stay while the walk is used.
   /// - Throws: ENOENT, ENOTDIR, EACCES, ELOOP, ENAMETOOLONG…
   init(
-    _ path: PathBytes, from base: Location, root: Location, mounts: MountTable, credentials: Credentials
+    _ path: PathBytes, from base: Location, root: Location, mounts: MountTable, credentials: Credentials,
+    resolve: ResolveFlags = []
   ) throws(Errno) {
     guard !path.isEmpty else { throw .ENOENT }
     guard path.count <= PathBytes.maximumPathByteCount else { throw .ENAMETOOLONG }
-    self.root = root
+    self.root = resolve.contains(.inRoot) ? base : root
     self.mounts = mounts
     self.credentials = credentials
     self.path = path
-    location = path.isAbsolute ? root : base
+    self.resolve = resolve
+    self.base = base
+    if path.isAbsolute, resolve.contains(.beneath) { throw .EXDEV }
+    location = path.isAbsolute ? self.root : base
     try walkToLast()
   }
 
@@ -94,7 +124,7 @@ struct PathWalk {
       try checkSearch()
       if part.isDot { continue }
       if part.isDotDot {
-        goUp()
+        try goUp()
         continue
       }
       let entry = try child(part)
@@ -109,8 +139,22 @@ struct PathWalk {
         }
         continue
       }
-      location = mounts.top(of: Location(mount: location.mount, dentry: entry))
+      location = try top(of: entry)
     }
+  }
+
+  /// What is seen at an entry of the directory where the walk is.
+  private func top(of entry: Dentry) throws(Errno) -> Location {
+    let result = mounts.top(of: Location(mount: location.mount, dentry: entry))
+    if resolve.contains(.noMounts), result.mount !== location.mount { throw .EXDEV }
+    return result
+  }
+
+  /// A link leads to the root.
+  private mutating func goToRoot() throws(Errno) {
+    if resolve.contains(.beneath) { throw .EXDEV }
+    if resolve.contains(.noMounts), root.mount !== location.mount { throw .EXDEV }
+    location = root
   }
 
   private mutating func skipSlashes() {
@@ -124,7 +168,8 @@ struct PathWalk {
   }
 
   /// Goes to the directory above: never above the root of the walk, and out of mounts.
-  private mutating func goUp() {
+  private mutating func goUp() throws(Errno) {
+    if resolve.contains(.beneath), location == base { throw .EXDEV }
     var place = location
     while !(place == root) {
       if !place.isMountRoot {
@@ -135,7 +180,9 @@ struct PathWalk {
       guard let point = place.mount.point else { break }
       place = point
     }
-    location = mounts.top(of: place)
+    place = mounts.top(of: place)
+    if resolve.contains(.noMounts), place.mount !== location.mount { throw .EXDEV }
+    location = place
   }
 
   /// The entry of a name in the directory where the walk is, from the cache or the file system.
@@ -143,6 +190,7 @@ struct PathWalk {
     let parent = location.dentry
     let cache = location.mount.fileSystem.names
     if let entry = cache.find(parent, name) { return entry }
+    if resolve.contains(.cached) { throw .EAGAIN }
     guard let directoryLock = location.vnode.directoryLock else { throw .ENOTDIR }
     return try directoryLock.lock.withReadLock { () throws(Errno) in
       try lookUpLocked(name, in: parent, cache)
@@ -167,9 +215,13 @@ struct PathWalk {
   ///   `position` on is now the link's text and `rest`.
   private mutating func follow(_ entry: Dentry, rest: PathBytes) throws(Errno) -> Bool {
     linkCount &+= 1
-    guard linkCount <= Self.maximumLinks, let vnode = entry.vnode else { throw .ELOOP }
+    guard linkCount <= Self.maximumLinks, !resolve.contains(.noLinks), let vnode = entry.vnode else { throw .ELOOP }
     if let place = try vnode.linkedLocation() {
-      location = mounts.top(of: place)
+      if resolve.contains(.noMagicLinks) { throw .ELOOP }
+      if resolve.isScoped { throw .EXDEV }
+      let target = mounts.top(of: place)
+      if resolve.contains(.noMounts), target.mount !== location.mount { throw .EXDEV }
+      location = target
       return true
     }
     let target = try vnode.readLink()
@@ -181,7 +233,7 @@ struct PathWalk {
     buffer = next
     position = 0
     hasTrailingSlash = false
-    if path.isAbsolute { location = root }
+    if path.isAbsolute { try goToRoot() }
     return false
   }
 
@@ -204,7 +256,7 @@ struct PathWalk {
       switch last {
       case .root, .dot: return location
       case .dotDot:
-        goUp()
+        try goUp()
         return location
       case .name: break
       }
@@ -216,7 +268,7 @@ struct PathWalk {
         if slashes, !place.vnode.isDirectory { throw .ENOTDIR }
         return place
       }
-      let place = mounts.top(of: Location(mount: location.mount, dentry: entry))
+      let place = try top(of: entry)
       if hasTrailingSlash, !place.vnode.isDirectory { throw .ENOTDIR }
       return place
     }

@@ -117,6 +117,10 @@ open class Vnode {
   /// Makes a file that is neither directory nor symbolic link (VOP_CREATE, VOP_MKNOD). The name is not there.
   open func create(_ name: PathBytes, _ file: NewFile) throws(Errno) -> LookupResult { throw .EROFS }
 
+  /// Makes a regular file without a name, which ends with its last open file unless `link` gives it one (O_TMPFILE). Nothing is
+  /// held.
+  open func createTemporary(_ file: NewFile, canBeLinked: Bool) throws(Errno) -> Vnode { throw .EOPNOTSUPP }
+
   /// Makes a directory (VOP_MKDIR). The name is not there.
   open func makeDirectory(_ name: PathBytes, _ file: NewFile) throws(Errno) -> LookupResult { throw .EROFS }
 
@@ -217,6 +221,13 @@ open class Vnode {
   /// Tells when `readyMask` changes.
   open var pollSource: PollSource? { nil }
 
+  /// The first byte at or behind an offset that is data, and the first that is in a hole (SEEK_DATA, SEEK_HOLE); `offset` lies before
+  /// the end, `end`, where the last hole begins. A file system that knows no holes has one only there.
+  /// - Throws: ENXIO: there is no data any more.
+  open func findData(from offset: UInt64, end: UInt64) throws(Errno) -> UInt64 { offset }
+  /// See `findData`.
+  open func findHole(from offset: UInt64, end: UInt64) throws(Errno) -> UInt64 { end }
+
   // MARK: Extended attributes
 
   /// Reads an extended attribute.
@@ -224,6 +235,24 @@ open class Vnode {
   open func getExtendedAttribute(_ name: PathBytes) throws(Errno) -> [UInt8] { throw .EOPNOTSUPP }
   /// The names of all extended attributes, each with a NUL behind.
   open func listExtendedAttributes() throws(Errno) -> [UInt8] { [] }
+  /// Sets an extended attribute.
+  /// - Throws: EEXIST, ENODATA (as `mode` says), ENOSPC, EOPNOTSUPP.
+  open func setExtendedAttribute(_ name: PathBytes, _ value: UnsafeRawBufferPointer, _ mode: AttributeSetting)
+    throws(Errno)
+  { throw .EOPNOTSUPP }
+  /// Removes an extended attribute.
+  /// - Throws: ENODATA if it is not there.
+  open func removeExtendedAttribute(_ name: PathBytes) throws(Errno) { throw .EOPNOTSUPP }
+}
+
+/// Which extended attributes a call is to set; the numbers are XATTR_*.
+public enum AttributeSetting: UInt32, Sendable {
+  /// New ones and others.
+  case any = 0
+  /// Only new ones.
+  case create = 1
+  /// Only those that are there.
+  case replace = 2
 }
 
 /// What a directory says about a name.

@@ -7,6 +7,7 @@
   import Files
   import Linux
   import Memory
+  import Pages
   import Platform
   import ProcFS
   import RamFS
@@ -36,7 +37,11 @@
       processes.addSystemFiles()
       ProcessFiles.add(to: processes)
       devicesMount = try Self.mount(devices, PathBytes("/dev"), PathBytes("devtmpfs"), [], context)
-      try Self.mount(RamFileSystem(mode: 0o1777), PathBytes("/dev/shm"), PathBytes("tmpfs"), [], context)
+      mounts.register(processes)
+      mounts.register(devices)
+      let half = Frames.statistics.total.u64 &* 4096 / 2
+      try Self.mount(
+        RamFileSystem(mode: 0o1777, byteLimit: half), PathBytes("/dev/shm"), PathBytes("tmpfs"), [], context)
       try Self.mount(processes, PathBytes("/proc"), PathBytes("proc"), [], context)
       if !rootFlags.contains(.readOnly) { try Self.makeDirectory(PathBytes("/tmp"), mode: 0o1777, context) }
       try mountVolumes()

@@ -1,7 +1,10 @@
 // How the Linux layer hears from the CPU: the upcalls of Platform for system calls, page faults, exceptions and the way back
 // to the program. Kernel installs them, once.
 import Base
+import Files
+import Locks
 import Memory
+import Network
 import Platform
 import Threads
 import VirtioABI
@@ -14,6 +17,22 @@ public enum LinuxEntry {
     Upcalls.pageFault = { LinuxEntry.pageFault($0, $1) }
     Upcalls.exception = { frame, address in Task.current.raiseException(frame, address: address) }
     Upcalls.returnToProgram = { LinuxEntry.returnToProgram($0) }
+    Socket.credentialsOfCaller = {
+      let process = Task.current.process
+      let rights = process.lock.withLock { process.credentials }
+      return SocketCredentials(
+        process: process.identifier, user: rights.effectiveUserID, group: rights.effectiveGroupID)
+    }
+    FileSizeLimit.install(
+      limit: {
+        guard Thread.currentSlot(.task) != nil else { return .max }
+        return Task.current.process.fileSizeLimit.load(ordering: .relaxed)
+      },
+      exceeded: {
+        let task = Task.current
+        let signal = Signal.fileSizeExceeded
+        try? task.process.send(signal, SignalInformation(signal, code: SignalInformation.Code.user), to: task)
+      })
     if !Boot.has(flag: BootFlags.noRewrite) {
       Upcalls.systemCallTrap = { frame in
         let process = Task.current.process

@@ -55,6 +55,8 @@ public final class MemoryObject: @unchecked Sendable {
   var pageTotal = 0
   /// Those of them that are dirty, if there is a pager.
   var dirtyTotal = 0
+  /// Who counts its pages together with those of others.
+  let quota: PageQuota?
   /// Raised when pages stop filling; waiters wait for that.
   let fillings = Atomic<UInt>(0)
   let fillWaiters = WaitQueue()
@@ -68,8 +70,10 @@ public final class MemoryObject: @unchecked Sendable {
   var previousObject: Unmanaged<MemoryObject>?
 
   /// A new object of `byteCount` bytes. `pager` is not kept alive: it must outlive the object (it usually owns it).
-  public init(byteCount: UInt64 = 0, pager: (any Pager)? = nil) {
+  /// With a quota there is no pager.
+  public init(byteCount: UInt64 = 0, pager: (any Pager)? = nil, quota: PageQuota? = nil) {
     size = Atomic(byteCount)
+    self.quota = quota
     self.pager = pager
     direct = PhysicalAddress(0)
     directByteCount = 0
@@ -82,6 +86,7 @@ public final class MemoryObject: @unchecked Sendable {
     precondition(!Frames.isManaged(direct), "a file in memory must not lie in memory that is handed out")
     size = Atomic(byteCount)
     pager = nil
+    quota = nil
     self.direct = direct
     directByteCount = byteCount
   }
@@ -91,6 +96,7 @@ public final class MemoryObject: @unchecked Sendable {
       PageCache.remove(self)
       PageCache.dirtyPages.subtract(dirtyTotal, ordering: .relaxed)
     }
+    quota?.give(pageTotal)
     pages.forEach { _, slot in
       Frames.release(PageWord(slot.pointee).frame)
       return true
@@ -155,6 +161,7 @@ public final class MemoryObject: @unchecked Sendable {
       dirtyTotal &-= 1
       PageCache.dirtyPages.subtract(1, ordering: .relaxed)
     }
+    quota?.give(1)
     Frames.release(word.frame)
   }
 
@@ -180,6 +187,9 @@ public final class MemoryObject: @unchecked Sendable {
       if source != nil && !forWriting { return lock.unlock() }
       if pager != nil && source == nil {
         if try fillRun(page) { return }  // Unlocks.
+      } else if quota?.take() == false {
+        lock.unlock()
+        throw .ENOSPC
       } else if let frame = Frames.allocate(zeroed: source == nil, use: .shared) {
         if let slot = pages.slotMakingNodes(page) {
           if let source {
@@ -194,8 +204,10 @@ public final class MemoryObject: @unchecked Sendable {
           return
         }
         Frames.free(frame)
+        quota?.give(1)
         lock.unlock()
       } else {
+        quota?.give(1)
         lock.unlock()
       }
       // Others may take what was reclaimed first, but not for ever.

@@ -82,13 +82,19 @@ extension MemoryObject {
     var word = pages.word(page)
     if !word.isPresent && page >= pageCount && !word.isFilling {
       // Behind the end: a fresh page, zero where nothing is written.
+      if quota?.take() == false {
+        lock.unlock()
+        throw .ENOSPC
+      }
       guard let frame = Frames.allocate(zeroed: true, use: hasPager ? .file : .shared) else {
+        quota?.give(1)
         lock.unlock()
         guard Reclaim.run(pages: 64, .requestLocks) else { throw .ENOMEM }
         return 0
       }
       guard let slot = pages.slotMakingNodes(page) else {
         Frames.free(frame, zeroed: true)
+        quota?.give(1)
         lock.unlock()
         throw .ENOMEM
       }

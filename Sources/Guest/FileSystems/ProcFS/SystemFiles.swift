@@ -7,15 +7,17 @@ import Platform
 /// /proc/N/mounts.
 func writeMounts(_ context: FileSystemContext, _ text: inout TextBuffer) {
   var lines = text
+  let root = context.root
   context.mounts.forEach { mount in
+    guard mount.isReachable(from: root) else { return }
     lines.append(escaping: mount.source)
     lines.append(byte: 0x20)
-    lines.append(escaping: mount.path(from: context.root))
+    lines.append(escaping: mount.path(from: root))
     lines.append(byte: 0x20)
     lines.append(mount.fileSystem.kind)
     lines.append(" ")
     writeFlags(mount.flags, &lines)
-    lines.append(" 0 0\n")
+    lines.append(",relatime 0 0\n")
   }
   text = lines
 }
@@ -23,7 +25,9 @@ func writeMounts(_ context: FileSystemContext, _ text: inout TextBuffer) {
 /// /proc/N/mountinfo.
 func writeMountInformation(_ context: FileSystemContext, _ text: inout TextBuffer) {
   var lines = text
+  let root = context.root
   context.mounts.forEach { mount in
+    guard mount.isReachable(from: root) else { return }
     lines.append(mount.identifier.u64)
     lines.append(" ")
     lines.append((mount.point?.mount.identifier ?? 0).u64)
@@ -31,11 +35,13 @@ func writeMountInformation(_ context: FileSystemContext, _ text: inout TextBuffe
     lines.append(DeviceNumber.major(mount.fileSystem.device).u64)
     lines.append(":")
     lines.append(DeviceNumber.minor(mount.fileSystem.device).u64)
-    lines.append(" / ")
-    lines.append(escaping: mount.path(from: context.root))
+    lines.append(" ")
+    lines.append(escaping: mount.rootPath)
+    lines.append(" ")
+    lines.append(escaping: mount.path(from: root))
     lines.append(" ")
     writeFlags(mount.flags, &lines)
-    lines.append(" - ")
+    lines.append(",relatime - ")
     lines.append(mount.fileSystem.kind)
     lines.append(" ")
     lines.append(escaping: mount.source)

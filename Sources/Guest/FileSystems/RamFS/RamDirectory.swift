@@ -137,11 +137,16 @@ final class RamDirectory: RamNode {
     return LookupResult(node)
   }
 
+  override func createTemporary(_ file: NewFile, canBeLinked: Bool) throws(Errno) -> Vnode {
+    let node = RamFile(ramFileSystem, inode: ramFileSystem.newInode(), file)
+    node.makeTemporary(canBeLinked: canBeLinked)
+    return node
+  }
+
   override func link(_ name: PathBytes, to vnode: Vnode) throws(Errno) {
     let node = unsafeDowncast(vnode, to: RamNode.self)
-    guard try node.getAttributes().linkCount > 0 else { throw .ENOENT }
+    guard node.addLink() else { throw .ENOENT }
     insert(name, node)
-    node.changeLinkCount(1)
     contentsChanged()
   }
 

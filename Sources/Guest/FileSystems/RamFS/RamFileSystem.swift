@@ -4,6 +4,7 @@
 // and takes a page of its own only where somebody writes.
 import Base
 import Files
+import Memory
 import Pages
 import Platform
 
@@ -11,11 +12,22 @@ import Platform
 public final class RamFileSystem: FileSystem {
   private let lastInode = Atomic<UInt64>(1)
 
-  /// An empty tree whose root directory belongs to root.
-  /// - Parameter mode: the root directory's permissions.
-  public init(mode: UInt32 = 0o755) {
-    super.init(kind: "ramfs", magic: 0x8584_58f6)
-    setRoot(RamDirectory(self, inode: 1, NewFile(type: .directory, mode: mode)))
+  /// How many pages its files may have together.
+  let quota: PageQuota
+
+  /// An empty tree.
+  /// - Parameters:
+  ///   - mode: the root directory's permissions.
+  ///   - userID: its owner.
+  ///   - groupID: its group.
+  ///   - byteLimit: what the files may take together; nil: what there is. With a limit it calls itself tmpfs.
+  public init(mode: UInt32 = 0o755, userID: UInt32 = 0, groupID: UInt32 = 0, byteLimit: UInt64? = nil) {
+    quota = PageQuota(limit: byteLimit.map { ($0 &+ 4095) / 4096 } ?? .max)
+    let isLimited = byteLimit != nil
+    super.init(kind: isLimited ? "tmpfs" : "ramfs", magic: isLimited ? 0x0102_1994 : 0x8584_58f6)
+    setRoot(
+      RamDirectory(
+        self, inode: 1, NewFile(type: .directory, mode: mode, userID: userID, groupID: groupID)))
   }
 
   func newInode() -> UInt64 { lastInode.wrappingAdd(1, ordering: .relaxed).newValue }
@@ -29,6 +41,11 @@ public final class RamFileSystem: FileSystem {
     result.availableBlockCount = frames.free.u64
     result.fileCount = frames.total.u64
     result.freeFileCount = frames.free.u64
+    if quota.limit != .max {
+      result.blockCount = quota.limit
+      result.freeBlockCount = min(quota.limit &- min(quota.used, quota.limit), frames.free.u64)
+      result.availableBlockCount = result.freeBlockCount
+    }
     return result
   }
 

@@ -11,6 +11,9 @@ class RamNode: Vnode {
   private var userID: UInt32
   private var groupID: UInt32
   private var linkCount: UInt32
+  /// It has never had a name and may get one (O_TMPFILE).
+  private var isTemporary = false
+  private var extendedAttributes = AttributeList()
   private var accessTime: FileTime
   private var modificationTime: FileTime
   private var changeTime: FileTime
@@ -97,6 +100,60 @@ class RamNode: Vnode {
       linkCount = (linkCount.i32 &+ difference).u32
       changeTime = now
     }
+  }
+
+  /// It has no name yet.
+  func makeTemporary(canBeLinked: Bool) {
+    attributesLock.withLock {
+      linkCount = 0
+      isTemporary = canBeLinked
+    }
+  }
+
+  /// One name more; false if the last one has gone.
+  func addLink() -> Bool {
+    let now = FileTime.now
+    return attributesLock.withLock {
+      guard linkCount > 0 || isTemporary else { return false }
+      isTemporary = false
+      linkCount &+= 1
+      changeTime = now
+      return true
+    }
+  }
+
+  // MARK: Extended attributes
+
+  override func getExtendedAttribute(_ name: PathBytes) throws(Errno) -> [UInt8] {
+    attributesLock.lock()
+    defer { attributesLock.unlock() }
+    guard let value = extendedAttributes.value(name) else { throw .ENODATA }
+    return PathBytes(value).copy
+  }
+
+  override func listExtendedAttributes() throws(Errno) -> [UInt8] {
+    attributesLock.withLock { extendedAttributes.names }
+  }
+
+  override func setExtendedAttribute(_ name: PathBytes, _ value: UnsafeRawBufferPointer, _ mode: AttributeSetting)
+    throws(Errno)
+  {
+    let now = FileTime.now
+    attributesLock.lock()
+    defer { attributesLock.unlock() }
+    let isThere = extendedAttributes.value(name) != nil
+    if isThere, mode == .create { throw .EEXIST }
+    if !isThere, mode == .replace { throw .ENODATA }
+    try extendedAttributes.set(name, value)
+    changeTime = now
+  }
+
+  override func removeExtendedAttribute(_ name: PathBytes) throws(Errno) {
+    let now = FileTime.now
+    attributesLock.lock()
+    defer { attributesLock.unlock() }
+    guard extendedAttributes.remove(name) else { throw .ENODATA }
+    changeTime = now
   }
 
   /// The change time moves: it has been renamed.

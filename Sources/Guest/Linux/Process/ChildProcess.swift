@@ -61,6 +61,7 @@ extension Process {
     capabilities = parent.capabilities
     limits = parent.limits
     parent.lock.unlock()
+    fileSizeLimit.store(parent.fileSizeLimit.load(ordering: .relaxed), ordering: .relaxed)
     isImage = parent.isImage
     group = parent.group
     session = parent.session

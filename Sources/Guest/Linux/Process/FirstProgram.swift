@@ -47,7 +47,7 @@ public struct FirstProgram {
         context: context)
       let task = Task(identifier: identifier, process: process, thread: thread)
       Process.first = process
-      process.applyMemoryLimit(
+      process.applyLimit(
         ResourceLimits.lockedMemory, process.limits[ResourceLimits.lockedMemory].current)
       task.attach(to: thread)
       _ = process.add(task)

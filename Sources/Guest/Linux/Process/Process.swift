@@ -74,6 +74,8 @@ public final class Process {
   /// When it was started (`Clock.now`).
   let startTime = Clock.now()
 
+  /// How large it may make files (RLIMIT_FSIZE).
+  let fileSizeLimit = Atomic<UInt64>(.max)
   /// Whether it has been told that the process ends for want of memory.
   let isOutOfMemory = Atomic<Bool>(false)
   /// What it has registered for with membarrier(2), as its commands' bits.

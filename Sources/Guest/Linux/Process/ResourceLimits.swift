@@ -16,6 +16,7 @@ struct ResourceLimit {
 struct ResourceLimits {
   /// How many there are (RLIM_NLIMITS).
   static let count = 16
+  static let fileSize = 1
   static let data = 2
   static let stack = 3
   static let core = 4
@@ -49,9 +50,12 @@ struct ResourceLimits {
 }
 
 extension Process {
-  /// Tells the address space of a limit that it keeps.
-  func applyMemoryLimit(_ resource: Int, _ value: UInt64) {
+  /// Tells those who keep a limit of it.
+  func applyLimit(_ resource: Int, _ value: UInt64) {
     switch resource {
+    case ResourceLimits.fileSize:
+      fileSizeLimit.store(value, ordering: .relaxed)
+      if value != ResourceLimit.infinity { FileSizeLimit.use() }
     case ResourceLimits.data: addressSpace.limits.data = value
     case ResourceLimits.stack: addressSpace.limits.stack = value
     case ResourceLimits.addressSpace: addressSpace.limits.addressSpace = value

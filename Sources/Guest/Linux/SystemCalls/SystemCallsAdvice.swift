@@ -8,7 +8,6 @@ extension SystemCall {
   /// itself changes nothing.
   func fadvise64() throws(Errno) -> Int {
     let file = try file()
-    guard !file.isPathOnly else { throw .EBADF }
     guard file.vnode.type != .fifo else { throw .ESPIPE }
     guard argument2.i64 >= 0, argument3 <= 5 else { throw .EINVAL }
     return 0
@@ -17,7 +16,7 @@ extension SystemCall {
   /// readahead: what can be read ahead is a regular file that is open for reading.
   func readahead() throws(Errno) -> Int {
     let file = try file()
-    guard !file.isPathOnly, file.isReadable else { throw .EBADF }
+    guard file.isReadable else { throw .EBADF }
     guard file.vnode.type == .regular else { throw .EINVAL }
     return 0
   }
@@ -38,7 +37,6 @@ extension SystemCall {
   /// syncfs.
   func syncfs() throws(Errno) -> Int {
     let file = try file()
-    guard !file.isPathOnly else { throw .EBADF }
     try file.vnode.fileSystem.synchronise()
     return 0
   }

@@ -38,14 +38,14 @@ extension SystemCall {
 
   func fcntl() throws(Errno) -> Int {
     let descriptors = process.descriptors
-    let file = try file()
+    let file = try fileOrPlace()
     switch argument1.i32 {
     case 0: return try descriptors.duplicate(descriptor, atLeast: argument2.i32.int)
     case 1030: return try descriptors.duplicate(descriptor, atLeast: argument2.i32.int, closeOnExec: true)
     case 1: return try descriptors.closesOnExec(descriptor) ? 1 : 0
     case 2: try descriptors.setClosesOnExec(descriptor, argument2 & 1 != 0)
     // F_GETFL: O_LARGEFILE is always on for 64-bit programs' files and Linux shows it.
-    case 3: return file.flags.union(.largeFile).rawValue.int
+    case 3: return (file.isPathOnly ? file.flags : file.flags.union(.largeFile)).rawValue.int
     case let command where file.isPathOnly && command > 3: throw .EBADF
     case 4: file.setFlags(OpenFlags(rawValue: argument2.u32))
     case 5, 6, 7, 36, 37, 38: return try lockRecords(file, argument1.i32)
@@ -106,12 +106,30 @@ extension SystemCall {
 
   // MARK: Directories
 
-  func getdents64() throws(Errno) -> Int {
+  func getdents64() throws(Errno) -> Int { try listDirectory { _ in } }
+
+  /// The older layout: the type behind the name instead of before it. A record is as long as in the newer one.
+  func getdents() throws(Errno) -> Int {
+    try listDirectory { records in
+      var start = 0
+      while start < records.count {
+        let length = records.loadUnaligned(fromByteOffset: start &+ 16, as: UInt16.self).int
+        let type = records[start &+ 18]
+        for index in start &+ 18..<start &+ length &- 1 { records[index] = records[index &+ 1] }
+        records[start &+ length &- 1] = type
+        start &+= length
+      }
+    }
+  }
+
+  private func listDirectory(_ convert: (UnsafeMutableRawBufferPointer) -> Void) throws(Errno) -> Int {
     let file = try file()
     guard let buffer = CopyBuffer(byteCount: Self.byteCount(argument2)) else { throw .ENOMEM }
     let used = try file.readDirectory(into: buffer.bytes)
     guard used > 0 else { return 0 }
-    try UserSpan(address1, count: used).write(from: UnsafeRawBufferPointer(rebasing: buffer.bytes[..<used]))
+    let records = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<used])
+    convert(records)
+    try UserSpan(address1, count: used).write(from: UnsafeRawBufferPointer(records))
     return used
   }
 

@@ -92,7 +92,7 @@ extension SystemCall {
   }
 
   func flock() throws(Errno) -> Int {
-    let file = try dataFile()
+    let file = try file()
     let waits = argument1 & 4 == 0
     switch argument1.u32 & ~4 {
     case 1, 2:

@@ -47,7 +47,7 @@ extension SystemCall {
 
   /// Completes a mapping of a file with what its descriptor allows.
   private func setFile(_ descriptor: Int, isShared: Bool, in request: inout MapRequest) throws(Errno) {
-    let file = try process.descriptors.file(descriptor)
+    let file = try file(descriptor.u64)
     let (end, overflow) = argument5.addingReportingOverflow(argument1)
     guard !overflow, end <= UInt64(Int64.max) else { throw .EOVERFLOW }
     guard file.isReadable else { throw .EACCES }

@@ -1,4 +1,4 @@
-// System calls that make, link, rename and remove names, read symbolic links, and extended attributes.
+// System calls that make, link, rename and remove names, and read symbolic links.
 import Base
 import Files
 import Memory
@@ -43,6 +43,8 @@ extension SystemCall {
     guard flags.subtracting([.follow, .emptyPath]).isEmpty else { throw .EINVAL }
     try withPath(old) { (old) throws(Errno) in
       try withPath(new, place: 1) { (new) throws(Errno) in
+        // By its descriptor alone, a file is linked by whoever may do anything.
+        if old.isEmpty, flags.contains(.emptyPath), !credentials.isPrivileged { throw .ENOENT }
         try context.link(
           old, from: try base(oldDirectory), to: new, from: try base(newDirectory), flags: flags, credentials)
       }
@@ -115,39 +117,5 @@ extension SystemCall {
       try UserSpan(result, count: count).write(from: UnsafeRawBufferPointer(rebasing: text.bytes[..<count]))
     }
     return count
-  }
-
-  // MARK: Extended attributes
-
-  /// The file that getxattr, lgetxattr or fgetxattr (and the list forms: numbers in the same order) mean.
-  private func attributedFile(_ first: UInt64) throws(Errno) -> Vnode {
-    switch frame.pointee.error &- first {
-    case 0: try find(here, address0, []).vnode
-    case 1: try find(here, address0, .noFollow).vnode
-    default: try file().vnode
-    }
-  }
-
-  func getxattr() throws(Errno) -> Int {
-    let vnode = try attributedFile(191)
-    let value = try withPath(address1) { (name) throws(Errno) in
-      guard !name.isEmpty, name.count <= PathBytes.maximumNameByteCount else { throw .ERANGE }
-      return try vnode.getExtendedAttribute(name)
-    }
-    return try give(value, to: address2, byteCount: argument3)
-  }
-
-  func listxattr() throws(Errno) -> Int {
-    try give(try attributedFile(194).listExtendedAttributes(), to: address1, byteCount: argument2)
-  }
-
-  /// Copies a value out; with no room asked for, only says how long it is.
-  private func give(_ value: [UInt8], to address: VirtualAddress, byteCount: UInt64) throws(Errno) -> Int {
-    guard byteCount > 0 else { return value.count }
-    guard byteCount >= value.count.u64 else { throw .ERANGE }
-    try value.withPath { (value) throws(Errno) in
-      try UserSpan(address, count: value.count).write(from: value.bytes)
-    }
-    return value.count
   }
 }

@@ -39,12 +39,40 @@ extension SystemCall {
     try open(from: try base(argument0), address1, flags: argument2, mode: argument3)
   }
 
-  private func open(from base: Location, _ path: VirtualAddress, flags: UInt64, mode: UInt64) throws(Errno) -> Int {
+  private func open(
+    from base: Location, _ path: VirtualAddress, flags: UInt64, mode: UInt64, resolve: ResolveFlags = []
+  ) throws(Errno) -> Int {
     let flags = OpenFlags(rawValue: flags.u32)
     let file = try withPath(path) { (path) throws(Errno) in
-      try context.open(path, from: base, flags, mode: mode.u32, credentials)
+      try context.open(path, from: base, flags, mode: mode.u32, credentials, resolve: resolve)
     }
     return try process.descriptors.install(file, closeOnExec: flags.contains(.closeOnExec))
+  }
+
+  /// openat2(directory, path, struct open_how, its size): nothing that is not known is ignored.
+  func openat2() throws(Errno) -> Int {
+    guard argument3 >= 24 else { throw .EINVAL }
+    guard argument3 <= 4096 else { throw .E2BIG }
+    let how = try UserSpan.read([3 of UInt64].self, at: address2)
+    // What a newer program says must be nothing.
+    for index in 24..<max(argument3.int, 24) where try UserSpan.read(UInt8.self, at: address2 + index) != 0 {
+      throw .E2BIG
+    }
+    let (mode, resolve) = (how[1], ResolveFlags(rawValue: how[2]))
+    let flags = OpenFlags(rawValue: how[0].u32)
+    guard how[0] & ~OpenFlags.known.rawValue.u64 == 0, resolve.subtracting(.all).isEmpty,
+      !resolve.contains([.beneath, .inRoot])
+    else { throw .EINVAL }
+    if flags.isDisjoint(with: [.create, .temporary]) {
+      guard mode == 0 else { throw .EINVAL }
+    } else {
+      guard mode & ~FileMode.permissionMask.u64 == 0 else { throw .EINVAL }
+    }
+    if flags.contains(.pathOnly), !flags.subtracting([.pathOnly, .directory, .noFollow, .closeOnExec]).isEmpty {
+      throw .EINVAL
+    }
+    if resolve.contains(.cached), !flags.isDisjoint(with: [.create, .truncate, .temporary]) { throw .EAGAIN }
+    return try open(from: try base(argument0), address1, flags: how[0], mode: mode, resolve: resolve)
   }
 
   // MARK: Attributes
@@ -56,7 +84,7 @@ extension SystemCall {
 
   func stat() throws(Errno) -> Int { try attributes(address0, to: address1, []) }
   func lstat() throws(Errno) -> Int { try attributes(address0, to: address1, .noFollow) }
-  func fstat() throws(Errno) -> Int { try write(try file().getAttributes(), at: address1) }
+  func fstat() throws(Errno) -> Int { try write(try fileOrPlace().getAttributes(), at: address1) }
 
   private func attributes(_ path: VirtualAddress, to result: VirtualAddress, _ flags: AtFlags) throws(Errno) -> Int {
     let information = try withPath(path) { (path) throws(Errno) in
@@ -112,6 +140,11 @@ extension SystemCall {
 
   func chmod() throws(Errno) -> Int { try changeMode(workingDirectory, address0, argument1) }
   func fchmodat() throws(Errno) -> Int { try changeMode(argument0, address1, argument2) }
+  func fchmodat2() throws(Errno) -> Int {
+    let flags = try atFlags(argument3, allowed: [.noFollow, .emptyPath])
+    try context.changeMode(try find(argument0, address1, flags), argument2.u32, credentials)
+    return 0
+  }
   func fchmod() throws(Errno) -> Int {
     try context.changeMode(try place(), argument1.u32, credentials)
     return 0
@@ -146,20 +179,32 @@ extension SystemCall {
   }
 
   /// The place of the open file of the first argument.
-  private func place() throws(Errno) -> Location {
-    let file = try file()
-    guard !file.isPathOnly else { throw .EBADF }
-    return file.location
-  }
+  private func place() throws(Errno) -> Location { try file().location }
 
   // MARK: Times
 
   func utimensat() throws(Errno) -> Int {
+    var changes: (TimeChange?, TimeChange?) = (.now, .now)
+    if !address2.isNull {
+      let times = try UserSpan.read([2 of TimeSpecification].self, at: address2)
+      let omitted: Int64 = 0x3fff_fffe
+      // Then not even the path is looked at.
+      if times[0].nanoseconds == omitted, times[1].nanoseconds == omitted { return 0 }
+      changes = (try timeChange(times[0]), try timeChange(times[1]))
+    }
+    if address1.isNull, argument0.i32 != workingDirectoryDescriptor {
+      guard argument3.u32 == 0 else { throw .EINVAL }
+      return try setTimes(try place(), changes.0, changes.1)
+    }
     let flags = try atFlags(argument3, allowed: [.noFollow, .emptyPath])
-    let place = address1.isNull ? try place() : try find(argument0, address1, flags)
-    guard !address2.isNull else { return try setTimes(place, .now, .now) }
-    let times = try UserSpan.read([2 of TimeSpecification].self, at: address2)
-    return try setTimes(place, try timeChange(times[0]), try timeChange(times[1]))
+    return try setTimes(try find(argument0, address1, flags), changes.0, changes.1)
+  }
+
+  func futimesat() throws(Errno) -> Int {
+    let place =
+      address1.isNull && argument0.i32 != workingDirectoryDescriptor
+      ? try place() : try find(argument0, address1, [])
+    return try setTimes(place, timeValuesAt: address2)
   }
 
   private func timeChange(_ time: TimeSpecification) throws(Errno) -> TimeChange? {
@@ -184,9 +229,12 @@ extension SystemCall {
   }
 
   func utimes() throws(Errno) -> Int {
-    let place = try find(workingDirectory, address0, [])
-    guard !address1.isNull else { return try setTimes(place, .now, .now) }
-    let times = try UserSpan.read([2 of TimeValue].self, at: address1)
+    try setTimes(try find(workingDirectory, address0, []), timeValuesAt: address1)
+  }
+
+  private func setTimes(_ place: Location, timeValuesAt address: VirtualAddress) throws(Errno) -> Int {
+    guard !address.isNull else { return try setTimes(place, .now, .now) }
+    let times = try UserSpan.read([2 of TimeValue].self, at: address)
     var changes: [2 of TimeChange?] = .init(repeating: nil)
     for index in 0..<2 {
       guard times[index].microseconds >= 0, times[index].microseconds < 1_000_000 else { throw .EINVAL }
@@ -207,7 +255,7 @@ extension SystemCall {
   }
 
   func statfs() throws(Errno) -> Int { try fileSystemStatus(of: try find(workingDirectory, address0, []).mount) }
-  func fstatfs() throws(Errno) -> Int { try fileSystemStatus(of: try file().location.mount) }
+  func fstatfs() throws(Errno) -> Int { try fileSystemStatus(of: try fileOrPlace().location.mount) }
 
   private func fileSystemStatus(of mount: Mount) throws(Errno) -> Int {
     let status = FileSystemStatus(try mount.fileSystem.statistics(), of: mount.fileSystem, flags: mount.flags)
@@ -228,7 +276,7 @@ extension SystemCall {
   }
 
   func fchdir() throws(Errno) -> Int {
-    try context.changeDirectory(to: try file().location, credentials)
+    try context.changeDirectory(to: try fileOrPlace().location, credentials)
     return 0
   }
 

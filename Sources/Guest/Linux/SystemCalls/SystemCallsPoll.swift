@@ -168,7 +168,7 @@ extension SystemCall {
   func epoll_ctl() throws(Errno) -> Int {
     let epoll = try epoll()
     let number = argument2.i32.int
-    let file = try process.descriptors.file(number)
+    let file = try file(argument2)
     guard file !== epoll else { throw .EINVAL }
     if argument1.i32 == 2 {
       try epoll.remove(file, descriptor: number)

@@ -145,7 +145,7 @@ extension SystemCall {
     let before = process.limits[resource.int]
     if let wanted { process.limits[resource.int] = wanted }
     process.lock.unlock()
-    if let wanted { process.applyMemoryLimit(resource.int, wanted.current) }
+    if let wanted { process.applyLimit(resource.int, wanted.current) }
     if let wanted, resource.int == ResourceLimits.openFiles { process.descriptors.limit = wanted.current.clampedInt }
     if !old.isNull { try UserSpan.write(before, at: old) }
     return 0

@@ -5,15 +5,18 @@ import Memory
 import Pages
 
 extension SystemCall {
-  /// The open file of the first argument.
-  func file() throws(Errno) -> OpenFile { try process.descriptors.file(descriptor) }
+  /// The open file of the first argument, unless it is only a place (O_PATH).
+  func file() throws(Errno) -> OpenFile { try file(argument0) }
 
-  /// The same, unless it is only a place (O_PATH).
-  func dataFile() throws(Errno) -> OpenFile {
-    let file = try file()
+  /// The open file of an argument, unless it is only a place.
+  func file(_ argument: UInt64) throws(Errno) -> OpenFile {
+    let file = try process.descriptors.file(argument.i32.int)
     guard !file.isPathOnly else { throw .EBADF }
     return file
   }
+
+  /// The open file of the first argument, or the place that it is.
+  func fileOrPlace() throws(Errno) -> OpenFile { try process.descriptors.file(descriptor) }
 
   func read() throws(Errno) -> Int {
     let file = try file()

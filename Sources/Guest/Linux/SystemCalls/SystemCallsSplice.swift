@@ -25,7 +25,7 @@ extension SystemCall {
   /// sendfile(out, in, offset, count).
   func sendfile() throws(Errno) -> Int {
     let output = try file()
-    let input = try process.descriptors.file(argument1.i32.int)
+    let input = try file(argument1)
     guard input.isReadable, output.isWritable else { throw .EBADF }
     var offset = try offset(at: address2)
     if offset != nil, !input.vnode.isSeekable { throw .ESPIPE }
@@ -41,7 +41,7 @@ extension SystemCall {
   /// copy_file_range(in, offset, out, offset, count, flags): between regular files of any file systems.
   func copy_file_range() throws(Errno) -> Int {
     let input = try file()
-    let output = try process.descriptors.file(argument2.i32.int)
+    let output = try file(argument2)
     var from = try offset(at: address1)
     var to = try offset(at: address3)
     guard argument5.u32 == 0 else { throw .EINVAL }
@@ -67,8 +67,8 @@ extension SystemCall {
   func splice() throws(Errno) -> Int {
     guard argument4 > 0 else { return 0 }
     guard argument5.u32 & ~SpliceFlags.all == 0 else { throw .EINVAL }
-    let input = try dataFile()
-    let output = try process.descriptors.file(argument2.i32.int)
+    let input = try file()
+    let output = try file(argument2)
     if !address1.isNull, Splice.isPipe(input) { throw .ESPIPE }
     if !address3.isNull, Splice.isPipe(output) { throw .ESPIPE }
     var from = try offset(at: address1)
@@ -87,8 +87,8 @@ extension SystemCall {
   func tee() throws(Errno) -> Int {
     guard argument3.u32 & ~SpliceFlags.all == 0 else { throw .EINVAL }
     guard argument2 > 0 else { return 0 }
-    let input = try dataFile()
-    let output = try process.descriptors.file(argument1.i32.int)
+    let input = try file()
+    let output = try file(argument1)
     return try written { () throws(Errno) in
       try Splice.tee(
         from: input, to: output, count: Self.byteCount(argument2),
@@ -99,7 +99,7 @@ extension SystemCall {
   /// vmsplice(pipe, pieces, number, flags).
   func vmsplice() throws(Errno) -> Int {
     guard argument3.u32 & ~SpliceFlags.all == 0 else { throw .EINVAL }
-    let file = try dataFile()
+    let file = try file()
     var transfer = try vectors()
     guard transfer.remaining > 0 else { return 0 }
     return try written { () throws(Errno) in

@@ -1,0 +1,128 @@
+// Changes to what is mounted: bind mounts, other flags, other places, and the end of mounts.
+import Base
+import Locks
+
+extension MountTable {
+  /// Shows a directory (or a file) at another place too (MS_BIND).
+  /// - Parameter isRecursive: with all that is mounted below it.
+  /// - Throws: ENOTDIR (a file on a directory, or the other way round), ENOENT (its name is gone).
+  public func bind(_ source: Location, on point: Location, isRecursive: Bool) throws(Errno) {
+    guard source.vnode.isDirectory == point.vnode.isDirectory else { throw .ENOTDIR }
+    guard !source.isDeleted, !point.isDeleted else { throw .ENOENT }
+    lock.writeLock()
+    defer { lock.writeUnlock() }
+    let before = mounts
+    let made = addLocked(
+      source.mount.fileSystem, source.dentry, on: point, source.mount.source, source.mount.flags)
+    if isRecursive { copyBelow(source.mount, to: made, within: source.dentry, before) }
+  }
+
+  /// Mounts on `copy` what is mounted on `original`, at `top` or below. With `lock`.
+  private func copyBelow(_ original: Mount, to copy: Mount, within top: Dentry, _ all: [Mount]) {
+    let names = original.fileSystem.names
+    for mount in all {
+      guard let point = mount.point, point.mount === original, names.isAncestor(top, of: point.dentry) else { continue }
+      let made = addLocked(
+        mount.fileSystem, mount.root, on: Location(mount: copy, dentry: point.dentry), mount.source, mount.flags)
+      copyBelow(mount, to: made, within: mount.root, all)
+    }
+  }
+
+  /// Changes what a mount forbids (MS_REMOUNT).
+  /// - Throws: EINVAL (no mount begins there), EBUSY (read-only, and somebody writes).
+  public func remount(_ location: Location, flags: MountFlags) throws(Errno) {
+    guard location.isMountRoot else { throw .EINVAL }
+    let mount = location.mount
+    if flags.contains(.readOnly), !mount.flags.contains(.readOnly), mount.writers.load(ordering: .acquiring) > 0 {
+      throw .EBUSY
+    }
+    mount.flags = flags
+  }
+
+  /// Puts a mount elsewhere (MS_MOVE).
+  /// - Throws: EINVAL (no mount begins there, or it is the root), ELOOP (into itself), ENOTDIR.
+  public func move(_ location: Location, to target: Location) throws(Errno) {
+    guard location.isMountRoot else { throw .EINVAL }
+    guard location.vnode.isDirectory == target.vnode.isDirectory else { throw .ENOTDIR }
+    let mount = location.mount
+    lock.writeLock()
+    defer { lock.writeUnlock() }
+    guard let old = mount.point else { throw .EINVAL }
+    var above: Mount? = target.mount
+    while let current = above {
+      if current === mount { throw .ELOOP }
+      above = current.point?.mount
+    }
+    relocate(mount, from: old, to: target)
+  }
+
+  /// With `lock`.
+  private func relocate(_ mount: Mount, from old: Location?, to new: Location?) {
+    new?.dentry.mountCount.wrappingAdd(1, ordering: .releasing)
+    mount.point = new
+    old?.dentry.mountCount.wrappingSubtract(1, ordering: .releasing)
+    // Of two mounts on one place the later one is seen.
+    mounts.removeAll { $0 === mount }
+    mounts.append(mount)
+  }
+
+  /// Takes away the mount whose root `location` is.
+  /// - Parameter isLazy: though it is in use: it and what is mounted in it are not found any more, and end with their last user
+  ///   (MNT_DETACH).
+  /// - Throws: EINVAL if it is none, EBUSY if it is the root, in use, or something is mounted inside.
+  public func unmount(_ location: Location, isLazy: Bool = false) throws(Errno) {
+    guard location.isMountRoot else { throw .EINVAL }
+    let mount = location.mount
+    lock.writeLock()
+    defer { lock.writeUnlock() }
+    var isThere = false
+    var isInUse = mount.users.load(ordering: .acquiring) > 0
+    for other in mounts {
+      if other === mount { isThere = true }
+      if other.point?.mount === mount { isInUse = true }
+    }
+    guard isThere else { throw .EINVAL }
+    guard mount.point != nil, isLazy || !isInUse else { throw .EBUSY }
+    takeOut(mount)
+  }
+
+  /// Takes a mount out, and first those in it. With `lock`.
+  private func takeOut(_ mount: Mount) {
+    for other in mounts where other.point?.mount === mount { takeOut(other) }
+    mounts.removeAll { $0 === mount }
+    mount.point?.dentry.mountCount.wrappingSubtract(1, ordering: .releasing)
+  }
+
+  /// Makes a mount the root of all and puts the one that was at a place below it (pivot_root).
+  /// - Parameters:
+  ///   - new: where the mount begins.
+  ///   - old: the present root, where a mount begins too.
+  ///   - place: where the present root goes.
+  /// - Throws: EINVAL (no mount begins there, the place is not below it), EBUSY (both are the same), ENOTDIR.
+  public func exchangeRoot(_ new: Location, _ old: Location, puttingOldAt place: Location) throws(Errno) {
+    guard new.vnode.isDirectory, place.vnode.isDirectory else { throw .ENOTDIR }
+    guard new.mount !== old.mount, place.mount !== old.mount else { throw .EBUSY }
+    guard new.isMountRoot, old.isMountRoot, let point = new.mount.point else { throw .EINVAL }
+    var isBelow = false
+    var above: Mount? = place.mount
+    while let current = above {
+      if current === new.mount { isBelow = true }
+      above = current.point?.mount
+    }
+    guard isBelow else { throw .EINVAL }
+    lock.writeLock()
+    defer { lock.writeUnlock() }
+    let oldPoint = old.mount.point
+    relocate(new.mount, from: point, to: oldPoint)
+    relocate(old.mount, from: oldPoint, to: place)
+    if rootMount === old.mount { rootMount = new.mount }
+  }
+}
+
+extension Location {
+  /// Somebody uses the mount from now on, or no more: it is busy meanwhile.
+  func use(_ difference: Int, writes: Bool = false) {
+    mount.users.wrappingAdd(difference, ordering: .acquiringAndReleasing)
+    if writes { mount.writers.wrappingAdd(difference, ordering: .acquiringAndReleasing) }
+  }
+}

@@ -1,0 +1,89 @@
+// Packets: what is on its way between two sockets of the same machine, and who pays for it.
+import Base
+import Files
+import Memory
+import Pages
+
+/// What a socket has sent and nobody has received yet.
+final class SendAccount {
+  let used = Atomic<Int>(0)
+  let limit = Atomic<Int>(212_992)
+  /// Told when there is room again.
+  let source: PollSource
+
+  init(_ source: PollSource) { self.source = source }
+
+  /// Whether poll calls the socket writable: a quarter of the room is used at most.
+  var isWritable: Bool { used.load(ordering: .acquiring) &* 4 <= limit.load(ordering: .relaxed) }
+  /// Whether anything may be sent.
+  var hasRoom: Bool { used.load(ordering: .acquiring) < limit.load(ordering: .relaxed) }
+
+  func give(_ count: Int) {
+    used.wrappingSubtract(count, ordering: .acquiringAndReleasing)
+    source.notify(.writable)
+  }
+}
+
+/// Bytes with what goes along.
+final class Packet {
+  private static let overhead = 256
+  let bytes: UnsafeMutableRawBufferPointer
+  let message: OutgoingMessage
+  /// The sender's address.
+  let address: SocketAddress?
+  private let account: SendAccount
+  // Guarded by the lock of the queue that it is in.
+  var next: Packet?
+  /// Bytes that have been received.
+  var taken = 0
+  /// Its files have been received.
+  var filesTaken = false
+
+  /// A packet of what `transfer` has, up to `count` bytes.
+  /// - Throws: ENOBUFS, EFAULT.
+  init(
+    _ transfer: inout Transfer, count: Int, _ message: OutgoingMessage, from address: SocketAddress?,
+    _ account: SendAccount
+  )
+    throws(Errno)
+  {
+    guard let memory = KernelHeap.allocate(byteCount: max(count, 1)) else { throw .ENOBUFS }
+    bytes = UnsafeMutableRawBufferPointer(start: memory, count: count)
+    self.message = message
+    self.address = address
+    self.account = account
+    account.used.wrappingAdd(count &+ Packet.overhead, ordering: .relaxed)
+    if count > 0 { try transfer.copyIn(into: bytes) }
+  }
+
+  deinit {
+    if let memory = bytes.baseAddress { KernelHeap.free(memory) }
+    account.give(bytes.count &+ Packet.overhead)
+  }
+
+  var left: Int { bytes.count &- taken }
+}
+
+/// Packets in order. Not synchronised.
+struct PacketQueue {
+  private(set) var first: Packet?
+  private var last: Packet?
+  private(set) var count = 0
+  private(set) var byteCount = 0
+
+  mutating func append(_ packet: Packet) {
+    if let last { last.next = packet } else { first = packet }
+    last = packet
+    count &+= 1
+    byteCount &+= packet.bytes.count
+  }
+
+  mutating func removeFirst() {
+    guard let packet = first else { return }
+    first = packet.next
+    packet.next = nil
+    if first == nil { last = nil }
+    count &-= 1
+    byteCount &-= packet.bytes.count
+  }
+}

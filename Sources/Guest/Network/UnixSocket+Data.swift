@@ -1,0 +1,207 @@
+// Sending and receiving over AF_UNIX.
+import Base
+import Files
+import Locks
+import Memory
+
+extension UnixSocket {
+  /// Bytes of a packet of a stream at most.
+  private static let pieceByteCount = 32_768
+
+  // MARK: Sending
+
+  func sendStream(_ transfer: inout Transfer, _ message: OutgoingMessage) throws(Errno) -> Int {
+    if message.address != nil { throw lock.withLock({ peer != nil }) ? .EISCONN : .EOPNOTSUPP }
+    let deadline = deadline(sendTimeout, message.flags)
+    var message = message
+    var sent = 0
+    do throws(Errno) {
+      repeat {
+        let other = try connectedPeer()
+        guard transfer.remaining > 0 else { break }
+        try waitForRoom(until: deadline)
+        let packet = try Packet(
+          &transfer, count: min(transfer.remaining, Self.pieceByteCount), message, from: lock.withLock { name }, account
+        )
+        guard other.take(packet) else { throw .EPIPE }
+        sent &+= packet.bytes.count
+        message.files = nil  // They go with the first piece.
+      } while transfer.remaining > 0
+    } catch {
+      guard sent > 0 else { throw error }
+    }
+    return sent
+  }
+
+  /// The other end, if anything can be sent to it.
+  private func connectedPeer() throws(Errno) -> UnixSocket {
+    let (other, isEnded) = lock.withLock { (peer, ended.sending) }
+    if isEnded { throw .EPIPE }
+    guard let other else { throw .ENOTCONN }
+    return other
+  }
+
+  private func waitForRoom(until deadline: Deadline) throws(Errno) {
+    while !account.hasRoom {
+      if deadline == .now { throw .EAGAIN }
+      let result = source.wait(until: deadline) { !account.hasRoom && !lock.withLock { ended.sending } }
+      if result == .interrupted { throw .EINTR }
+      if result == .timedOut { throw .EAGAIN }
+      if lock.withLock({ ended.sending }) { throw .EPIPE }
+    }
+  }
+
+  func sendMessage(_ transfer: inout Transfer, _ message: OutgoingMessage, _ caller: SocketCaller?) throws(Errno)
+    -> Int
+  {
+    let deadline = deadline(sendTimeout, message.flags)
+    let count = transfer.remaining
+    if kind == .datagram, lock.withLock({ ended.sending }) { throw .EPIPE }
+    let target: UnixSocket
+    if kind == .datagram, let address = message.address, let caller {
+      target = try UnixNames.find(address, kind, caller)
+    } else {
+      target = try connectedPeer()
+    }
+    guard count <= account.limit.load(ordering: .relaxed) &- 32 else { throw .EMSGSIZE }
+    try waitForRoom(until: deadline)
+    let packet = try Packet(&transfer, count: count, message, from: lock.withLock { name }, account)
+    while kind == .datagram, target.isFullOfDatagrams(from: self) {
+      if deadline == .now { throw .EAGAIN }
+      let result = target.source.wait(until: deadline) { target.isFullOfDatagrams(from: self) }
+      if result == .interrupted { throw .EINTR }
+      if result == .timedOut { throw .EAGAIN }
+    }
+    guard target.take(packet) else {
+      guard kind == .datagram, target.lock.withLock({ target.isClosed }) else { throw .EPIPE }
+      // Nobody is there any more.
+      let old = lock.withLock { () -> UnixSocket? in
+        guard peer === target else { return nil }
+        peer = nil
+        return target
+      }
+      withExtendedLifetime(old) {}
+      throw .ECONNREFUSED
+    }
+    return count
+  }
+
+  /// Takes a packet into the queue, unless nobody is going to receive it.
+  private func take(_ packet: Packet) -> Bool {
+    let isTaken = lock.withLock { () -> Bool in
+      guard !isClosed, !ended.receiving else { return false }
+      queue.append(packet)
+      return true
+    }
+    if isTaken { source.notify(.readable) }
+    return isTaken
+  }
+
+  // MARK: Receiving
+
+  func receiveStream(_ transfer: inout Transfer, _ flags: MessageFlags, _ deadline: Deadline) throws(Errno)
+    -> IncomingMessage
+  {
+    let wanted = flags.contains(.all) ? transfer.remaining : min(transfer.remaining, 1)
+    var result = IncomingMessage()
+    while true {
+      receiving.lock()
+      let failure = copyStream(&transfer, flags.contains(.peek), &result)
+      receiving.unlock()
+      if let failure {
+        if result.count == 0 { throw failure }
+        return result
+      }
+      if result.count >= wanted || result.files != nil || flags.contains(.peek) && result.count > 0 { return result }
+      do throws(Errno) {
+        guard try waitForPacket(until: deadline, unconnected: .EINVAL) else { return result }
+      } catch {
+        if result.count == 0 { throw error }
+        return result
+      }
+    }
+  }
+
+  /// Copies what is there, to the first packet with files or of another sender. With `receiving`.
+  private func copyStream(_ transfer: inout Transfer, _ isPeek: Bool, _ result: inout IncomingMessage) -> Errno? {
+    let wantsCredentials = self.wantsCredentials.load(ordering: .relaxed)
+    var cursor = lock.withLock { queue.first }
+    while transfer.remaining > 0, let packet = cursor {
+      let sender = packet.message.credentials
+      if wantsCredentials, let other = result.credentials {
+        guard other.process == sender.process, other.user == sender.user, other.group == sender.group else { break }
+      }
+      let before = transfer.copied
+      let rest = UnsafeRawBufferPointer(rebasing: packet.bytes[packet.taken...])
+      var failure: Errno?
+      do throws(Errno) { _ = try transfer.copyOut(from: rest) } catch { failure = error }
+      let moved = transfer.copied &- before
+      result.count &+= moved
+      if wantsCredentials { result.credentials = sender }
+      if result.address == nil { result.address = packet.address }
+      if !packet.filesTaken, let files = packet.message.files {
+        result.files = files
+        if !isPeek { packet.filesTaken = true }
+      }
+      let isWhole = moved == rest.count
+      cursor = lock.withLock { () -> Packet? in
+        guard !isPeek else { return packet.next }
+        packet.taken &+= moved
+        if isWhole { queue.removeFirst() }
+        return queue.first
+      }
+      if let failure { return failure }
+      if !isWhole || result.files != nil { break }
+    }
+    return nil
+  }
+
+  /// Waits until there is a packet.
+  /// - Returns: false: there will be none.
+  private func waitForPacket(until deadline: Deadline, unconnected: Errno) throws(Errno) -> Bool {
+    let (isEnded, isConnected) = try lock.withLock { () throws(Errno) -> (Bool, Bool) in
+      if queue.first != nil { return (false, true) }
+      if let error {
+        self.error = nil
+        throw error
+      }
+      return (ended.receiving, peer != nil || kind == .datagram)
+    }
+    if isEnded { return lock.withLock { queue.first != nil } }
+    guard isConnected else { throw unconnected }
+    if deadline == .now, lock.withLock({ queue.first == nil }) { throw .EAGAIN }
+    let result = source.wait(until: deadline) {
+      lock.withLock { queue.first == nil && !ended.receiving && error == nil }
+    }
+    if result == .interrupted { throw .EINTR }
+    if result == .timedOut { throw .EAGAIN }
+    return true
+  }
+
+  func receiveMessage(_ transfer: inout Transfer, _ flags: MessageFlags, _ deadline: Deadline) throws(Errno)
+    -> IncomingMessage
+  {
+    let isPeek = flags.contains(.peek)
+    while true {
+      let packet = lock.withLock { () -> Packet? in
+        let packet = queue.first
+        if !isPeek { queue.removeFirst() }
+        return packet
+      }
+      guard let packet else {
+        guard try waitForPacket(until: deadline, unconnected: .ENOTCONN) else { return IncomingMessage() }
+        continue
+      }
+      if !isPeek { source.notify(.writable) }  // Others may send to it again.
+      var result = IncomingMessage()
+      let size = packet.bytes.count
+      let copied = try transfer.copyOut(from: UnsafeRawBufferPointer(packet.bytes))
+      result.count = flags.contains(.truncated) ? size : copied
+      if copied < size { result.flags.insert(.truncated) }
+      result.address = packet.address
+      result.files = packet.message.files
+      if wantsCredentials.load(ordering: .relaxed) { result.credentials = packet.message.credentials }
+      return result
+    }
+  }
+}

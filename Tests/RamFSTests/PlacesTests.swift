@@ -1,0 +1,195 @@
+// Opening with limits, files without names, extended attributes, holes, sizes of file systems, and changes of what is mounted.
+import Base
+import Files
+import Memory
+import RamFS
+import Testing
+
+@Suite(.timeLimit(.minutes(5))) struct PlacesTests {
+  func resolved(_ tree: Tree, _ name: String, _ flags: ResolveFlags) -> Errno? {
+    tree.failure { () throws(Errno) in
+      try tree.path(name) { (p) throws(Errno) in
+        _ = try tree.context.open(p, from: tree.here, .pathOnly, tree.credentials, resolve: flags)
+      }
+    }
+  }
+
+  @Test func limitedWalks() throws {
+    let tree = Tree()
+    #expect(tree.mkdir("/d") == nil && tree.mkdir("/d/e") == nil && tree.write("/out", "x") == nil)
+    #expect(tree.write("/d/f", "x") == nil)
+    for (target, name) in [("f", "in"), ("../out", "up"), ("/f", "absolute"), ("e/../f", "round")] {
+      #expect(tree.symlink(target, "/d/\(name)") == nil)
+    }
+    #expect(tree.chdir("/d") == nil)
+    let expected: [(String, Errno?, Errno?, Errno?)] = [
+      // Beneath, in root, no links.
+      ("f", nil, nil, nil), ("in", nil, nil, .ELOOP), ("up", .EXDEV, .ENOENT, .ELOOP),
+      ("absolute", .EXDEV, nil, .ELOOP),
+      ("round", nil, nil, .ELOOP), ("e/..", nil, nil, nil), ("..", .EXDEV, nil, nil), ("/f", .EXDEV, nil, .ENOENT),
+      ("e/../../out", .EXDEV, .ENOENT, nil), ("../d/f", .EXDEV, .ENOENT, nil),
+    ]
+    for (name, beneath, inRoot, noLinks) in expected {
+      #expect(resolved(tree, name, .beneath) == beneath, "\(name)")
+      #expect(resolved(tree, name, .inRoot) == inRoot, "\(name)")
+      #expect(resolved(tree, name, .noLinks) == noLinks, "\(name)")
+    }
+    #expect(resolved(tree, "nobody/asked", .cached) == .EAGAIN)
+    #expect(resolved(tree, "f", .cached) == nil)
+    _ = try tree.context.mounts.mount(RamFileSystem(), on: try tree.find("/d/e"))
+    #expect(resolved(tree, "e", .noMounts) == .EXDEV && resolved(tree, "e", .beneath) == nil)
+    #expect(tree.chdir("/d/e") == nil)
+    #expect(resolved(tree, "..", .noMounts) == .EXDEV && resolved(tree, ".", .noMounts) == nil)
+  }
+
+  @Test func filesWithoutNames() throws {
+    let tree = Tree()
+    #expect(tree.mkdir("/d") == nil)
+    #expect(tree.openFailure("/d", [.temporary, .directory]) == .EINVAL)
+    let file = try tree.open("/d", [.temporary, .directory, .readWrite])
+    _ = try file.write(bytes: [1, 2, 3])
+    #expect(try file.getAttributes().linkCount == 0)
+    #expect(try tree.list("/d") == [])
+    func link(_ file: OpenFile, _ name: String) -> Errno? {
+      tree.failure { () throws(Errno) in
+        try tree.path(name) { (p) throws(Errno) in
+          try tree.context.link(
+            PathBytes(""), from: file.location, to: p, from: tree.here, flags: .emptyPath, tree.credentials)
+        }
+      }
+    }
+    #expect(link(file, "/d/a") == nil)
+    #expect(try tree.stat("/d/a").linkCount == 1 && tree.open("/d/a").readAll() == [1, 2, 3])
+    #expect(tree.unlink("/d/a") == nil)
+    // Only once, if its names are all gone again.
+    #expect(link(file, "/d/b") == .ENOENT)
+    let other = try tree.open("/d", [.temporary, .directory, .readWrite, .exclusive])
+    #expect(link(other, "/d/b") == .ENOENT)
+  }
+
+  @Test func extendedAttributes() throws {
+    let tree = Tree()
+    #expect(tree.write("/f", "x") == nil)
+    let place = try tree.find("/f")
+    func set(_ name: String, _ count: Int, _ mode: AttributeSetting = .any) -> Errno? {
+      let value = [UInt8](repeating: 7, count: count)
+      return tree.failure { () throws(Errno) in
+        try tree.path(name) { (n) throws(Errno) in
+          try value.withUnsafeBufferPointer { (v) throws(Errno) in
+            try tree.context.setExtendedAttribute(place, n, UnsafeRawBufferPointer(v), mode, tree.credentials)
+          }
+        }
+      }
+    }
+    func size(_ name: String) -> Int? {
+      try? tree.path(name) { (n) throws(Errno) in
+        try tree.context.getExtendedAttribute(place, n, tree.credentials).count
+      }
+    }
+    #expect(set("user.a", 3) == nil && set("user.a", 4, .create) == .EEXIST && set("user.b", 4, .replace) == .ENODATA)
+    #expect(set("user.a", 10, .replace) == nil && size("user.a") == 10 && size("user.b") == nil)
+    #expect(set("user.empty", 0) == nil && size("user.empty") == 0)
+    #expect(set("other.a", 1) == .EOPNOTSUPP && set("user.", 1) == .EINVAL && set("", 1) == .ERANGE)
+    #expect(set("trusted.a", 1) == nil)
+    var count = 0
+    while set("user.n\(count)", 60_000) == nil { count += 1 }
+    #expect(count == 2)
+    #expect(set("user.n0", 10) == nil && set("user.n2", 60_000) == nil)
+    tree.credentials = Credentials(userID: 5, groupID: 5)
+    #expect(
+      set("user.c", 1) == .EACCES && set("trusted.a", 1) == .EPERM && size("trusted.a") == nil && size("user.a") == 10)
+  }
+
+  /// Holes and data as lseek tells of them, against a model by pages.
+  @Test func holes() throws {
+    let tree = Tree()
+    let file = try tree.open("/f", [.create, .readWrite])
+    let pages = 40
+    var present = [Bool](repeating: false, count: pages)
+    try file.truncate(to: UInt64(pages * 4096))
+    for _ in 0..<300 {
+      let page = Int.random(in: 0..<pages)
+      let count = Int.random(in: 1...(pages - page))
+      if Bool.random() {
+        _ = try file.write(bytes: [1], at: UInt64(page * 4096 + 5))
+        present[page] = true
+      } else {
+        try file.allocate(mode: 3, offset: UInt64(page * 4096), byteCount: UInt64(count * 4096))
+        for index in page..<page + count { present[index] = false }
+      }
+      let start = Int.random(in: 0..<pages * 4096)
+      let from = start / 4096
+      let data = (from..<pages).first { present[$0] }.map { UInt64(max($0 * 4096, start)) }
+      let hole = UInt64(max(((from..<pages).first { !present[$0] } ?? pages) * 4096, start))
+      if let data {
+        #expect(try file.seek(Int64(start), from: .data) == data)
+      } else {
+        #expect(throws: Errno.ENXIO) { _ = try file.seek(Int64(start), from: .data) }
+      }
+      #expect(try file.seek(Int64(start), from: .hole) == hole)
+    }
+    // Zeroes within and behind the end.
+    _ = try file.write(bytes: [UInt8](repeating: 9, count: 8192), at: 0)
+    try file.allocate(mode: 0x10, offset: 100, byteCount: 5000)
+    #expect(try file.read(8192, at: 0).filter { $0 == 9 }.count == 3192)
+    try file.allocate(mode: 0x10, offset: UInt64(pages * 4096), byteCount: 10)
+    #expect(try file.getAttributes().byteCount == UInt64(pages * 4096 + 10))
+    #expect(throws: Errno.EOPNOTSUPP) { try file.allocate(mode: 8, offset: 0, byteCount: 4096) }
+    #expect(throws: Errno.EOPNOTSUPP) { try file.allocate(mode: 2, offset: 0, byteCount: 4096) }
+  }
+
+  @Test func fileSystemsHaveSizes() throws {
+    let tree = Tree(RamFileSystem(byteLimit: 10 * 4096))
+    let file = try tree.open("/f", [.create, .readWrite])
+    #expect(try file.write(bytes: [UInt8](repeating: 1, count: 50_000)) == 40_960)
+    #expect(throws: Errno.ENOSPC) { _ = try file.write(bytes: [1]) }
+    #expect(tree.write("/g", "x") == .ENOSPC)
+    try file.truncate(to: 4096)
+    #expect(tree.write("/g", "x") == nil)
+    #expect(try tree.find("/").mount.fileSystem.statistics().freeBlockCount == 8)
+    try file.truncate(to: 1 << 20)
+    var options = MemoryFileSystemOptions()
+    try options.parse(PathBytes("mode=711,size=3m,uid=4,gid=5"))
+    #expect(options.mode == 0o711 && options.byteLimit == 3 << 20 && options.userID == 4 && options.groupID == 5)
+    for wrong in ["mode=9", "size=", "size=k", "what=1", "size=-1", "mode"] {
+      #expect(throws: Errno.EINVAL) { try Array(wrong.utf8).withPath { (p) throws(Errno) in try options.parse(p) } }
+    }
+  }
+
+  @Test func mountsChange() throws {
+    let tree = Tree()
+    let mounts = tree.context.mounts
+    for name in ["/a", "/b", "/c"] { #expect(tree.mkdir(name) == nil) }
+    try mounts.mount(RamFileSystem(), on: try tree.find("/a"))
+    #expect(tree.mkdir("/a/in") == nil)
+    try mounts.mount(RamFileSystem(), on: try tree.find("/a/in"))
+    #expect(tree.write("/a/in/f", "deep") == nil)
+    try mounts.bind(try tree.find("/a"), on: try tree.find("/b"), isRecursive: true)
+    #expect(try tree.read("/b/in/f") == "deep")
+    try mounts.bind(try tree.find("/a"), on: try tree.find("/c"), isRecursive: false)
+    #expect(tree.statFailure("/c/in/f") == .ENOENT)
+    // Read-only through one of them.
+    let reader = try tree.open("/b/in/f")
+    let writer = try tree.open("/b/in/f", .readWrite)
+    #expect(tree.failure { () throws(Errno) in try mounts.remount(try tree.find("/b/in"), flags: .readOnly) } == .EBUSY)
+    let table = DescriptorTable()
+    try table.close(try table.install(writer))
+    withExtendedLifetime(writer) {}
+    #expect(tree.failure { () throws(Errno) in try mounts.unmount(try tree.find("/b/in")) } == .EBUSY)
+    #expect(tree.failure { () throws(Errno) in try mounts.unmount(try tree.find("/b")) } == .EBUSY)
+    #expect(tree.failure { () throws(Errno) in try mounts.unmount(try tree.find("/b/in/f")) } == .EINVAL)
+    try mounts.move(try tree.find("/b"), to: try tree.find("/c"))
+    #expect(try tree.read("/c/in/f") == "deep" && tree.statFailure("/b/in") == .ENOENT)
+    #expect(
+      tree.failure { () throws(Errno) in try mounts.move(try tree.find("/c"), to: try tree.find("/c/in")) } == .ELOOP)
+    try mounts.unmount(try tree.find("/c"), isLazy: true)
+    #expect(tree.statFailure("/c/in/f") == .ENOENT)
+    #expect(try reader.readAll() == Array("deep".utf8))
+    // Another root.
+    #expect(tree.mkdir("/a/old") == nil)
+    try tree.context.exchangeRoot(try tree.find("/a"), puttingOldAt: try tree.find("/a/old"), tree.credentials)
+    #expect(try tree.read("/in/f") == "deep" && tree.list("/old") == ["a", "b", "c"])
+    #expect(try tree.path(of: "/old/b") == "/old/b")
+    #expect(tree.failure { () throws(Errno) in try mounts.unmount(try tree.find("/")) } == .EBUSY)
+  }
+}
