@@ -191,21 +191,6 @@ final class TestClock: @unchecked Sendable {
     }
   }
 
-  @Test func magicLinksOfAProcThatIsShared() throws {
-    let client = try TestClient("/proc/self", features: TestClient.ours)
-    for name in ["root", "cwd", "exe"] {
-      let (error, entry) = client.lookup(1, name)
-      #expect(error == 0)
-      #expect(entry.attributes.mode & UInt32(S_IFMT) == UInt32(S_IFLNK))
-      #expect(client.lookup(entry.nodeID, "etc").error == ENOTDIR)
-      #expect(client.entries(entry.nodeID, 0, 4096).error == ENOTDIR)
-      #expect(client.read(entry.nodeID, 0, 100).error == ELOOP)
-    }
-    // A descriptor of the server's own root, seen in the shared fd directory, is a link as well.
-    let number = client.server.root.raw
-    #expect(client.read(client.node("fd/\(number)"), 0, 100).error == ELOOP)
-  }
-
   @Test func nodesNeverBecomeTheirOwnAncestors() throws {
     host.directory("share/a")
     host.directory("share/a/b")

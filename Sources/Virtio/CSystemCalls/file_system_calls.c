@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <linux/stat.h>
 #include <signal.h>
@@ -87,6 +88,12 @@ long osv_fgetxattr(int file, const char *name, void *buffer, size_t byte_count) 
 
 long osv_flistxattr(int file, void *buffer, size_t byte_count) {
   return osv_result(flistxattr(file, (char *)buffer, byte_count));
+}
+
+int osv_is_process_file(int file) {
+  struct statfs s;
+  if (fstatfs(file, &s) < 0) return -errno;
+  return s.f_type == PROC_SUPER_MAGIC;
 }
 
 int osv_fstatfs(int file, struct osv_sizes *out) {

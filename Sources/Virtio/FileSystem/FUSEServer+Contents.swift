@@ -100,6 +100,7 @@ extension FUSEServer {
     } else {
       (file, before) = try look(at: node)
     }
+    try checkChangeable(file, before)
     let times = try Self.times(arguments)
     if valid & (FUSESetattrFlags.uid | FUSESetattrFlags.gid) != 0 { try setOwner(file, before, arguments) }
     if valid & FUSESetattrFlags.size != 0 {

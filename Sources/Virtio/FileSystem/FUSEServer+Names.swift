@@ -16,7 +16,11 @@ extension FUSEServer {
       return try reply.append(negativeEntry())
     }
     let node = try name.bytes.withUnsafeBufferPointer { (bytes) throws(HostError) in
-      try enter(attributes, UnsafeBufferPointer(rebasing: bytes.dropLast()), parent: parent)
+      // SAFETY: NUL-terminated, and outlives the call.
+      try bytes.withMemoryRebound(to: CChar.self) { (text) throws(HostError) in
+        try checkEntry(text.baseAddress, in: directory, parent: parent, attributes)
+      }
+      return try enter(attributes, UnsafeBufferPointer(rebasing: bytes.dropLast()), parent: parent)
     }
     try reply.append(protocolEntry(node, attributes))
   }
@@ -97,6 +101,7 @@ extension FUSEServer {
       if !entry.isDots {
         do throws(HostError) {
           let attributes = try directory.attributes(ofNameAt: entry.terminatedName)
+          try checkEntry(entry.terminatedName, in: directory, parent: parent, attributes)
           full = protocolEntry(try enter(attributes, entry.name, parent: parent), attributes)
           lookups.append(full.nodeID)
           head.ino = full.attributes.ino

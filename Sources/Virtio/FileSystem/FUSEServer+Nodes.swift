@@ -115,8 +115,12 @@ extension FUSEServer {
     let (descriptor, attributes) = try look(at: node)
     switch attributes.type {
     case UInt32(S_IFREG):
-      if access == O_RDONLY { return try door.open(descriptor, owner: attributes.uid) }
+      if access == O_RDONLY {
+        try checkReadable(descriptor, attributes)
+        return try door.open(descriptor, owner: attributes.uid)
+      }
       try checkWritable()
+      try checkChangeable(descriptor, attributes)
       return try door.openForWriting(descriptor, access: access)
     case UInt32(S_IFDIR): throw HostError(code: EISDIR)
     case UInt32(S_IFLNK): throw HostError(code: ELOOP)

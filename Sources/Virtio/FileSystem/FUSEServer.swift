@@ -77,6 +77,8 @@ public final class FUSEServer: Sendable {
     var handles: HandleTable
     /// Files that have no name any more, by node.
     var pins: [UInt64: OpenDescriptor] = [:]
+    /// Devices on which process file systems were found.
+    var processDevices: Set<UInt64> = []
     /// `FUSEInit` features both sides have; nil before INIT.
     var features: UInt64?
 
@@ -95,6 +97,8 @@ public final class FUSEServer: Sendable {
 
   let root: OpenDescriptor
   let rootAttributes: osv_attributes
+  /// Whether the root lies in a process file system.
+  private let isRootOfProcesses: Bool
   let door: ReopenDoor
   let configuration: Configuration
   let inodeNumbers: InodeNumbers
@@ -106,26 +110,31 @@ public final class FUSEServer: Sendable {
       let raw = try HostError.check(Int(osv_openat(AT_FDCWD, path, osv_o_path | osv_o_directory)))
       root = OpenDescriptor(owning: Int32(truncatingIfNeeded: raw))
       rootAttributes = try root.attributes()
+      isRootOfProcesses = try root.isProcessFile(rootAttributes)
+      if isRootOfProcesses, try root.isWithinOwnProcess() { throw HostError(code: EACCES) }
     } catch { throw OpenFailure(code: error.code, processDirectory: false) }
     do throws(HostError) { door = try ReopenDoor() } catch {
       throw OpenFailure(code: error.code, processDirectory: true)
     }
     self.configuration = configuration
     inodeNumbers = InodeNumbers(rootDevice: rootAttributes.device)
-    state = Mutex(Self.freshState(rootAttributes, configuration))
+    state = Mutex(Self.freshState(rootAttributes, isRootOfProcesses, configuration))
     if configuration.isWritable { osv_prepare_writing() }
   }
 
-  private static func freshState(_ root: osv_attributes, _ configuration: Configuration) -> State {
+  private static func freshState(
+    _ root: osv_attributes, _ isRootOfProcesses: Bool, _ configuration: Configuration
+  ) -> State {
     State(
       nodes: NodeTable(root: root, limit: configuration.nodeLimit),
       cache: DescriptorCache(capacity: configuration.descriptorLimit),
-      handles: HandleTable(limit: configuration.handleLimit), features: nil)
+      handles: HandleTable(limit: configuration.handleLimit),
+      processDevices: isRootOfProcesses ? [root.device] : [], features: nil)
   }
 
   /// Forgets the guest: nodes, handles and features, as after a reset of the device.
   public func reset() {
-    state.withLock { $0 = Self.freshState(rootAttributes, configuration) }
+    state.withLock { $0 = Self.freshState(rootAttributes, isRootOfProcesses, configuration) }
   }
 
   /// Nodes, cached descriptors, open handles and pinned files: for tests and metrics.

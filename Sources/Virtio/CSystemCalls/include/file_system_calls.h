@@ -55,6 +55,9 @@ long osv_fgetxattr(int file, const char *name, void *buffer, size_t byte_count);
 /// flistxattr(2).
 long osv_flistxattr(int file, void *buffer, size_t byte_count);
 
+/// Whether a file lies in a process file system (/proc): 1 or 0, or a negative error number.
+int osv_is_process_file(int file);
+
 /// fstatfs(2).
 int osv_fstatfs(int file, struct osv_sizes *out);
 
