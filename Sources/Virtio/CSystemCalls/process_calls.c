@@ -30,6 +30,13 @@ int osv_open_in_root(int root, const char *path) {
 
 int osv_open_directory(const char *path) { return result(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC)); }
 
+void osv_close_inherited(int keep) {
+  if (keep > 3 && close_range(3, (unsigned)keep - 1, 0) < 0)
+    for (int file = 3; file < keep; file++) close(file);
+  // The C library does without close_range(2) where the kernel has none.
+  closefrom(keep < 3 ? 3 : keep + 1);
+}
+
 int osv_no_new_privileges(void) { return result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)); }
 
 int osv_drop_capabilities(void) {
