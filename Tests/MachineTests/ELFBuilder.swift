@@ -9,6 +9,7 @@ struct ELFBuilder {
     var address: UInt64 = 0
     var fileCount: UInt64 = 0
     var memoryCount: UInt64 = 0
+    var alignment: UInt64 = 4096
   }
 
   var type: UInt16 = 3
@@ -39,7 +40,7 @@ struct ELFBuilder {
     for segment in segments {
       file += Self.bytes(segment.type) + Self.bytes(segment.flags) + Self.bytes(segment.offset)
       file += Self.bytes(segment.address) + Self.bytes(segment.address) + Self.bytes(segment.fileCount)
-      file += Self.bytes(segment.memoryCount) + Self.bytes(UInt64(4096))
+      file += Self.bytes(segment.memoryCount) + Self.bytes(segment.alignment)
     }
     file += [UInt8](repeating: 0, count: max(0, 4096 - file.count))
     return file + body

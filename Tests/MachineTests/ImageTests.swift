@@ -78,6 +78,67 @@ private func program() -> ELFBuilder {
     }
   }
 
+  /// Headers that the guest's loader would refuse: here there are words for them.
+  @Test func headersThatCannotBeLoaded() {
+    func words(_ change: (inout ELFBuilder) -> Void) -> String? {
+      var builder = program()
+      change(&builder)
+      return withFile(builder.file) { bytes in
+        do throws(ELFFile.Defect) { _ = try ImageKind(bytes) } catch {
+          if case .malformed(let words) = error { return words }
+        }
+        return nil
+      }
+    }
+    func second(_ segment: ELFBuilder.Segment) -> String? { words { $0.segments.append(segment) } }
+    #expect(words { _ in } == nil)
+    let data = ELFBuilder.Segment(type: 1, flags: 6, offset: 4096, address: 0x50_0000, fileCount: 16, memoryCount: 4096)
+    #expect(second(data) == nil)
+    func changed(_ change: (inout ELFBuilder.Segment) -> Void) -> String {
+      var segment = data
+      change(&segment)
+      return second(segment) ?? "nothing"
+    }
+    #expect(changed { $0.offset = 4097 }.contains("misaligned"))
+    #expect(changed { $0.address = 0x50_0008 }.contains("misaligned"))
+    #expect(changed { $0.alignment = 1 << 63 }.contains("alignment"))
+    #expect(changed { $0.alignment = 0x3000 }.contains("alignment"))
+    #expect(changed { $0.alignment = 0 } == "nothing")
+    #expect(changed { $0.alignment = 1 << 30 } == "nothing")
+    #expect(changed { $0.address = 1 << 46 }.contains("beyond"))
+    #expect(changed { $0.address = 1 << 47 }.contains("outside the address space"))
+    #expect(changed { $0.address = .max - 100 }.contains("outside the address space"))
+    #expect(changed { $0.memoryCount = 8 }.contains("larger in the file"))
+    #expect(
+      changed {
+        $0.fileCount = 1 << 40; $0.memoryCount = 1 << 41
+      }.contains("outside the file"))
+    #expect(changed { $0.offset = 1 << 63 }.contains("outside the file"))
+    #expect(changed { $0.address = 0x40_0000 }.contains("overlap"))
+    #expect(
+      words {
+        $0.segments[0].address = 0; $0.entry = 0
+      }?.contains("lowest addresses") == true)
+    #expect(
+      words {
+        $0.segments[0].address = 0; $0.entry = 0; $0.type = 3
+      } == nil)
+    #expect(words { $0.entry = 0x40_1000 }?.contains("entry") == true)
+    #expect(words { builder in (1...16).forEach { _ in builder.segments.append(data) } }?.contains("overlap") == true)
+    let many = words { builder in
+      for number in 1...16 {
+        var segment = data
+        segment.address += UInt64(number) << 12
+        builder.segments.append(segment)
+      }
+    }
+    #expect(many?.contains("more segments") == true)
+    #expect(second(.init(type: 3, offset: 4096, fileCount: 1))?.contains("interpreter") == true)
+    // The body is 0xcc throughout: a name without an end.
+    #expect(second(.init(type: 3, offset: 4096, fileCount: 11))?.contains("interpreter") == true)
+    #expect(second(.init(type: 3, offset: 4096, fileCount: 5000))?.contains("file") == true)
+  }
+
   /// Bytes changed at random: never a trap, and every segment let through lies inside the file.
   @Test func damagedFilesAreRefusedOrHarmless() {
     var state: UInt64 = 7

@@ -25,7 +25,10 @@ struct FailureTests {
     (["--bogus", busybox], "E01", "there is no option '--bogus'"),
     (["--cpus", "65", busybox], "E01", "--cpus wants a number from 1 to 64"),
     (["--memory"], "E01", "needs a value"),
-    (["--memory", "5", busybox], "E01", "--memory wants a size"),
+    (["--memory", "5", busybox], "E01", "from 4M to 256G"),
+    (["--memory", "4T", busybox], "E01", "with M or G behind it"),
+    (["--memory", "128K", busybox], "E01", "with M or G behind it"),
+    (["--self-test", "foo"], "E01", "there is no self-test 'foo'"),
     (["--memory", "3M", busybox], "E12", "too small"),
     (["--memory", "300G", busybox], "E12", "too large"),
     (["--volume", "/:/", busybox], "E01", "below /"),
@@ -41,6 +44,11 @@ struct FailureTests {
     (["/dev/zero"], "E02", "not a regular file"),
     (["/etc/passwd"], "E03", "is not an ELF file"),
     (["--kernel", "/etc/passwd", busybox], "E16", "kernel image"),
+    (["--workdir", "/nope", busybox, "true"], "E07", "there is no directory '/nope' in the guest"),
+    (["--workdir", "/etc/passwd", busybox, "true"], "E07", "'/etc/passwd' is not a directory in the guest"),
+    (["--workdir", "/nope", ".build/images/hello.elf"], "E07", "there is no directory '/nope' in the guest"),
+    (["--volume", "/usr:/etc/passwd", busybox, "true"], "E07", "cannot be attached at '/etc/passwd'"),
+    (["--volume", "/usr:/etc/passwd/sub", busybox, "true"], "E07", "cannot be attached at '/etc/passwd/sub'"),
   ])
   func arguments(_ arguments: [String], code: String, words: String) throws {
     expectFailure(try vm(arguments, seconds: 20), code, words)
@@ -65,6 +73,53 @@ struct FailureTests {
     expectFailure(try changed(16, [1, 0]), "E04", "not a program")
     expectFailure(try changed(24, [UInt8](repeating: 0xff, count: 8)), "E05", "entry")
     expectFailure(try changed(56, [0xff, 0xff]), "E05", "program header table")
+  }
+
+  /// Busybox with the fields of its first PT_LOAD header changed: each number is put in its place and the outcome judged.
+  @Test func hostileHeaders() throws {
+    let file = try Data(contentsOf: URL(filePath: busybox))
+    let count = Int(file[56]) | Int(file[57]) << 8
+    let table = (0..<count).map { 64 + 56 * $0 }
+    let first = try #require(table.first { file[$0] == 1 })
+    let last = try #require(table.last { file[$0] == 1 })
+    func bytes(_ value: UInt64) -> [UInt8] { withUnsafeBytes(of: value.littleEndian) { Array($0) } }
+    let isFixed = file[16] == 2
+    // The header's place, the field's in it, the value, the code, words.
+    var fields: [(Int, Int, UInt64, String, String)] = [
+      (first, 8, 8, "E05", "misaligned"),
+      (first, 8, 1 << 62, "E05", "outside the file"),
+      (first, 16, .max, "E05", "outside the address space"),
+      (last, 16, 0, "E05", "overlap"),
+      (first, 32, 1 << 40, "E05", "larger in the file"),
+      (first, 40, .max, "E05", "outside the address space"),
+      (first, 40, 1, "E05", "larger in the file"),
+      (first, 48, 1 << 63, "E05", "alignment"),
+      (last, 48, 0x18000, "E05", "alignment"),
+      (last, 40, 8 << 30, "E12", "wants more than 8"),
+      (last, 40, 1 << 45, "E12", "see --memory"),
+    ]
+    if isFixed { fields.append((first, 16, 0, "E05", "lowest addresses")) }
+    for (header, field, value, code, words) in fields {
+      let outcome = try changed(header + field, bytes(value))
+      expectFailure(outcome, code, words)
+    }
+  }
+
+  /// The interpreter is what is wrong, and is named.
+  @Test func interpretersThatAreNone() throws {
+    let folder = try temporaryFolder()
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    let program = packageRoot + "/.build/guest-programs/glibc-dynamic/hello"
+    var file = try Data(contentsOf: URL(filePath: program))
+    let name = try #require(file.range(of: Data("/lib64/ld-linux-x86-64.so.2\0".utf8)))
+    for (path, words) in [("/etc/passwd", "no ELF file"), ("/nowhere", "is not there"), ("/etc", "is not there")] {
+      let text = Array(path.utf8)
+      file.replaceSubrange(name, with: text + [UInt8](repeating: 0, count: name.count - text.count))
+      try file.write(to: URL(filePath: folder + "/program"))
+      let outcome = try vm([folder + "/program"], seconds: 20)
+      expectFailure(outcome, "E06", words)
+      #expect(outcome.errorText.contains("interpreter '\(path)'"), "\(outcome.errorText)")
+    }
   }
 
   @Test func aPipeInPlaceOfAFileIsNotWaitedFor() throws {

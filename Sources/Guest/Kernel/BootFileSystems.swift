@@ -99,6 +99,7 @@
       for index in 0..<Boot.mounts.count {
         let mount = Boot.mounts[index]
         guard let path = Boot.string(at: mount.pathOffset), path[0] == 0x2f, path[1] != 0 else { continue }
+        (StartProgress.step, StartProgress.index) = (.volume, index.u32)
         try Self.mount(try Self.volume(mount), Self.bytes(path), PathBytes("volume"), Self.flags(of: mount), context)
       }
     }

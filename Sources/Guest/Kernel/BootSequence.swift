@@ -26,9 +26,11 @@
       do throws(Errno) {
         try MonitorEvents.start()
         try Reclaim.begin()
+        StartProgress.step = .root
         let fileSystems = try BootFileSystems(devices)
         let mounts = fileSystems.context.mounts
         MachineEnd.installWriteBack { mounts.forEach { try? $0.fileSystem.writeBack() } }
+        StartProgress.step = .machine
         let descriptors = try fileSystems.standardStreams()
         BootTrace.end(of: .fileSystems)
         try Scheduler.startOtherCPUs()
@@ -39,7 +41,8 @@
         MonitorEvents.programIsLoaded()
         entry.enter()
       } catch {
-        fail(error)
+        // osv-run knows the names of things, and what to do about it.
+        Monitor.exit(BootFailure(step: StartProgress.step, index: StartProgress.index, code: error.rawValue.u32))
       }
     }
 
@@ -73,32 +76,6 @@
         at += 1
       }
       return result
-    }
-
-    /// The program cannot be started: one sentence, and the status that shells use for it.
-    private static func fail(_ error: Errno) -> Never {
-      var line = TextLine()
-      line.append("osv: the program cannot be started: ")
-      line.append(reason(error))
-      line.append(" (error ")
-      line.append(decimal: error.rawValue.u64)
-      line.append(")")
-      line.show()
-      let status: UInt32 = error == .ENOENT ? 127 : 126
-      Monitor.exit(status &<< 8)
-    }
-
-    private static func reason(_ error: Errno) -> StaticString {
-      switch error {
-      case .ENOENT: "it, its interpreter or its working directory is not there"
-      case .ENOEXEC: "it is not a program for this machine, or its headers are broken"
-      case .EACCES: "it is not an executable file"
-      case .ELIBBAD: "its interpreter is not one"
-      case .ENOMEM: "the guest has too little memory (see --memory)"
-      case .E2BIG: "its arguments and environment are too long"
-      case .EIO: "it cannot be read"
-      default: "unexpected"
-      }
     }
   }
 #endif

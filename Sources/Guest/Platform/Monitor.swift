@@ -18,6 +18,15 @@ public enum Monitor {
     #endif
   }
 
+  /// Ends the virtual machine because the program cannot be started; osv-run says why.
+  public static func exit(_ failure: BootFailure) -> Never {
+    #if HOSTED
+      fatalError("Monitor.exit(\(failure))")
+    #else
+      while true { instruction_out32(BootPort.startFailed, failure.value) }
+    #endif
+  }
+
   /// Writes text to osv-run's standard error, at once. For start-up, tests and emergencies.
   public static func text(_ text: StaticString) {
     var line = TextLine()

@@ -119,7 +119,11 @@ public struct LibraryClosure {
         "\(name) needs the interpreter \(Failure.show(interpreter)), which is not there: install it, or give a root that has it with --root"
       )
     }
-    let elf = try Self.parse(file, name: Failure.show(interpreter))
+    let elf: ELFFile
+    do throws(Failure) { elf = try Self.parse(file, name: Failure.show(interpreter)) } catch {
+      let reason = error.code == .notELF ? "is no ELF file" : "cannot be one (\(error.sentence))"
+      throw Failure(.interpreter, "\(name) needs the interpreter \(Failure.show(interpreter)), which \(reason)")
+    }
     interpreterFile = elf
     let dynamic = try Self.dynamic(of: elf, name: Failure.show(interpreter))
     known.insert(interpreter)

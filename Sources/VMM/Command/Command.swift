@@ -1,5 +1,6 @@
 // osv-run as a command: arguments to a machine, failures to sentences.
 
+import CSystemCalls
 import Closure
 import Machine
 
@@ -24,6 +25,8 @@ public enum Command {
           .usage, "--status-fd wants an open file descriptor, but descriptor \(descriptor) is not open: redirect it")
       }
       status = StatusReport(descriptor: options.statusDescriptor)
+      // What the caller left open would stay open in the jail. Nothing of ours is open yet.
+      osv_close_inherited(options.statusDescriptor ?? -1)
       switch options.action {
       case .help: finish(OptionTable.help)
       case .version: finish("osv-run \(version)\n")
@@ -174,6 +177,7 @@ public enum Command {
       case .pvhKernel, .bzImage: configuration.otherKernel = try ForeignKernel(options, file: file)
       case .linuxProgram:
         content.program = file.guestPath
+        try file.checkMemory(options.memoryByteCount)
         if let root {
           try file.checkInterpreter(root: root)
         } else {

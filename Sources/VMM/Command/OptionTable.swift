@@ -39,16 +39,17 @@ enum OptionTable {
     Option("memory", letter: "-m", argument: "SIZE", help: "the guest's memory, as 128M or 2G (128M)") {
       options, value throws(Failure) in
       guard let size = ByteSize.parse(value) else {
-        throw Failure(.usage, "--memory wants a size such as 128M or 2G, not \(Options.show(value))")
+        throw Failure(
+          .usage, "--memory wants a number with M or G behind it, from 4M to 256G, not \(Options.show(value))")
       }
-      guard size >= 4 << 20 else { throw Failure(.memory, "--memory is too small: the least is 4M") }
-      guard size <= 256 << 30 else { throw Failure(.memory, "--memory is too large: the most is 256G") }
+      guard size >= 4 << 20 else { throw Failure(.memory, "--memory is too small: it may be 4M to 256G") }
+      guard size <= 256 << 30 else { throw Failure(.memory, "--memory is too large: it may be 4M to 256G") }
       options.memoryByteCount = size
     },
     Option("balloon", argument: "SIZE", help: "how much of it the guest shall do without from the start (0M)") {
       options, value throws(Failure) in
       guard let size = ByteSize.parse(value) else {
-        throw Failure(.usage, "--balloon wants a size such as 64M or 2G, not \(Options.show(value))")
+        throw Failure(.usage, "--balloon wants a number with M or G behind it, not \(Options.show(value))")
       }
       options.balloonByteCount = size
     },
@@ -201,7 +202,7 @@ enum OptionTable {
     text += """
 
       The exit status is the program's own, 128 + N if signal N ended it, and 125 if osv-run failed.
-      Ctrl-C reaches the program; a second one ends the machine.
+      Ctrl-C reaches the program. What ends one that does not listen: Ctrl-\\ twice on a terminal, elsewhere a second SIGINT or SIGTERM.
 
       """
     return text

@@ -31,7 +31,16 @@ public struct Options: Equatable {
     public var readOnly: Bool
     /// How long the guest believes what it has seen.
     public var cache = SharedDirectory.Cache.automatic
+
+    /// How many names its path has in the guest.
+    var depth: Int { guest.split(separator: UInt8(ascii: "/")).count }
   }
+
+  /// The self-tests that have a name (Guest/Kernel): the first checks threads, the others make a defect that has to be noticed.
+  static let selfTests = [
+    "threads", "boot-stack", "thread-stack", "overrun", "underrun", "wrote-before", "wrote-behind", "use-after-free",
+    "free-twice", "wrong-free", "frame",
+  ]
 
   /// What to do.
   public var action = Action.run
@@ -47,7 +56,7 @@ public struct Options: Equatable {
   public var initialDisk: [UInt8]?
   /// Another kernel's command line.
   public var commandLine: [UInt8]?
-  /// Host directories to attach, in order.
+  /// Host directories to attach: outer ones before those within them, otherwise in the order given.
   public var volumes: [Volume] = []
   /// The host directory that is the guest's root, nil for a RAM file system.
   public var root: [UInt8]?
@@ -116,6 +125,15 @@ public struct Options: Equatable {
     image = rest.first
     self.arguments = Array(rest.dropFirst())
     if image?.isEmpty == true { throw Failure(.usage, "the program's name is empty") }
+    if action == .selfTest, let image, !Self.selfTests.contains(where: { image.elementsEqual($0.utf8) }) {
+      throw Failure(
+        .usage,
+        "there is no self-test \(Self.show(image)): name none for all of them, or one of "
+          + Self.selfTests.joined(separator: ", "))
+    }
+    // A volume within another comes after it, in whatever order they were given.
+    volumes = volumes.enumerated().sorted { ($0.element.depth, $0.offset) < ($1.element.depth, $1.offset) }.map(
+      \.element)
     if action == .ask, image == nil {
       throw Failure(.usage, "say what to ask: osv-run --ask SOCKET memory, or osv-run --ask SOCKET balloon SIZE")
     }

@@ -66,6 +66,14 @@ struct ProgramFile {
     return files
   }
 
+  /// Checks that what the program needs before its first instruction can be given.
+  func checkMemory(_ byteCount: UInt64) throws(Failure) {
+    guard let file = try? ELFFile(bytes), file.largestZeroCount >= byteCount else { return }
+    let needed = file.largestZeroCount / (1 << 20) + 1
+    throw Failure(
+      .memory, "\(name) wants more than \(needed) MiB for its data, and the guest has \(byteCount >> 20): see --memory")
+  }
+
   /// The interpreter and shared libraries of a dynamically linked program, nil for others.
   func closure(view: GuestView, environment: [[UInt8]]) throws(Failure) -> LibraryClosure? {
     guard case .linuxProgram(let interpreter?) = kind else { return nil }

@@ -33,6 +33,8 @@ public struct ELFFile {
     public var fileCount: UInt64
     /// Bytes in memory, `fileCount` or more for PT_LOAD.
     public var memoryCount: UInt64
+    /// What its address shall be a multiple of, 0 or 1 for anything.
+    public var alignment: UInt64 = 0
     /// Its end in memory.
     public var end: UInt64 { address + memoryCount }
   }
@@ -88,7 +90,8 @@ public struct ELFFile {
         address: bytes.loadUnaligned(fromByteOffset: at + 16, as: UInt64.self),
         physical: bytes.loadUnaligned(fromByteOffset: at + 24, as: UInt64.self),
         fileCount: bytes.loadUnaligned(fromByteOffset: at + 32, as: UInt64.self),
-        memoryCount: bytes.loadUnaligned(fromByteOffset: at + 40, as: UInt64.self))
+        memoryCount: bytes.loadUnaligned(fromByteOffset: at + 40, as: UInt64.self),
+        alignment: bytes.loadUnaligned(fromByteOffset: at + 48, as: UInt64.self))
       if segment.type == 1 {
         guard segment.fileCount <= segment.memoryCount else {
           throw .malformed("a segment is larger in the file than in memory")

@@ -38,6 +38,7 @@ public enum ImageKind: Equatable, Sendable {
       guard file.loads.contains(where: { $0.flags & 1 != 0 && $0.address <= file.entry && file.entry < $0.end }) else {
         throw .malformed("its entry lies outside its code")
       }
+      try file.checkLoadable()
       self = .linuxProgram(interpreter: file.interpreter)
     }
   }

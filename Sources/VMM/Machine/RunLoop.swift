@@ -118,6 +118,7 @@ extension Machine {
       text.withUnsafeBytes { StandardStreams.write($0, to: isSelfTest ? 1 : 2) }
     case BootPort.panic: reportPanic(at: UInt64(value) << 4, vcpu: vcpu)
     case BootPort.stop: HostTerminal.stop(by: CInt(truncatingIfNeeded: value & 0x7f))
+    case BootPort.startFailed: fail(startFailure(value), vcpu: nil)
     case BootPort.phase: note(phase: value, of: vcpu)
     default: break
     }

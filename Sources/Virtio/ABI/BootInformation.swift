@@ -364,6 +364,50 @@ public enum BootPort {
   public static let text: UInt16 = 0x4f8
   /// A boot phase is over (`--trace boot`): the value is its number; osv-run stamps it.
   public static let phase: UInt16 = 0x4fc
+  /// The program cannot be started, and the VM ends with 125: the value is a `BootFailure`.
+  public static let startFailed: UInt16 = 0x504
   /// The program has stopped by the signal whose number is the value; returns when it is continued.
   public static let stop: UInt16 = 0x500
+}
+
+/// Why the kernel could not start the program, as it tells osv-run: which step failed, on which thing, with which Linux error.
+public struct BootFailure: Equatable, Sendable {
+  /// What the kernel was at.
+  public enum Step: UInt32, Sendable {
+    /// Anything else that comes before the program: devices, CPUs.
+    case machine = 0
+    /// Making the root, /dev, /proc and /tmp.
+    case root = 1
+    /// Attaching a directory: `index` counts the mounts of the boot information.
+    case volume = 2
+    /// Entering the working directory.
+    case workingDirectory = 3
+    /// Finding and mapping the program.
+    case program = 4
+    /// Finding and mapping the interpreter that it names.
+    case interpreter = 5
+  }
+
+  /// The step.
+  public var step: Step
+  /// Which of several.
+  public var index: UInt32
+  /// Linux's error number.
+  public var code: UInt32
+
+  /// A failure; `index` and `code` are cut to what the value has room for.
+  public init(step: Step, index: UInt32 = 0, code: UInt32) {
+    self.step = step
+    self.index = index & 0xff
+    self.code = code & 0xffff
+  }
+
+  /// From the value written to the port; nil if it names no step.
+  public init?(_ value: UInt32) {
+    guard let step = Step(rawValue: value >> 24) else { return nil }
+    self.init(step: step, index: value >> 16, code: value)
+  }
+
+  /// The value for the port.
+  public var value: UInt32 { step.rawValue << 24 | index << 16 | code }
 }

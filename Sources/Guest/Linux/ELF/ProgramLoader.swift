@@ -59,11 +59,13 @@ struct ProgramLoader {
     let entry = VirtualAddress(image.entry &+ bias)
     var start = entry
     if image.interpreterByteCount > 0 {
+      StartProgress.step = .interpreter
       let interpreterFile = try findInterpreter(image, file)
       let interpreter = try parse(interpreterFile, failure: .ELIBBAD)
       let interpreterBias = try map(interpreter, of: interpreterFile, isInterpreter: true)
       program.interpreterBase = interpreterBias
       start = VirtualAddress(interpreter.entry &+ interpreterBias)
+      StartProgress.step = .program
     }
     let breakGap = (Random.next() & 0x1fff) &* PageSize.small
     process.addressSpace.setBreakBase(VirtualAddress(image.highestAddress &+ bias &+ breakGap))

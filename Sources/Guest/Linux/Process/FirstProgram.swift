@@ -5,6 +5,7 @@ import Memory
 import Pages
 import Platform
 import Threads
+import VirtioABI
 
 /// What the first program is started with.
 public struct FirstProgram {
@@ -51,8 +52,10 @@ public struct FirstProgram {
         ResourceLimits.lockedMemory, process.limits[ResourceLimits.lockedMemory].current)
       task.attach(to: thread)
       _ = process.add(task)
+      StartProgress.step = .workingDirectory
       let directory = try workingDirectory.withPath { (path) throws(Errno) in try process.find(path) }
       try context.changeDirectory(to: directory, process.credentials)
+      StartProgress.step = .program
       guard let path else {
         process.isImage = true
         task.setName([])
