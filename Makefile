@@ -60,7 +60,7 @@ format: ## Format every Swift file in place
 	@swift format -i --recursive --configuration .swift-format Sources Tests Plugins images Benchmarks Fuzz Package.swift
 
 .PHONY: fuzz
-fuzz: ## Fuzz every parser and device for FUZZ_SECONDS (10) each
+fuzz: ## Fuzz the parsers, the file server and the queues for FUZZ_SECONDS (10) each
 	@Fuzz/run.sh
 
 .PHONY: bench

@@ -8,9 +8,9 @@ echo "osv-run starts a virtual machine for one program: a kernel of its own, a f
 echo "start-up, and nothing of this host but what you attach."
 show $run --self-test
 echo; echo "A unikernel written in Swift, kernel and program in one file:"
-show $run --volume .:/data .build/images/hello.elf README.md
+show $run --volume .:/data:ro .build/images/hello.elf /data/README.md
 echo; echo "Debian's busybox, unmodified, with this directory attached at /data:"
-show $run --volume .:/data /bin/busybox sha256sum /data/README.md
+show $run --volume .:/data:ro /bin/busybox sha256sum /data/README.md
 echo; echo "The same on this machine itself:"
 show /bin/busybox sha256sum README.md
 echo; echo "Through pipes, like any command:"

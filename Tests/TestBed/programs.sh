@@ -33,7 +33,7 @@ same() {
   echo "  status $guest, natively $native"; head -n 5 /tmp/guest.err; diff /tmp/native.out /tmp/guest.out | head -n 10
   return 1
 }
-own_image() { timeout -k 5 60 ./osv-run --volume /tmp:/data:ro hello.elf lines > /tmp/hello.out 2>&1; }
+own_image() { timeout -k 5 60 ./osv-run --volume /tmp:/data:ro hello.elf /data/lines > /tmp/hello.out 2>&1; }
 
 check "self-test" self_test
 check "self-test on 2 CPUs" self_test --cpus 2

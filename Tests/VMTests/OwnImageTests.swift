@@ -23,17 +23,17 @@ struct OwnImageTests {
 
   @Test(arguments: [1, 2]) func theSwiftImageSaysHello(cpus: Int) throws {
     let image = packageRoot + "/.build/images/hello.elf"
-    let outcome = try vm(["--cpus", "\(cpus)", "--volume", "\(packageRoot):/data", image, "README.md"])
+    let outcome = try vm(["--cpus", "\(cpus)", "--volume", "\(packageRoot):/x:ro", image, "/x/README.md"])
     #expect(outcome.status == 0, "\(outcome.errorText)")
     #expect(outcome.text.hasPrefix("Hello from Swift"))
-    #expect(outcome.text.contains("argument 1: README.md\n"))
+    #expect(outcome.text.contains("argument 1: /x/README.md\n"))
     #expect(outcome.text.contains("added up 1 to 100000: 5000050000\n"))
     let lines =
       try String(contentsOfFile: packageRoot + "/README.md", encoding: .utf8).split(
         separator: "\n", omittingEmptySubsequences: false
       ).count - 1
     #expect(outcome.text.contains("\(lines)"), "\(outcome.text)")
-    let missing = try vm(["--volume", "\(packageRoot):/data", image, "nowhere"])
+    let missing = try vm([image, "/nowhere"])
     #expect(missing.status == 1 && (missing.text + missing.errorText).contains("no such file"))
   }
 

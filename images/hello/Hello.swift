@@ -1,6 +1,6 @@
 // A unikernel in Swift: this program and the kernel are one file.
 //
-//   osv-run --volume .:/data .build/images/hello.elf README.md
+//   osv-run --volume .:/data:ro .build/images/hello.elf /data/README.md
 //
 // It prints its arguments, works on two threads, and counts the lines of a file of the attached directory.
 import GuestAPI
@@ -14,7 +14,7 @@ import GuestAPI
       index += 1
     }
     countOnTwoThreads()
-    if arguments.count > 1 { countLines(of: "/data/" + arguments[1]) }
+    if arguments.count > 1 { countLines(of: arguments[1]) }
   }
 
   /// Adds up a range of numbers, one half on another thread.

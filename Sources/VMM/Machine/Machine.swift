@@ -117,10 +117,10 @@ public final class Machine: @unchecked Sendable {
   let exits: UnsafeMutablePointer<ExitCounts>
   /// Pages of RAM that existed when the guest started; counted only for statistics.
   var pagesAtEntry = 0
-  /// The same when the program had been loaded; 0 unless `--trace boot` stamps the phases.
-  var pagesAtProgram = 0
   /// The process's mask for new files when it began: the guest's. Sharing a directory for writing takes the process's own away.
   let fileCreationMask: UInt32
+  /// The same when the program had been loaded; nil unless `--trace boot` stamps the phases.
+  var pagesAtProgram: Int?
   /// /proc/self/statm, opened only for statistics.
   var memoryAccount: CInt = -1
 

@@ -84,7 +84,7 @@ extension Machine {
     let pages = memory.residentPages
     return """
       {"status": \(status), "exits": \(sum.json), "resident_bytes": \(osv_resident_bytes(memoryAccount)),
-       "guest_pages": \(pages), "guest_pages_at_entry": \(pagesAtEntry), "guest_pages_at_program": \(pagesAtProgram),
+       "guest_pages": \(pages), "guest_pages_at_entry": \(pagesAtEntry), "guest_pages_at_program": \(pagesAtProgram.map(String.init) ?? "null"),
        "timeline": \(timeline.json)}
 
       """
