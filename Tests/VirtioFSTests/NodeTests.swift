@@ -1,6 +1,7 @@
 // The file system's vnodes against the real server and the host's own view of the tree.
 import Base
 import Files
+import Foundation
 import Glibc
 import Memory
 import Pages
@@ -131,6 +132,34 @@ struct Mounted {
     let before = mounted.transport.log.count
     #expect(try mounted.read(large) == content)
     #expect(mounted.transport.log.count == before)
+  }
+
+  /// Files without blocks whose size says nothing: what they are is known when they are read.
+  @Test func filesThatAreMadeWhenTheyAreRead() throws {
+    let host = { (path: String) in (try? String(contentsOfFile: path, encoding: .utf8)) ?? "" }
+    let processes = try Mounted("/proc")
+    #expect(try processes.text("sys/kernel/ostype") == "Linux\n")
+    let names = host("/proc/filesystems")
+    #expect(names.count > 20)
+    #expect(try processes.text("filesystems") == names)
+    // In pieces, and beyond the end.
+    let node = try #require(try processes.node("filesystems"))
+    #expect(try processes.read(node, 5, 10) == Array(names.utf8.dropFirst(5).prefix(10)))
+    #expect(try processes.read(node, names.utf8.count, 10).isEmpty)
+    // Larger than one request takes.
+    let symbols = try #require(try processes.node("kallsyms"))
+    #expect(try processes.read(symbols, 0, 300_000).count == 300_000)
+    let kernel = try Mounted("/sys/kernel")
+    let uevent = host("/sys/kernel/uevent_seqnum")
+    #expect(!uevent.isEmpty && uevent.count < 30)
+    #expect(try kernel.text("uevent_seqnum") == uevent)
+    // An empty file that somebody else fills.
+    let tree = HostTree(": > empty")
+    let mounted = try Mounted(tree.path)
+    #expect(try mounted.text("empty") == "")
+    shell("cd '\(tree.path)' && seq 5000 > empty")
+    mounted.clock.now += 1_100_000_000
+    #expect(try mounted.text("empty") == (1...5000).map { "\($0)\n" }.joined())
   }
 
   @Test func seesTheHostsChangesInTime() throws {

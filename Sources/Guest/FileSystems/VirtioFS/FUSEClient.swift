@@ -192,6 +192,19 @@ public final class FUSEClient {
     return done
   }
 
+  /// READ into a buffer.
+  func read(
+    _ node: UInt64, handle: UInt64, offset: UInt64, into buffer: UnsafeMutableRawBufferPointer
+  ) throws(Errno) -> Int {
+    try transfer(FUSEOpcode.read, node, buffer) { message in
+      var arguments = FUSEReadIn()
+      arguments.handle = handle
+      arguments.offset = offset
+      arguments.size = buffer.count.u32
+      message.append(arguments)
+    }
+  }
+
   /// READ of the first pages of a file into frames, and with the same notification of other files, whole, into buffers.
   ///
   /// Costs one exit however many files there are. What goes wrong with the others is theirs: their `count` is then -1.

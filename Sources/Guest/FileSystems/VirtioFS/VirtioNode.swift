@@ -26,6 +26,7 @@ final class VirtioNode: Vnode, Pager {
   /// Without a name, and not in the table any more.
   var isOrphan = false
   var attributes: FUSEAttributes
+  private let isMadeWhenRead: Atomic<Bool>
   var attributesExpire: UInt64
   /// Changes of ours that are under way, and the number of the last that is over.
   var changesUnderWay = 0
@@ -64,6 +65,7 @@ final class VirtioNode: Vnode, Pager {
     self.node = node
     self.attributes = attributes
     attributesExpire = expires
+    isMadeWhenRead = Atomic(Self.isMadeWhenRead(attributes))
     super.init(fileSystem: tree, inode: attributes.ino, type: FileType(mode: attributes.mode))
   }
 
@@ -71,6 +73,7 @@ final class VirtioNode: Vnode, Pager {
 
   /// Caches attributes, unless they may be older than a change of ours; what they show to be old goes.
   func update(_ new: FUSEAttributes, asked: RequestTime, expires: UInt64) {
+    isMadeWhenRead.store(Self.isMadeWhenRead(new), ordering: .relaxed)
     let changed = tree.lock.withLock { () -> Bool in
       guard changesUnderWay == 0, lastChange <= asked.stamp else { return false }
       let old = attributes
@@ -154,6 +157,42 @@ final class VirtioNode: Vnode, Pager {
   // MARK: Contents
 
   override func memoryObject() throws(Errno) -> MemoryObject { try fileContents().object }
+
+  /// What is made when it is read is read from the server each time, past the cache, whatever its size is said to be.
+  override func read(at offset: UInt64, into transfer: inout Transfer, flags: OpenFlags) throws(Errno) -> Int {
+    guard isMadeWhenRead.load(ordering: .relaxed), (knownContents?.object.residentPages ?? 0) == 0 else {
+      return try memoryObject().read(at: offset, into: &transfer)
+    }
+    guard type == .regular else { throw .ENODEV }
+    return try readDirectly(at: offset, into: &transfer)
+  }
+
+  private func readDirectly(at offset: UInt64, into transfer: inout Transfer) throws(Errno) -> Int {
+    let before = transfer.copied
+    while transfer.remaining > 0 {
+      let done = transfer.copied &- before
+      do throws(Errno) {
+        let isWhole = try tree.withBuffer { (buffer) throws(Errno) -> Bool in
+          let most = min(buffer.count, min(transfer.remaining, tree.client.maximumRead))
+          let part = UnsafeMutableRawBufferPointer(rebasing: buffer[..<most])
+          let count = try tree.client.read(
+            node, handle: usableHandle(writing: false), offset: offset &+ done.u64, into: part)
+          return try transfer.copyOut(from: UnsafeRawBufferPointer(rebasing: part[..<count])) == most
+        }
+        if !isWhole { break }
+      } catch {
+        if done > 0 { break }
+        throw error
+      }
+    }
+    return transfer.copied &- before
+  }
+
+  /// Files of procfs, sysfs and the like: no blocks, and a size that says nothing or, in sysfs, a page. An empty file looks the same, and
+  /// what becomes of it is read just as well.
+  private static func isMadeWhenRead(_ attributes: FUSEAttributes) -> Bool {
+    attributes.blocks == 0 && (attributes.size == 0 || attributes.size == 4096)
+  }
 
   /// The pages and what guards their number.
   func fileContents() throws(Errno) -> VirtioContents {
@@ -241,7 +280,7 @@ final class VirtioNode: Vnode, Pager {
   func sizeToReadAhead() -> UInt64? {
     let now = tree.clock()
     let size = tree.lock.withLock { () -> UInt64 in
-      now < attributesExpire && attributes.mode & 0o004 != 0 ? attributes.size : 0
+      now < attributesExpire && attributes.mode & 0o004 != 0 && !Self.isMadeWhenRead(attributes) ? attributes.size : 0
     }
     guard size > 0, size < ReadAheadState.largestFile, lock.tryLock() else { return nil }
     defer { lock.unlock() }
