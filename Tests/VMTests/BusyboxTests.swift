@@ -118,6 +118,60 @@ struct BusyboxTests {
     #expect(guest.status == 0)
   }
 
+  /// A tree of its own of more files than a directory is read at once, and all that goes through trees over it.
+  @Test(arguments: [1, 2]) func moreThanTenThousandFiles(cpus: Int) throws {
+    let folder = try temporaryFolder()
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    // 10,500 files: in one directory, in many, with hard and symbolic links, of none to some thousand bytes.
+    let made = try run([
+      "/bin/bash", "-c",
+      """
+      cd "$0" && mkdir flat deep && cd flat && for i in $(seq 6000); do echo "line $i of $((i % 97))" > "f$i"; done
+      cd ../deep && for d in $(seq 45); do mkdir -p "d$d/e" && for i in $(seq 100); do
+      head -c $((i * 37)) /usr/include/elf.h > "d$d/e/$i"; done; ln -s "e/1" "d$d/link"; ln "d$d/e/2" "d$d/hard"; done
+      cd .. && tar -cf ../"$(basename "$0").tar" . && mv ../"$(basename "$0").tar" archive.tar
+      """, folder,
+    ])
+    #expect(made.status == 0, "\(made.errorText)")
+    let count = try run(["/usr/bin/find", folder, "-type", "f"]).text.split(separator: "\n").count
+    #expect(count == 6000 + 45 * 101 + 1)
+    for applet in [
+      ["find", ".", "-type", "f"], ["ls", "-lnR", "."], ["grep", "-r", "of 13$", "."],
+      ["grep", "-rc", "define", "deep"],
+    ] {
+      let (host, guest) = try both(applet, in: folder, cpus: cpus)
+      #expect(sorted(guest.text) == sorted(host.text), "\(applet) \(guest.errorText)")
+      #expect(guest.text.split(separator: "\n").count > 50 && guest.status == host.status, "\(applet)")
+    }
+    let many = (1...6000).map { "flat/f\($0)" }
+    for applet in [["md5sum"] + many, ["sort"] + many, ["awk", "{ n += $2 } END { print NR, n }"] + many] {
+      let (host, guest) = try both(applet, in: folder, cpus: cpus)
+      #expect(guest.text == host.text && guest.status == host.status, "\(applet[0]) \(guest.errorText)")
+      #expect(!guest.text.isEmpty)
+    }
+    let (host, guest) = try both(["tar", "-tf", "archive.tar"], in: folder, cpus: cpus)
+    #expect(guest.text == host.text && guest.text.split(separator: "\n").count > 10_500, "\(guest.errorText)")
+  }
+
+  /// Files whose size says nothing about what is in them, on a volume.
+  @Test func filesThatAreMadeWhenTheyAreRead() throws {
+    for path in ["/proc/cpuinfo", "/proc/filesystems", "/sys/kernel/mm/transparent_hugepage/enabled"] {
+      for applet in ["wc", "cat"] {
+        // A clock rate in it may have moved.
+        let host = try run([busybox, applet, path]).text.replacing(/MHz.*/, with: "")
+        let guest = try vm([
+          "--volume", "/sys:/s:ro", "--volume", "/proc:/p:ro", busybox, applet,
+          path.replacing(/^.(s|p)[a-z]*/) { "/\($0.1)" },
+        ])
+        #expect(!guest.text.isEmpty)
+        if path == "/proc/cpuinfo", applet == "wc" { continue }
+        #expect(
+          guest.text.replacing(/MHz.*/, with: "").split(separator: " ").first == host.split(separator: " ").first
+            && (applet == "wc" || guest.text.replacing(/MHz.*/, with: "") == host), "\(guest.text) \(guest.errorText)")
+      }
+    }
+  }
+
   @Test func inputFromAPipe() throws {
     var bytes = Data(count: 8 << 20)
     for index in bytes.indices { bytes[index] = index % 61 == 0 ? 10 : UInt8(truncatingIfNeeded: index &* 31) | 0x20 }

@@ -105,6 +105,7 @@ extension GuestProgram {
       if let volume { environment["DATA"] = volume }
       let native = try run([path] + arguments, input: input, alone: alone, environment: environment)
       #expect(guest.text == native.text, "\(guest.errorText)")
+      #expect(guest.errorText == native.errorText)
       #expect(guest.status == native.status, "\(guest.errorText)")
     }
   }

@@ -96,6 +96,32 @@ struct TerminalTests {
     #expect(it.modes == modes)
   }
 
+  /// Any number of them are the program's, one that ignores them too; Ctrl-\\ twice is the way out.
+  @Test(arguments: Runner.allCases) func controlCIsTheProgramsAlone(_ runner: Runner) throws {
+    let program = "trap '' INT QUIT; echo ready; while read line; do echo \"heard $line\"; done; exit 9"
+    let it = try TerminalSession(runner.command + [busybox, "sh", "-c", program])
+    let modes = it.modesAtStart
+    try it.expect("ready\r\n")
+    for _ in 0..<3 {
+      it.type("\u{3}")
+      usleep(100_000)
+    }
+    it.type("one\n")
+    try it.expect("heard one\r\n")
+    it.type("\u{1c}")
+    usleep(100_000)
+    it.type("two\n")
+    try it.expect("heard two\r\n")
+    if runner == .natively {
+      it.type("\u{4}")
+      #expect(it.finish() == 9)
+    } else {
+      it.type("\u{1c}")
+      #expect(it.finish() == 125)
+    }
+    #expect(it.modes == modes)
+  }
+
   @Test(arguments: Runner.allCases) func anEditor(_ runner: Runner) throws {
     let it = try TerminalSession(runner.command + [busybox, "vi", "/tmp/osv-no-such-file"])
     let modes = it.modesAtStart

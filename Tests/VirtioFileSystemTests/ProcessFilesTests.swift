@@ -17,6 +17,10 @@ private final class Sleeper {
     posix_spawn(&child, "/bin/sleep", nil, nil, arguments, environ)
     for argument in arguments { free(argument) }
     number = child
+    // It goes by its parent's name for a moment after posix_spawn has returned.
+    for _ in 0..<1000 where (try? String(contentsOfFile: "/proc/\(child)/comm", encoding: .utf8)) != "sleep\n" {
+      usleep(10_000)
+    }
   }
 
   deinit {
