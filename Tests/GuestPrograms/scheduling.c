@@ -68,6 +68,11 @@ int main(void) {
   CPU_ZERO(&set);
   printf("nowhere %d", sched_setaffinity(0, sizeof set, &set));
   printf(" %s\n", strerror(errno));
+  // Larger than any kernel's set.
+  static unsigned char large[1 << 16] = {1};
+  printf("huge set %ld", syscall(SYS_sched_setaffinity, 0, (size_t)-1, large));
+  printf(" none %ld", syscall(SYS_sched_setaffinity, 0, 0, large));
+  printf(" %s\n", strerror(errno));
 
   pthread_t thread;
   pthread_create(&thread, NULL, spin, NULL);

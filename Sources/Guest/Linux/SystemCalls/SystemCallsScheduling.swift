@@ -170,9 +170,9 @@ extension SystemCall {
   }
 
   func sched_setaffinity() throws(Errno) -> Int {
-    guard argument1 >= 1 else { throw .EINVAL }
+    // The size is an unsigned int; what lies behind our one word does not count.
     var mask: UInt64 = 0
-    for index in 0..<min(8, argument1.int) {
+    for index in 0..<min(8, argument1.u32).int {
       mask |= try UserSpan.read(UInt8.self, at: address2 + index).u64 &<< (index &* 8).u64
     }
     mask &= Self.allCPUs
