@@ -179,6 +179,15 @@ static void moving(void) {
   big = move(big, 1ul << 30, (1ul << 30) + (1ul << 28), MREMAP_MAYMOVE, 0);
   for (size_t i = 0; i < 8; i++) printf("%c", big[i << 27]);
   printf(" %d\n", munmap(big, (1ul << 30) + (1ul << 28)));
+  // Far more addresses than there is memory for their tables; only what is there moves.
+  size_t vast = 1ul << 36;
+  big = map(0, vast, RW, ANON | MAP_NORESERVE, -1, 0);
+  big[0] = 'a', big[vast / 2 - 1] = 'b', big[vast - 1] = 'c';
+  big = move(big, vast, vast, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)0x300000000000);
+  printf("vast: %d %c%c%c %d\n", big == (void *)0x300000000000, big[0], big[vast / 2 - 1], big[vast - 1], big[vast / 4]);
+  char *after = map(0, 1 << 20, RW, ANON, -1, 0);
+  printf("afterwards: %d\n", after != MAP_FAILED && after[99] == 0);
+  printf("vast unmapped %d\n", munmap(big, vast));
 }
 
 int main(void) {

@@ -82,14 +82,27 @@ extension AddressSpace {
     copy.nextMapping = nil
     copy.previousMapping = nil
     guard let new = RegionPointer.make(copy) else { throw .ENOMEM }
-    guard makeTables(target, moved) else {
+    let source = VirtualRange(start: old.start, count: moved)
+    guard splitLargePages(in: source), makeTables(for: source, at: target) else {
+      // Nothing has moved yet.
+      removeTables(target, target &+ size)
       new.discard()
       throw .ENOMEM
     }
     regions.insert(new)
-    new.pointee.object?.link(new)
-    movePages(from: old.start.rawValue, to: target, count: moved)
-    if !keepOld { drop(region) }
+    if let object = new.pointee.object {
+      // Who takes pages out of all mappings finds each page in one of the two places.
+      object.mappingsLock.lock()
+      object.linkLocked(new)
+      movePages(source, to: target)
+      object.mappingsLock.unlock()
+    } else {
+      movePages(source, to: target)
+    }
+    if !keepOld {
+      drop(region)
+      if moved >= PageSize.large { removeTables(source.start.rawValue, source.end.rawValue) }
+    }
     _ = merge(new)
     return VirtualAddress(target)
   }
@@ -136,33 +149,40 @@ extension AddressSpace {
     if let behind = regions.find(end) { _ = merge(behind) }
   }
 
-  /// Makes the tables for 4 KiB pages of a range, so that moving pages there cannot fail.
-  private func makeTables(_ start: UInt64, _ count: UInt64) -> Bool {
-    var address = start
-    while address < start &+ count {
-      guard table.slotMakingTables(VirtualAddress(address)) != nil else { return false }
-      address = address.alignedDown(to: PageSize.large) &+ PageSize.large
+  /// Turns the 2 MiB pages of a range into small ones, since the new place has other borders; false if memory is out.
+  private func splitLargePages(in range: VirtualRange) -> Bool {
+    var isDone = true
+    table.forEachPage(in: range) { slot, level, page in
+      guard level == 2, isDone else { return }
+      let frame = slot.entry.frame
+      isDone = table.splitLarge(slot)
+      if isDone, Frames.isManaged(frame) { Frames.split(frame, order: 9) }
     }
-    return true
+    return isDone
   }
 
-  private func movePages(from: UInt64, to: UInt64, count: UInt64) {
-    let range = VirtualRange(start: VirtualAddress(from), count: count)
-    // 2 MiB pages become small ones first: the new place has other borders. Out of memory: their contents cannot move,
-    // so they are split one table at a time below, and a failure leaves the page where it was.
-    var batch = GatherBatch()
-    table.forEachPage(in: range) { slot, level, page in
-      if level == 2 {
-        let frame = slot.entry.frame
-        if table.splitLarge(slot), Frames.isManaged(frame) { Frames.split(frame, order: 9) }
-      }
+  /// Makes the tables that the pages of `source` need at `target`, so that moving them cannot fail; false if memory is out.
+  private func makeTables(for source: VirtualRange, at target: UInt64) -> Bool {
+    var isDone = true
+    // Where tables exist from here on.
+    var end: UInt64 = 0
+    table.forEachPage(in: source) { _, _, page in
+      let there = target &+ (page - source.start)
+      guard isDone, there >= end else { return }
+      isDone = table.slotMakingTables(VirtualAddress(there)) != nil
+      end = there.alignedDown(to: PageSize.large) &+ PageSize.large
     }
-    table.forEachPage(in: range) { slot, level, page in
-      guard level == 1 else { return }
-      let entry = slot.exchange(.absent)
+    return isDone
+  }
+
+  /// Moves the pages of a range, all of them small, to a place that has tables for them.
+  private func movePages(_ source: VirtualRange, to target: UInt64) {
+    var batch = GatherBatch()
+    table.forEachPage(in: source) { slot, _, page in
+      // The tables were made above, under the same hold of the write lock.
+      let there = table.slotMakingTables(VirtualAddress(target &+ (page - source.start))).unsafelyUnwrapped
+      there.store(slot.exchange(.absent))
       batch.noteChange(at: page)
-      let target = VirtualAddress(to &+ (page.rawValue &- from))
-      if let there = table.slotMakingTables(target) { there.store(entry) } else { batch.add(entry.frame, at: page) }
     }
     batch.finish()
   }

@@ -103,7 +103,7 @@ extension AddressSpace {
   }
 
   /// Gives back tables of a range without regions. Smaller ranges keep theirs: they are often mapped again.
-  private func removeTables(_ start: UInt64, _ end: UInt64) {
+  func removeTables(_ start: UInt64, _ end: UInt64) {
     var batch = GatherBatch()
     let range = VirtualRange(start: VirtualAddress(start), end: VirtualAddress(end))
     table.removeTables(in: range) { batch.add(table: $0, at: range.start) }
