@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define RW (PROT_READ | PROT_WRITE)
@@ -61,6 +62,15 @@ static void advice(void) {
   printf("%d\n", s[0]);
   say("remove shared", advise(s + PAGE, PAGE, MADV_REMOVE));
   printf("%d%d%d\n", s[0], s[PAGE], s[2 * PAGE]);
+  size_t vast = 1ul << 37;
+  char *v = map(vast, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE);
+  v[0] = v[vast / 2] = v[vast - 1] = 6;
+  struct timespec start, end;
+  clock_gettime(CLOCK_MONOTONIC, &start);
+  say("remove vast", advise(v + PAGE, vast - PAGE, MADV_REMOVE));
+  clock_gettime(CLOCK_MONOTONIC, &end);
+  printf("%d%d%d at once %d\n", v[0], v[vast / 2], v[vast - 1], end.tv_sec - start.tv_sec < 2);
+  munmap(v, vast);
   say("free shared", advise(s, PAGE, 8));
   say("wipe shared", advise(s, PAGE, 18));
   char *q = map(32 * PAGE, ANON | MAP_NORESERVE | MAP_STACK);

@@ -113,6 +113,20 @@ final class TestPager: Pager, @unchecked Sendable {
     #expect(original.elementsEqual(Self.pattern(30_000)))
   }
 
+  @Test func discardsByPagesPresent() throws {
+    let byteCount: UInt64 = 1 << 44
+    let object = MemoryObject(byteCount: byteCount)
+    let places = [0, 4096, byteCount / 2 + 17, byteCount - 8192, byteCount - 1]
+    for place in places { try Self.write(object, place, [1]) }
+    #expect(object.residentPages == 5)
+    // By absent pages this would take minutes.
+    try object.discard(offset: 1, byteCount: byteCount - 2)
+    #expect(object.residentPages == 2)
+    #expect(try places.map { try Self.read(object, $0, 1)[0] } == [1, 0, 0, 0, 1])
+    try object.discard(offset: 0, byteCount: .max)
+    #expect(object.residentPages == 0)
+  }
+
   @Test func readsAheadInRuns() throws {
     let pager = TestPager(Self.pattern(64 * 4096))
     let object = MemoryObject(byteCount: 64 * 4096, pager: pager)

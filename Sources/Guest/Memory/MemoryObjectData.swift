@@ -173,34 +173,54 @@ extension MemoryObject {
     Frames.noticeSurplus()
   }
 
-  /// Makes a range zero, giving its whole pages back (FALLOC_FL_PUNCH_HOLE).
+  /// Makes a range zero, giving its whole pages back (FALLOC_FL_PUNCH_HOLE). The time it takes is that of the pages
+  /// that are there.
   /// - Throws: ENOMEM, what the pager throws.
   public func discard(offset: UInt64, byteCount count: UInt64) throws(Errno) {
     let (sum, overflow) = offset.addingReportingOverflow(count)
     let end = min(overflow ? .max : sum, byteCount)
+    guard offset < end else { return }
+    // A page with a source gets zeroes of its own; of the others only the borders are cleared, and the whole pages go.
+    let sourceEnd = hasPager ? end : min(end, directByteCount.alignedUp(to: PageSize.small))
     var position = offset
     while position < end {
       let page = position >> frameShift
       let next = min((page &+ 1) << frameShift, end)
-      let isWhole = position.isAligned(to: 4096) && (next.isAligned(to: 4096) || next == byteCount)
-      if isWhole && !hasPager && directFrame(page) == nil {
-        lock.lock()
-        if let slot = pages.slot(page), PageWord(slot.pointee).isPresent { removePage(slot) }
-        lock.unlock()
-        unmap(from: page, to: page &+ 1, evenPrivate: false)
-      } else if hasPager || directFrame(page) != nil || word(page).isPresent {
-        try fetch(page: page, forWriting: true)
-        lock.lock()
-        let word = pages.word(page)
-        if word.isPresent {
-          markDirty(page)
-          // SAFETY: within a frame of the cache, under the lock.
-          clearMemory(LinearMap.pointer(word.frame) + (position & 4095).int, byteCount: (next &- position).int)
+      if position >= sourceEnd, position.isAligned(to: PageSize.small) {
+        let stop = end == byteCount ? pageCount : end >> frameShift
+        if page < stop {
+          removePages(from: page, to: stop)
+          position = stop << frameShift
+          continue
         }
-        lock.unlock()
       }
+      if position < sourceEnd || word(page).isPresent { try clear(page: page, from: position, to: next) }
       position = next
     }
     Frames.noticeSurplus()
+  }
+
+  /// Takes the pages of a range out, of all shared mappings too.
+  private func removePages(from: UInt64, to: UInt64) {
+    lock.lock()
+    pages.forEach(from: from, to: to) { _, slot in
+      if PageWord(slot.pointee).isPresent { removePage(slot) }
+      return true
+    }
+    lock.unlock()
+    unmap(from: from, to: to, evenPrivate: false)
+  }
+
+  /// Clears a part of a page.
+  private func clear(page: UInt64, from: UInt64, to: UInt64) throws(Errno) {
+    try fetch(page: page, forWriting: true)
+    lock.lock()
+    let word = pages.word(page)
+    if word.isPresent {
+      markDirty(page)
+      // SAFETY: within a frame of the cache, under the lock.
+      clearMemory(LinearMap.pointer(word.frame) + (from & 4095).int, byteCount: (to &- from).int)
+    }
+    lock.unlock()
   }
 }
