@@ -75,7 +75,8 @@ struct ProgramLoader {
     let top = Self.randomStackTop()
     program.vdso = try VDSO.map(in: process.addressSpace, above: top).rawValue
     let stackPointer = try makeStack(
-      program, top: top, path: path, arguments: arguments, environment: environment)
+      program, top: top, isExecutable: image.wantsExecutableStack, path: path, arguments: arguments,
+      environment: environment)
     process.executable = file
     return Start(entry: start, stackPointer: stackPointer)
   }
@@ -158,8 +159,10 @@ struct ProgramLoader {
   }
 
   /// Maps the stack that ends at `top` and fills its end; returns the stack pointer.
+  /// - Parameter isExecutable: the program asks for that (PT_GNU_STACK): GCC's nested functions put code there.
   func makeStack(
-    _ known: InitialStack.Program, top: VirtualAddress, path: UnsafeRawBufferPointer, arguments: StringBlock,
+    _ known: InitialStack.Program, top: VirtualAddress, isExecutable: Bool = false, path: UnsafeRawBufferPointer,
+    arguments: StringBlock,
     environment: StringBlock
   ) throws(Errno) -> VirtualAddress {
     var program = known
@@ -176,7 +179,7 @@ struct ProgramLoader {
     let size = min(limit, byteCount.u64.alignedUp(to: PageSize.small) &+ Self.firstStack)
     _ = try process.addressSpace.map(
       MapRequest(
-        address: top - size, byteCount: size, protection: [.read, .write],
+        address: top - size, byteCount: size, protection: isExecutable ? [.read, .write, .execute] : [.read, .write],
         flags: [.fixed, .growsDown, .noReserve], label: .stack))
     process.addressSpace.limits.stack = limit
 
