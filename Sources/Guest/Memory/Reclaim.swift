@@ -155,11 +155,14 @@ public enum Reclaim {
     private static func giveInAdvance() {
       // Signals come by this thread too: it does not wait.
       if Frames.awaitsMemory { return }
+      // Some of what is given comes back only when this thread has made the calls that are pending, so no more is asked for
+      // than is short now. If it was not enough, this is woken again.
+      var left = Frames.shortage
       var isGiven = true
-      while isGiven, Frames.shortage > 0 {
-        isGiven = run(pages: min(Frames.shortage, 64), .noLocks)
-        // Some of it may be about to come back: this thread has to make the calls. If memory is short then, it is woken again.
-        if RCU.pendingCalls > 0 { break }
+      while isGiven, left > 0, Frames.shortage > 0 {
+        let pages = min(left, 64)
+        isGiven = run(pages: pages, .noLocks)
+        left &-= pages
       }
       if !isGiven { quietUntil.store(Clock.now() &+ 20_000_000, ordering: .relaxed) }
     }
