@@ -28,30 +28,89 @@ import Testing
 
   @Test func standardSignalsAreRememberedOnceAndRealTimeOnesQueue() throws {
     var pending = PendingSignals()
-    func add(_ signal: Signal, _ information: SignalInformation) -> Bool { pending.add(signal, information) }
-    func take(_ signal: Signal) -> SignalInformation { pending.take(signal) }
+    var count = SignalCount()
     let realTime = try #require(Signal(40))
     for sender in 1...3 {
-      #expect(add(.hangup, SignalInformation(.hangup, code: 0, sender: Int32(sender))))
-      #expect(add(realTime, SignalInformation(realTime, code: 0, sender: Int32(sender))))
+      let first = pending.add(.hangup, SignalInformation(.hangup, code: 0, sender: Int32(sender)), &count)
+      #expect(first == (sender == 1 ? .queued : .alreadyPending))
+      let second = pending.add(realTime, SignalInformation(realTime, code: -1, sender: Int32(sender)), &count)
+      #expect(second == .queued)
     }
-    #expect(take(.hangup).first == 1)
-    #expect(!pending.set.contains(.hangup))
-    for sender in 1...3 { #expect(take(realTime).first == UInt64(sender)) }
-    #expect(pending.set.isEmpty)
+    #expect(count.used == 4)
+    let hangup = pending.take(.hangup, &count).information.first
+    #expect(hangup == 1)
+    let isHangupLeft = pending.set.contains(.hangup)
+    #expect(!isHangupLeft)
+    for sender in 1...3 {
+      let isPending = pending.set.contains(realTime)
+      let taken = pending.take(realTime, &count).information.first
+      #expect(isPending && taken == UInt64(sender))
+    }
+    let isEmpty = pending.set.isEmpty
+    #expect(isEmpty && count.used == 0)
   }
 
-  @Test func aFullQueueRefusesRealTimeSignalsOnly() throws {
+  @Test func theLimitRefusesOnlyWhatMayBeRefused() throws {
     var pending = PendingSignals()
-    func add(_ signal: Signal, _ information: SignalInformation) -> Bool { pending.add(signal, information) }
-    func take(_ signal: Signal) -> SignalInformation { pending.take(signal) }
+    var count = SignalCount(limit: 100)
     let realTime = try #require(Signal(40))
-    for _ in 0..<PendingSignals.capacity { #expect(add(realTime, SignalInformation(realTime, code: 0))) }
-    #expect(!add(realTime, SignalInformation(realTime, code: 0)))
-    #expect(add(.interrupt, SignalInformation(.interrupt, code: 0)))
-    #expect(take(.interrupt).number == 2)
-    pending.discard(realTime)
-    #expect(pending.set.isEmpty)
+    let other = try #require(Signal(41))
+    for _ in 0..<100 {
+      let result = pending.add(realTime, SignalInformation(realTime, code: -1), &count)
+      #expect(result == .queued)
+    }
+    // Of sigqueue; kill's is pending without a record; the kernel's needs no room, sigqueue's standard signal loses its value.
+    let refused = pending.add(realTime, SignalInformation(realTime, code: -1), &count)
+    #expect(refused == .refused)
+    let killed = pending.add(other, SignalInformation(other, code: 0), &count)
+    #expect(killed == .queued && count.used == 100)
+    let fault = pending.add(.segmentation, SignalInformation(.segmentation, code: 1, address: 77), &count)
+    #expect(fault == .queued && count.used == 101)
+    var valued = SignalInformation(.interrupt, code: -1)
+    valued.second = 5
+    let interrupt = pending.add(.interrupt, valued, &count)
+    #expect(interrupt == .queued)
+    let address = pending.take(.segmentation, &count).information.first
+    #expect(address == 77)
+    let value = pending.take(.interrupt, &count).information
+    #expect(value.number == 2 && value.second == 0 && value.code == 0)
+    let bare = pending.take(other, &count).information.number
+    #expect(bare == 41 && count.used == 100)
+    pending.discard(realTime, &count)
+    let isEmpty = pending.set.isEmpty
+    #expect(isEmpty && count.used == 0)
+  }
+
+  @Test func aTimersRecordGoesBackToIt() throws {
+    var pending = PendingSignals()
+    var count = SignalCount(limit: 0)
+    let timer = UnsafeMutableRawPointer.allocate(byteCount: 16, alignment: 16)
+    defer { timer.deallocate() }
+    // Only an address here; nothing asks the timer.
+    let owner = Unmanaged<ProcessTimer>.fromOpaque(timer)
+    let record = try #require(QueuedSignalPointer.make(SignalInformation(.alarm, code: -2), timer: owner))
+    defer { record.discard() }
+    let plain = pending.add(.alarm, SignalInformation(.alarm, code: 0), &count)
+    #expect(plain == .queued)
+    // A timer's signal waits beside another one of its number.
+    pending.add(.alarm, record: record)
+    pending.remove(record, &count)
+    let isOtherLeft = pending.set.contains(.alarm)
+    #expect(isOtherLeft && !record.pointee.isQueued)
+    pending.add(.alarm, record: record)
+    let first = pending.take(.alarm, &count)
+    #expect(first.timer == nil && first.information.code == 0)
+    let second = pending.take(.alarm, &count)
+    #expect(second.timer != nil && second.information.code == -2)
+    let isEmpty = pending.set.isEmpty
+    #expect(isEmpty && count.used == 0 && !record.pointee.isQueued)
+    pending.add(.alarm, record: record)
+    pending.remove(record, &count)
+    let isGone = pending.set.isEmpty
+    #expect(isGone)
+    pending.add(.alarm, record: record)
+    pending.drop(&count)
+    #expect(!record.pointee.isQueued)
   }
 
   @Test func framesAreAlignedAndBelowTheRedZone() throws {

@@ -60,6 +60,7 @@ extension Process {
     credentials = parent.credentials
     capabilities = parent.capabilities
     limits = parent.limits
+    signalCount.limit = limits[ResourceLimits.pendingSignals].current
     parent.lock.unlock()
     fileSizeLimit.store(parent.fileSizeLimit.load(ordering: .relaxed), ordering: .relaxed)
     isImage = parent.isImage

@@ -40,6 +40,8 @@ public final class Process {
   var actions: [64 of SignalAction] = .init(repeating: SignalAction())
   /// Signals for the process as a whole.
   var pending = PendingSignals()
+  /// Records of pending signals, its threads' too.
+  var signalCount = SignalCount()
   var credentials = Credentials()
   var capabilities = Capabilities()
   var limits = ResourceLimits()
@@ -100,6 +102,7 @@ public final class Process {
     spaceIdentity = FutexKey.identity(of: addressSpace)
     self.descriptors = descriptors
     self.context = context
+    signalCount.limit = limits[ResourceLimits.pendingSignals].current
   }
 
   /// Whether its end has been decided. `lock` is held, or the answer is a hint.
@@ -125,10 +128,12 @@ public final class Process {
   func remove(_ task: Task, cpuTime: UInt64) -> Bool {
     lock.withLock {
       tasks.removeAll { $0 === task }
+      task.pending.drop(&signalCount)
       passOn(pending.set.subtracting(task.blocked), from: task)
       endedCPUTime &+= cpuTime
       endedSwitches.voluntary &+= task.thread.voluntarySwitches
       endedSwitches.involuntary &+= task.thread.involuntarySwitches
+      if tasks.isEmpty { pending.drop(&signalCount) }
       return tasks.isEmpty
     }
   }

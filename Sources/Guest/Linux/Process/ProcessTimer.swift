@@ -1,11 +1,14 @@
 // ProcessTimer: a timer of a process that sends a signal: timer_create's, and the interval timers of setitimer and alarm.
 //
 // How often it has expired is computed from its clock when somebody looks. The kernel's timer fires in an interrupt, where no
-// signal can be sent: it leaves that to the work thread. While the timer's signal is still pending, further expirations
-// count as overruns (timer_getoverrun) and nothing is queued. A timer on a CPU-time clock is looked at when that clock can
-// have come far enough at the earliest, and less and less often while it stands still.
+// signal can be sent: it leaves that to the work thread. A timer of timer_create has a record of its own for its signal, so
+// that it cannot be lost for want of room. While that is pending, further expirations count as overruns and nothing is
+// queued; when it is delivered, the count is fixed: for `si_overrun` and timer_getoverrun. A timer that is set anew or
+// deleted takes its signal back. A timer on a CPU-time clock is looked at when that clock can have come far enough at the
+// earliest, and less and less often while it stands still.
 //
-// Timers are recycled, never freed: work that was queued for a timer may come after its end, and then finds nothing to do.
+// Timers that have been set are recycled, never freed: work that was queued for a timer may come after its end, and then
+// finds nothing to do. Locks: `lock`, then the process'.
 import Base
 import Files
 import Locks
@@ -38,8 +41,14 @@ final class ProcessTimer {
   /// When it expires next, as its clock shows it (of the real-time clock: as `Clock.now` will); nil: it is not set.
   private var next: UInt64?
   private var interval: UInt64 = 0
-  /// Expirations since its signal was queued last.
+  /// Expirations that its pending signal does not tell of.
   private var overrun: UInt64 = 0
+  /// The same for the signal delivered last.
+  private var deliveredOverrun: UInt64 = 0
+  /// Goes up when it is set: a signal of an earlier setting that is being delivered counts for nothing.
+  private var settingNumber: UInt64 = 0
+  /// What it queues; nil for an interval timer.
+  private var record: QueuedSignalPointer?
   /// How long to leave it alone after an expiration, ns.
   private var pause = ProcessTimer.shortestPause
   private static let shortestPause: UInt64 = 20_000
@@ -50,43 +59,81 @@ final class ProcessTimer {
   /// A timer that is not set.
   /// - Throws: ENOMEM.
   init(_ process: Process) throws(Errno) {
+    let byteCount = MemoryLayout<WorkItem>.stride &+ MemoryLayout<TimerEvent>.stride
+    guard let memory = KernelHeap.allocate(byteCount: byteCount) else { throw .ENOMEM }
+    // Before there is anything to undo.
+    let timer: TimerEvent
+    do throws(Errno) {
+      timer = try TimerEvent(
+        handler: { context in
+          guard let context else { return }
+          WorkQueue.submit(context.assumingMemoryBound(to: WorkItem.self))
+        }, context: memory)
+    } catch {
+      KernelHeap.free(memory)
+      throw error
+    }
     self.process = process
-    event = .allocate(capacity: 1)
-    work = .allocate(capacity: 1)
-    // SAFETY: timers of processes are never freed, so the addresses stay good.
-    let context = Unmanaged.passUnretained(self).toOpaque()
+    // SAFETY: fresh heap memory for both. Timers that have been set are never freed, so the addresses stay good.
+    work = memory.bindMemory(to: WorkItem.self, capacity: 1)
+    event = (memory + MemoryLayout<WorkItem>.stride).bindMemory(to: TimerEvent.self, capacity: 1)
+    event.initialize(to: timer)
     work.initialize(
       to: WorkItem(
         { context in
           guard let context else { return }
           Unmanaged<ProcessTimer>.fromOpaque(context)._withUnsafeGuaranteedRef { $0.look() }
-        }, context: context))
-    event.initialize(
-      to: try TimerEvent(
-        handler: { context in
-          guard let context else { return }
-          WorkQueue.submit(context.assumingMemoryBound(to: WorkItem.self))
-        }, context: UnsafeMutableRawPointer(work)))
+        }, context: Unmanaged.passUnretained(self).toOpaque()))
+  }
+
+  /// Only of a timer that was never set, or nobody's work refers to any more.
+  deinit {
+    event.pointee.destroy()
+    event.deinitialize(count: 1)
+    work.deinitialize(count: 1)
+    KernelHeap.free(UnsafeMutableRawPointer(work))
+    record?.discard()
   }
 
   /// Makes it a timer on that clock, not set.
-  func assign(_ clock: ClockKind, _ notification: Notification) {
-    lock.withLock {
-      self.clock = clock
-      self.notification = notification
-      next = nil
-      interval = 0
-      overrun = 0
+  /// - Throws: ENOMEM.
+  func assign(_ clock: ClockKind, _ notification: Notification) throws(Errno) {
+    lock.lock()
+    defer { lock.unlock() }
+    if let signal = notification.signal, notification.code == SignalInformation.Code.timer {
+      var information = SignalInformation(signal, code: notification.code)
+      information.first = notification.number.u32.u64
+      information.second = notification.value
+      if let record {
+        record.pointee.information = information
+      } else {
+        guard let made = QueuedSignalPointer.make(information, timer: .passUnretained(self)) else { throw .ENOMEM }
+        record = made
+      }
     }
+    self.clock = clock
+    self.notification = notification
+    reset()
   }
 
   /// Stops it and forgets whom it told.
   func clear() {
     event.pointee.cancel()
     lock.withLock {
-      next = nil
+      reset()
       notification.signal = nil
     }
+  }
+
+  /// Not set any more, its signal taken back. `lock` is held.
+  private func reset() {
+    next = nil
+    interval = 0
+    overrun = 0
+    deliveredOverrun = 0
+    settingNumber &+= 1
+    pause = Self.shortestPause
+    if let record { process.takeBack(record) }
   }
 
   /// What its clock shows. (The real-time clock's deadlines were converted when they were set.)
@@ -109,8 +156,8 @@ final class ProcessTimer {
     let now = shown
     let before = setting(at: now)
     event.pointee.cancel()
+    reset()
     self.interval = interval
-    next = nil
     if let first {
       if !isAbsolute {
         next = Deadline.after(first, from: now).nanoseconds
@@ -132,15 +179,37 @@ final class ProcessTimer {
   private func setting(at now: UInt64) -> (remaining: UInt64, interval: UInt64) {
     guard let next else { return (0, interval) }
     if next > now { return (next &- now, interval) }
+    if notification.signal == nil && interval == 0 { return (0, 0) }
     // It has expired, and the work thread has yet to say so.
     return (interval == 0 ? 1 : max(interval &- (now &- next) % interval, 1), interval)
   }
 
-  /// Expirations since its signal was queued last, beyond the one that it tells of (timer_getoverrun).
-  var overruns: Int { lock.withLock { min(overrun, UInt64(Int32.max)).int } }
+  /// Expirations beyond the one that its signal told of, when that was delivered (timer_getoverrun).
+  var overruns: Int { lock.withLock { deliveredOverrun.int } }
+
+  /// Its signal is being delivered, that of the setting with that number: fixes how many expirations it tells of beyond the
+  /// first.
+  func deliver(setting: UInt64) -> UInt32 {
+    lock.lock()
+    defer { lock.unlock() }
+    guard setting == settingNumber else { return 0 }
+    let now = shown
+    if let due = next, due <= now {
+      let expirations = TimerExpirations(due: due, interval: interval, now: now)
+      overrun &+= expirations.count
+      next = expirations.next
+    }
+    deliveredOverrun = min(overrun, UInt64(Int32.max))
+    overrun = 0
+    pause = Self.shortestPause
+    lastDelay = 0
+    arm(shown: now)
+    return deliveredOverrun.u32
+  }
 
   private func arm(shown now: UInt64, notBefore earliest: UInt64 = 0) {
-    guard let next else { return }
+    // One that tells nobody is looked at when somebody asks.
+    guard let next, notification.signal != nil else { return }
     let remaining = next > now ? next &- now : 0
     switch clock {
     case .realtime, .monotonic: event.pointee.arm(at: Deadline(nanoseconds: max(next, earliest)))
@@ -163,55 +232,32 @@ final class ProcessTimer {
       return
     }
     let expirations = TimerExpirations(due: due, interval: interval, now: now)
-    let count = expirations.count
     next = interval == 0 ? nil : expirations.next
-    let notification = notification
-    let isPending = notification.signal.map { process.isPending($0, timer: notification) } ?? true
-    // What comes quicker than anybody could handle it is counted together; the longer nobody does, the more of it.
-    pause = isPending ? min(pause &* 2, 1_000_000) : Self.shortestPause
+    guard let signal = notification.signal else { return lock.unlock() }
+    let wasQueued: Bool
+    if let record {
+      wasQueued = process.hasQueued(record)
+      // Told with the delivery, which may come before the next line.
+      overrun = wasQueued ? overrun &+ expirations.count : expirations.count &- 1
+      if !wasQueued {
+        record.pointee.setting = settingNumber
+        _ = process.send(signal, record: record, toThread: notification.thread)
+      }
+    } else {
+      wasQueued = process.lock.withLock { process.pending.set.contains(signal) }
+      if !wasQueued { try? process.send(signal, SignalInformation(signal, code: notification.code)) }
+    }
+    // What comes quicker than anybody could handle it is counted together; the longer nobody does, the more of it. (The
+    // delivery arms it again at once.)
+    pause = wasQueued ? min(pause &* 2, 20_000_000) : Self.shortestPause
     arm(shown: now, notBefore: now &+ pause)
-    overrun = isPending ? overrun &+ count : count &- 1
-    let overrun = min(overrun, UInt64(Int32.max))
     lock.unlock()
-    guard !isPending, let signal = notification.signal else { return }
-    var information = SignalInformation(signal, code: notification.code)
-    if notification.code == SignalInformation.Code.timer {
-      information.first = notification.number.u32.u64 | overrun &<< 32
-      information.second = notification.value
-    }
-    if notification.thread == 0 {
-      try? process.send(signal, information)
-    } else if let task = process.task(notification.thread) {
-      try? process.send(signal, information, to: task)
-    }
   }
 }
 
 extension SignalInformation.Code {
   /// SI_TIMER.
   static let timer: Int32 = -2
-}
-
-extension Process {
-  /// Whether the signal of that timer is still pending.
-  fileprivate func isPending(_ signal: Signal, timer: ProcessTimer.Notification) -> Bool {
-    lock.withLock {
-      guard timer.code == SignalInformation.Code.timer else { return pending.set.contains(signal) }
-      if timer.thread == 0 { return pending.contains(signal, timer: timer.number) }
-      for task in tasks where task.identifier == timer.thread {
-        return task.pending.contains(signal, timer: timer.number)
-      }
-      return true
-    }
-  }
-}
-
-extension PendingSignals {
-  /// Whether a record of that timer is queued.
-  func contains(_ signal: Signal, timer: Int32) -> Bool {
-    guard set.contains(signal) else { return false }
-    return hasRecord { $0.code == SignalInformation.Code.timer && $0.first.u32 == timer.u32 }
-  }
 }
 
 /// The timers of one process.

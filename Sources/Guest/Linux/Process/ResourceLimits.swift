@@ -1,6 +1,7 @@
 // What a process may use.
 import Base
 import Files
+import Locks
 import Memory
 
 /// One resource limit (struct rlimit64).
@@ -37,7 +38,7 @@ struct ResourceLimits {
     values[Self.core].current = 0
     values[Self.lockedMemory] = ResourceLimit(current: 8 << 20, maximum: 8 << 20)
     values[Self.openFiles] = ResourceLimit(current: 1024, maximum: Self.mostOpenFiles)
-    values[Self.pendingSignals] = ResourceLimit(current: 64, maximum: 64)
+    values[Self.pendingSignals] = ResourceLimit(current: 4096, maximum: 4096)
     values[Self.nice] = ResourceLimit(current: 0, maximum: 0)
     values[Self.realTimePriority] = ResourceLimit(current: 0, maximum: 0)
   }
@@ -62,6 +63,8 @@ extension Process {
     case ResourceLimits.lockedMemory:
       // Root may lock what it likes (CAP_IPC_LOCK).
       addressSpace.limits.locked = credentials.isPrivileged ? .max : value
+    case ResourceLimits.openFiles: descriptors.limit = value.clampedInt
+    case ResourceLimits.pendingSignals: lock.withLock { signalCount.limit = value }
     default: return
     }
   }

@@ -47,6 +47,9 @@ public final class Task {
   var lastException = ExceptionRecord()
   /// What the thread's last page fault came to.
   var lastFault = FaultResult.resolved
+  /// How late its timers may be (PR_SET_TIMERSLACK), ns. They are as exact as they can be whatever it says.
+  var timerSlack = Task.defaultTimerSlack
+  static let defaultTimerSlack: UInt64 = 50_000
   /// Its name (PR_SET_NAME), cut off at 15 bytes.
   var name: [16 of UInt8] = .init(repeating: 0)
 

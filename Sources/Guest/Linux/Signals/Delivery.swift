@@ -21,7 +21,9 @@ extension Task {
         process.lock.unlock()
         end(status: 0)
       }
-      guard let signal = deliverable.first else {
+      // The thread's own signals come before those of the process, as by Linux.
+      let own = pending.set.subtracting(blocked).first
+      guard let signal = own ?? process.pending.set.subtracting(blocked).first else {
         if let saved = savedMask {
           replaceBlocked(saved)
           savedMask = nil
@@ -32,13 +34,16 @@ extension Task {
         restartCall(frame, handler: nil)
         return
       }
-      let information = pending.set.contains(signal) ? pending.take(signal) : process.pending.take(signal)
+      let taken =
+        own != nil
+        ? pending.take(signal, &process.signalCount) : process.pending.take(signal, &process.signalCount)
       let index = signal.number.int &- 1
       let action = process.actions[index]
       if action.handler > SignalAction.ignoreHandler, action.flags & SignalAction.Flags.resetHand != 0 {
         process.actions[index].handler = SignalAction.defaultHandler
       }
       process.lock.unlock()
+      let information = taken.told()
 
       switch action.handler {
       case SignalAction.ignoreHandler: continue
@@ -100,9 +105,8 @@ extension Task {
 
     var built = SignalFrame()
     built.returnAddress = action.restorer
-    // Whether it is in use is not told here, as by Linux.
+    // The flags as they were set: whether it is in use is not told here, as by Linux.
     built.stack = signalStack
-    built.stack.flags = signalStack.flags & SignalStack.disabled
     built.context = SignalContext(old, extendedState: place.extendedState)
     if let original = originalAddress(old.rip) {
       built.context.rip = original
@@ -120,6 +124,8 @@ extension Task {
       try saveExtendedState(at: VirtualAddress(place.extendedState), byteCount: extendedByteCount)
       try UserSpan.write(built, at: VirtualAddress(place.frame))
     } catch { return false }
+
+    if signalStack.flags & SignalStack.autoDisarm != 0 { signalStack = SignalStack() }
 
     process.lock.lock()
     savedMask = nil
@@ -161,7 +167,7 @@ extension Task {
       saved.context.restore(to: frame)
       if let place = rewrittenAddress(frame.pointee.rip) { frame.pointee.rip = place }
       setBlocked(saved.mask)
-      setSignalStack(saved.stack, stackPointer: saved.context.rsp)
+      try? setSignalStack(saved.stack, stackPointer: saved.context.rsp)
     } catch {
       raise(SignalInformation(.segmentation, code: SignalInformation.Code.kernel, address: 0))
     }
@@ -194,16 +200,6 @@ extension Task {
     SignalExtendedState.keepWhatIsSealed(sealed, byteCount: byteCount)
     guard SignalExtendedState.sanitise(used, mask: ExtendedState.programMask) else { throw .EFAULT }
     ExtendedState.restoreWhole(UnsafeRawPointer(image.bytes.baseAddress!))
-  }
-
-  /// Takes over the alternate stack of a frame, as Linux does, without complaint about a wrong one.
-  private func setSignalStack(_ stack: SignalStack, stackPointer: UInt64) {
-    if stack.flags & SignalStack.disabled != 0 {
-      signalStack = SignalStack()
-    } else if stack.byteCount >= SignalStack.minimumByteCount {
-      signalStack = stack
-      signalStack.flags = 0
-    }
   }
 }
 

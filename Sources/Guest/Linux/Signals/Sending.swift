@@ -22,34 +22,91 @@ extension Process {
       signal == .resume
       ? SignalSet.stopping : SignalSet.stopping.contains(signal) ? SignalSet.resuming : SignalSet()
     if opposite.isEmpty { return }
-    pending.discard(opposite)
-    for task in tasks { task.pending.discard(opposite) }
+    pending.discard(opposite, &signalCount)
+    for task in tasks { task.pending.discard(opposite, &signalCount) }
   }
 
   /// Sends a signal to the process (or, with `task`, to that thread of it).
   /// - Throws: EAGAIN if it is a real-time signal and too many are queued.
   func send(_ signal: Signal, _ information: SignalInformation, to task: Task? = nil) throws(Errno) {
     lock.lock()
+    guard accepts(signal, for: task) else { return lock.unlock() }
+    let result: PendingSignals.Addition
+    if let task {
+      result = task.pending.add(signal, information, &signalCount)
+    } else {
+      result = pending.add(signal, information, &signalCount)
+    }
+    let target = receiver(of: signal, for: task)
+    lock.unlock()
+    if result == .refused { throw .EAGAIN }
+    target?.interrupt()
+    signalSource.notify(.readable)
+  }
+
+  /// Queues a timer's own record, unless it is queued.
+  /// - Returns: false if the signal is ignored, or the thread is no more.
+  func send(_ signal: Signal, record: QueuedSignalPointer, toThread identifier: Int32) -> Bool {
+    lock.lock()
+    guard !record.pointee.isQueued else {
+      lock.unlock()
+      return true
+    }
+    var task: Task?
+    if identifier != 0 {
+      for candidate in tasks where candidate.identifier == identifier { task = candidate }
+    }
+    guard identifier == 0 || task != nil, accepts(signal, for: task) else {
+      lock.unlock()
+      return false
+    }
+    if let task {
+      task.pending.add(signal, record: record)
+    } else {
+      pending.add(signal, record: record)
+    }
+    let target = receiver(of: signal, for: task)
+    lock.unlock()
+    target?.interrupt()
+    signalSource.notify(.readable)
+    return true
+  }
+
+  /// Whether a timer's record is in a queue.
+  func hasQueued(_ record: QueuedSignalPointer) -> Bool { lock.withLock { record.pointee.isQueued } }
+
+  /// Takes a timer's record out of the queue in which it is, if any.
+  func takeBack(_ record: QueuedSignalPointer) {
+    lock.lock()
+    if record.pointee.isQueued { pending.remove(record, &signalCount) }
+    for task in tasks where record.pointee.isQueued { task.pending.remove(record, &signalCount) }
+    lock.unlock()
+  }
+
+  /// The first part of sending: whether the signal is to be queued. `lock` is held.
+  private func accepts(_ signal: Signal, for task: Task?) -> Bool {
+    guard !tasks.isEmpty else { return false }
     takeBack(signal)
     // A blocked signal is kept even if it is ignored now: sigwait wants it, or the action changes before it is unblocked.
     let isBlocked = task?.blocked.contains(signal) ?? tasks.allSatisfy { $0.blocked.contains(signal) }
-    if ignores(signal), !isBlocked || task?.waitedSignals.contains(signal) == false {
-      lock.unlock()
-      return
+    return !ignores(signal) || isBlocked && task?.waitedSignals.contains(signal) != false
+  }
+
+  /// Who is to look: the thread meant, else the first that does not block the signal, else one that waits for it. `lock` is
+  /// held.
+  private func receiver(of signal: Signal, for task: Task?) -> Task? {
+    if let task { return task }
+    for candidate in tasks where !candidate.blocked.contains(signal) || candidate.waitedSignals.contains(signal) {
+      return candidate
     }
-    let isQueued = task == nil ? pending.add(signal, information) : task!.pending.add(signal, information)
-    // Who is to look: the thread meant, else the first that does not block the signal, else one that waits for it.
-    var target = task
-    if target == nil {
-      for candidate in tasks where !candidate.blocked.contains(signal) || candidate.waitedSignals.contains(signal) {
-        target = candidate
-        break
-      }
-    }
-    lock.unlock()
-    guard isQueued else { throw .EAGAIN }
-    target?.interrupt()
-    signalSource.notify(.readable)
+    return nil
+  }
+
+  /// Takes a pending signal of a set: the thread's own before the process'. `lock` is held.
+  func take(_ set: SignalSet, for task: Task) -> TakenSignal? {
+    if let signal = task.pending.set.intersection(set).first { return task.pending.take(signal, &signalCount) }
+    if let signal = pending.set.intersection(set).first { return pending.take(signal, &signalCount) }
+    return nil
   }
 
   /// Sends a signal that the kernel itself has reason for.
@@ -68,7 +125,7 @@ extension Task {
       process.actions[index] = SignalAction()
       blocked.remove(signal)
     }
-    _ = pending.add(signal, information)
+    _ = pending.add(signal, information, &process.signalCount)
     process.lock.unlock()
     interrupt()
   }

@@ -92,6 +92,8 @@ struct SignalStack {
   static let onStack: Int32 = 1
   /// `ss_flags`: none is set.
   static let disabled: Int32 = 2
+  /// `ss_flags`: none is set while a handler runs (SS_AUTODISARM).
+  static let autoDisarm = Int32.min
   /// Smallest that is accepted (MINSIGSTKSZ).
   static let minimumByteCount: UInt64 = 2048
 
@@ -106,8 +108,8 @@ struct SignalStack {
   /// None.
   init() {}
 
-  /// Whether `stackPointer` lies in it.
+  /// Whether `stackPointer` lies in it, so that it is in use. One that disarms itself never is.
   func contains(_ stackPointer: UInt64) -> Bool {
-    flags & Self.disabled == 0 && stackPointer > base && stackPointer &- base <= byteCount
+    flags & (Self.disabled | Self.autoDisarm) == 0 && stackPointer > base && stackPointer &- base <= byteCount
   }
 }

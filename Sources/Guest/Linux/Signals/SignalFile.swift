@@ -85,11 +85,8 @@ final class SignalFile: OpenFile {
   private func take() -> SignalInformation? {
     let (task, set) = (Task.current, signals)
     let process = task.process
-    return process.lock.withLock {
-      if let signal = task.pending.set.intersection(set).first { return task.pending.take(signal) }
-      if let signal = process.pending.set.intersection(set).first { return process.pending.take(signal) }
-      return nil
-    }
+    let taken = process.lock.withLock { process.take(set, for: task) }
+    return taken?.told()
   }
 
   private var isEmpty: Bool {

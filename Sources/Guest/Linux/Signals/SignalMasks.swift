@@ -63,7 +63,7 @@ extension Process {
 
   /// Forgets pending signals of this kind, of the process and of all threads. `lock` is held.
   func discardPending(_ signal: Signal) {
-    pending.discard(signal)
-    for task in tasks { task.pending.discard(signal) }
+    pending.discard(signal, &signalCount)
+    for task in tasks { task.pending.discard(signal, &signalCount) }
   }
 }

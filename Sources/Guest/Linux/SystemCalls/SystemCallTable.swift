@@ -175,6 +175,7 @@ extension SystemCall {
     case 129: try rt_sigqueueinfo()
     case 130: try rt_sigsuspend()
     case 131: try sigaltstack()
+    case 297: try rt_tgsigqueueinfo()
     case 200: try tkill()
     case 234: try tgkill()
     // SystemCallsTime, SystemCallsTimers

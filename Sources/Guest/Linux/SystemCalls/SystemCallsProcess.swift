@@ -143,10 +143,15 @@ extension SystemCall {
     }
     process.lock.lock()
     let before = process.limits[resource.int]
-    if let wanted { process.limits[resource.int] = wanted }
+    if let wanted {
+      guard wanted.maximum <= before.maximum || process.credentials.isPrivileged else {
+        process.lock.unlock()
+        throw .EPERM
+      }
+      process.limits[resource.int] = wanted
+    }
     process.lock.unlock()
     if let wanted { process.applyLimit(resource.int, wanted.current) }
-    if let wanted, resource.int == ResourceLimits.openFiles { process.descriptors.limit = wanted.current.clampedInt }
     if !old.isNull { try UserSpan.write(before, at: old) }
     return 0
   }
@@ -165,7 +170,9 @@ extension SystemCall {
       task.name = name
     case 16: try UserSpan.write(task.name, at: address1)  // PR_GET_NAME
     case 3: return 1  // PR_GET_DUMPABLE
-    case 1, 4, 8, 29, 36, 38: return 0  // PDEATHSIG, DUMPABLE, KEEPCAPS, TIMERSLACK, CHILD_SUBREAPER, NO_NEW_PRIVS
+    case 1, 4, 8, 36, 38: return 0  // PDEATHSIG, DUMPABLE, KEEPCAPS, CHILD_SUBREAPER, NO_NEW_PRIVS
+    case 29: task.timerSlack = argument1.i64 > 0 ? argument1 : Task.defaultTimerSlack  // PR_SET_TIMERSLACK
+    case 30: return min(task.timerSlack, UInt64(Int32.max)).int  // PR_GET_TIMERSLACK
     case 23: return 1  // PR_CAPBSET_READ
     case 39: return 1  // PR_GET_NO_NEW_PRIVS
     default: throw .EINVAL

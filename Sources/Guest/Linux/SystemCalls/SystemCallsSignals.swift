@@ -86,12 +86,8 @@ extension SystemCall {
     process.lock.withLock { task.waitedSignals = set }
     defer { task.stopWaiting(for: set) }
     while true {
-      let taken = process.lock.withLock { () -> SignalInformation? in
-        if let signal = task.pending.set.intersection(set).first { return task.pending.take(signal) }
-        if let signal = process.pending.set.intersection(set).first { return process.pending.take(signal) }
-        return nil
-      }
-      if let taken {
+      let taken = process.lock.withLock { process.take(set, for: task) }
+      if let taken = taken?.told() {
         if !address1.isNull { try writeInformation(taken, at: address1) }
         return taken.number.int
       }
@@ -114,30 +110,36 @@ extension SystemCall {
   }
 
   func rt_sigqueueinfo() throws(Errno) -> Int {
+    let (signal, information) = try queuedInformation(argument1.i32.int, at: address2, target: argument0.i32)
     guard let target = Process.find(argument0.i32) else { throw .ESRCH }
-    guard let signal = Signal(argument1.i32.int) else { throw .EINVAL }
-    var information = try UserSpan.read(SignalInformation.self, at: address2)
-    guard information.code < 0, information.code != SignalInformation.Code.threadKill else { throw .EPERM }
-    information.number = signal.number.i32
-    try target.send(signal, information)
+    if let signal { try target.send(signal, information) }
     return 0
   }
 
+  func rt_tgsigqueueinfo() throws(Errno) -> Int {
+    guard argument0.i32 > 0, argument1.i32 > 0 else { throw .EINVAL }
+    let (signal, information) = try queuedInformation(argument2.i32.int, at: address3, target: argument1.i32)
+    guard let process = Process.find(argument0.i32), let target = process.task(argument1.i32) else { throw .ESRCH }
+    if let signal { try process.send(signal, information, to: target) }
+    return 0
+  }
+
+  /// What a program wants to be told with a signal. Only to itself may it say what otherwise the kernel says.
+  private func queuedInformation(
+    _ number: Int, at address: VirtualAddress, target: Int32
+  ) throws(Errno) -> (Signal?, SignalInformation) {
+    var information = try UserSpan.read(SignalInformation.self, at: address)
+    let isKernels = information.code >= 0 || information.code == SignalInformation.Code.threadKill
+    guard !isKernels || target == task.identifier else { throw .EPERM }
+    guard number == 0 || Signal(number) != nil else { throw .EINVAL }
+    information.number = number.i32
+    return (Signal(number), information)
+  }
+
   func sigaltstack() throws(Errno) -> Int {
-    let isOnIt = task.signalStack.contains(frame.pointee.rsp)
-    var before = task.signalStack
-    if before.flags & SignalStack.disabled == 0 { before.flags = isOnIt ? SignalStack.onStack : 0 }
+    let before = task.toldSignalStack(stackPointer: frame.pointee.rsp)
     if !address0.isNull {
-      let wanted = try UserSpan.read(SignalStack.self, at: address0)
-      guard !isOnIt else { throw .EPERM }
-      if wanted.flags & SignalStack.disabled != 0 {
-        task.signalStack = SignalStack()
-      } else {
-        guard wanted.flags & ~SignalStack.onStack == 0 else { throw .EINVAL }
-        guard wanted.byteCount >= SignalStack.minimumByteCount else { throw .ENOMEM }
-        task.signalStack = wanted
-        task.signalStack.flags = 0
-      }
+      try task.setSignalStack(try UserSpan.read(SignalStack.self, at: address0), stackPointer: frame.pointee.rsp)
     }
     if !address1.isNull { try UserSpan.write(before, at: address1) }
     return 0

@@ -63,7 +63,7 @@ extension SystemCall {
       guard first != 0 else { return (0, 0) }
       let fresh = try ProcessTimer(process)
       let number: Int = which == 0 ? 14 : which == 1 ? 26 : 27  // SIGALRM, SIGVTALRM, SIGPROF
-      fresh.assign(which == 0 ? .monotonic : .processCPUTime, ProcessTimer.Notification(signal: Signal(number)))
+      try fresh.assign(which == 0 ? .monotonic : .processCPUTime, ProcessTimer.Notification(signal: Signal(number)))
       timer = process.lock.withLock {
         if process.timers.intervals[which] == nil { process.timers.intervals[which] = fresh }
         return process.timers.intervals[which]
@@ -106,27 +106,36 @@ extension SystemCall {
     let (number, timer) = try newTimer()
     notification.number = number.i32
     if !hasValue { notification.value = number.u64 }
-    timer.assign(clock, notification)
-    do throws(Errno) { try UserSpan.write(number.i32, at: address2) } catch {
+    do throws(Errno) {
+      try timer.assign(clock, notification)
+      try UserSpan.write(number.i32, at: address2)
+    } catch {
       _ = removeTimer(number)
       throw error
     }
     return 0
   }
 
+  /// A timer that is not in use, with its number. Its signal's record counts from now on (RLIMIT_SIGPENDING).
   private func newTimer() throws(Errno) -> (Int, ProcessTimer) {
-    let found = process.lock.withLock { () -> (Int, ProcessTimer)? in
+    let found = try process.lock.withLock { () throws(Errno) -> (Int, ProcessTimer)? in
+      guard process.signalCount.hasRoom else { throw .EAGAIN }
       for index in 0..<process.timers.created.count where !process.timers.created[index].isUsed {
         process.timers.created[index].isUsed = true
+        process.signalCount.used &+= 1
         return (index, process.timers.created[index].timer)
       }
+      // Before one is made.
+      guard process.timers.created.count < ProcessTimers.limit else { throw .EAGAIN }
       return nil
     }
     if let found { return found }
     let timer = try ProcessTimer(process)
     return try process.lock.withLock { () throws(Errno) -> (Int, ProcessTimer) in
+      // Another thread may have made the last one meanwhile; this one goes.
       guard process.timers.created.count < ProcessTimers.limit else { throw .EAGAIN }
       process.timers.created.append((timer, true))
+      process.signalCount.used &+= 1
       return (process.timers.created.count &- 1, timer)
     }
   }
@@ -135,7 +144,10 @@ extension SystemCall {
   private func removeTimer(_ number: Int) -> Bool {
     guard let timer = timer(number) else { return false }
     timer.clear()
-    process.lock.withLock { process.timers.created[number].isUsed = false }
+    process.lock.withLock {
+      process.timers.created[number].isUsed = false
+      process.signalCount.used &-= 1
+    }
     return true
   }
 
