@@ -88,7 +88,9 @@ public final class AddressSpace: @unchecked Sendable {
     let start = try place(request, size)
     let replaced = request.flags.contains(.fixed) ? mappedByteCount(in: start, start &+ size) : 0
     let isData = request.protection.contains(.write) && !shared && !request.flags.contains(.growsDown)
-    try checkLimits(adding: size, replacing: replaced, isData: isData)
+    if request.flags.contains(.locked), limits.locked == 0 { throw .EPERM }
+    try checkLimits(
+      adding: size, replacing: replaced, isData: isData, isLocked: request.flags.contains(.locked))
     guard
       let region = RegionPointer.make(
         Region(

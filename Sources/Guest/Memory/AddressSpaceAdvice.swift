@@ -14,7 +14,9 @@ extension AddressSpace {
     if range.isEmpty { return }
     try check(range, empty: .EINVAL)
     switch advice {
-    case .discard, .free: try forget(range, anonymousOnly: isFree(advice))
+    case .discard: try forget(range)
+    case .discardLocked: try forget(range, evenLocked: true)
+    case .free: try forget(range, anonymousOnly: true)
     case .willNeed: try fetchAhead(range)
     case .populateRead: try makePresent(range, forWriting: false)
     case .populateWrite: try makePresent(range, forWriting: true)
@@ -28,18 +30,16 @@ extension AddressSpace {
     }
   }
 
-  private func isFree(_ advice: MemoryAdvice) -> Bool {
-    if case .free = advice { true } else { false }
-  }
-
   /// Forgetting at once is a right way of forgetting some time; memory is given back where it matters.
-  private func forget(_ range: VirtualRange, anonymousOnly: Bool) throws(Errno) {
+  private func forget(
+    _ range: VirtualRange, anonymousOnly: Bool = false, evenLocked: Bool = false
+  ) throws(Errno) {
     lock.writeLock()
     defer { lock.writeUnlock() }
     try forEachRegion(in: range) { region throws(Errno) in
       let flags = region.pointee.flags
       if anonymousOnly && (region.pointee.object != nil || flags.contains(.hugeOnly)) { throw .EINVAL }
-      if flags.contains(.locked) { throw .EINVAL }
+      if flags.contains(.locked) && !evenLocked { throw .EINVAL }
       var part = region.pointee.part(of: range)
       if flags.contains(.hugeOnly) {
         guard part.start.isAligned(to: PageSize.large) else { throw .EINVAL }

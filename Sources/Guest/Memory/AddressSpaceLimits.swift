@@ -45,12 +45,20 @@ extension AddressSpace {
   ///   - size: its bytes.
   ///   - replaced: bytes of mappings that it takes the place of.
   ///   - isData: whether it counts for RLIMIT_DATA.
+  ///   - isLocked: whether it counts for RLIMIT_MEMLOCK, whatever mlockall said.
   /// - Throws: ENOMEM, EAGAIN (locked memory).
-  func checkLimits(adding size: UInt64, replacing replaced: UInt64, isData: Bool) throws(Errno) {
+  func checkLimits(
+    adding size: UInt64, replacing replaced: UInt64, isData: Bool, isLocked: Bool = false
+  ) throws(Errno) {
     if limits.addressSpace != .max, regions.byteCount &- replaced &+ size > limits.addressSpace { throw .ENOMEM }
     if isData, limits.data != .max, dataByteCount &+ size > limits.data { throw .ENOMEM }
-    if lockFuture.contains(.locked), limits.locked != .max, lockedSum &+ size > limits.locked { throw .EAGAIN }
+    if isLocked || lockFuture.contains(.locked) { try checkLocked(adding: size) }
     guard regions.count < MemoryLimits.regions else { throw .ENOMEM }
+  }
+
+  /// Refuses more locked memory than RLIMIT_MEMLOCK.
+  func checkLocked(adding size: UInt64) throws(Errno) {
+    if limits.locked != .max, lockedSum &+ size > limits.locked { throw .EAGAIN }
   }
 
   /// Bytes of private writable mappings.
@@ -85,7 +93,8 @@ extension AddressSpace {
   public var lockedByteCount: UInt64 { withReadLock { lockedSum } }
 
   /// Makes a range present, to stay (mlock, mlock2).
-  /// - Throws: ENOMEM (something is not mapped, or more than RLIMIT_MEMLOCK), EAGAIN (memory is out), EPERM.
+  /// - Throws: ENOMEM (something is not mapped, may not be accessed at all, or lies behind the end of its file; or more than
+  ///   RLIMIT_MEMLOCK), EAGAIN (memory is out), EPERM.
   public func lock(_ range: VirtualRange, onFault: Bool) throws(Errno) {
     if range.isEmpty { return }
     try check(range, empty: .EINVAL)
@@ -168,9 +177,10 @@ extension AddressSpace {
     {
       let part = VirtualRange(start: max(mapping.range.start, address), end: min(mapping.range.end, range.end))
       address = part.end
-      guard mapping.protection != .none else { continue }
+      guard mapping.protection != .none else { throw .ENOMEM }
       let result = populate(part, forWriting: mapping.protection.contains(.write) && !mapping.isShared)
       if result == .outOfMemory { throw .EAGAIN }
+      if result == .busError { throw .ENOMEM }
     }
   }
 }

@@ -25,25 +25,26 @@ extension AddressSpace {
     lock.writeLock()
     defer { lock.writeUnlock() }
     guard var region = regions.find(old.start.rawValue) else { throw .EFAULT }
-    guard region.pointee.end >= old.end.rawValue else { throw .EFAULT }
     guard !region.pointee.flags.contains(.hugeOnly) else { throw .EINVAL }
+    if fixed == nil && !keepOld && size <= old.count {
+      // What stays where it is may be several regions, as by Linux.
+      if size < old.count { try removeRegions(old.start.rawValue &+ size, old.end.rawValue) }
+      return old.start
+    }
+    guard region.pointee.end >= old.end.rawValue else { throw .EFAULT }
     if old.isEmpty { return try duplicate(region, old.start.rawValue, size, mayMove: mayMove, fixed: fixed) }
     let isData = region.pointee.isData
     let grown = keepOld ? size : size > old.count ? size &- old.count : 0
     if grown > 0 {
       if limits.addressSpace != .max, regions.byteCount &+ grown > limits.addressSpace { throw .ENOMEM }
       if isData, limits.data != .max, dataByteCount &+ grown > limits.data { throw .ENOMEM }
+      if region.pointee.flags.contains(.locked) { try checkLocked(adding: grown) }
       if region.pointee.object == nil, !region.pointee.flags.contains(.noReserve), size > Frames.promisedByteCount {
         throw .ENOMEM
       }
     }
 
     if fixed == nil && !keepOld {
-      if size == old.count { return old.start }
-      if size < old.count {
-        try removeRegions(old.start.rawValue &+ size, old.end.rawValue)
-        return old.start
-      }
       let end = old.start.rawValue &+ size
       if region.pointee.end == old.end.rawValue, end <= AddressMap.programEnd.rawValue,
         regions.isFree(old.end.rawValue, end)

@@ -114,6 +114,8 @@ public struct MappingInformation {
 public enum MemoryAdvice {
   /// Forget the contents now: zero, or the object's bytes, at the next access (MADV_DONTNEED).
   case discard
+  /// The same, of locked memory too (MADV_DONTNEED_LOCKED).
+  case discardLocked
   /// The contents may be forgotten; anonymous memory only (MADV_FREE).
   case free
   /// Fetch the object's pages into the cache (MADV_WILLNEED).

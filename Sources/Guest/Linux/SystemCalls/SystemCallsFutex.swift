@@ -17,8 +17,13 @@ private struct FutexWaitEntry {
 extension SystemCall {
   func futex() throws(Errno) -> Int {
     let isPrivate = argument1 & 128 != 0
+    let operation = argument1.u32 & 0x7f
+    // Where no program can have a word, nobody waits: a wake reads none.
+    if isPrivate, operation == 1 || operation == 10, address0.isAligned(to: 4), address0 < AddressMap.programStart {
+      return 0
+    }
     let key = try key(address0, isPrivate)
-    switch argument1.u32 & 0x7f {
+    switch operation {
     case 0, 9:  // FUTEX_WAIT (relative time-out), FUTEX_WAIT_BITSET (absolute)
       let isAbsolute = argument1 & 0x7f == 9
       let bitset = isAbsolute ? argument5.u32 : FutexTable.anyBit

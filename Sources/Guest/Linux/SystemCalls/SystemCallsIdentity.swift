@@ -20,7 +20,14 @@ extension SystemCall {
       $0.effectiveUserID = user
       $0.savedUserID = user
     }
+    noteUser()
     return 0
+  }
+
+  /// Another user: root may lock what memory it likes, others may not.
+  private func noteUser() {
+    let limit = process.lock.withLock { process.limits[ResourceLimits.lockedMemory].current }
+    process.applyLimit(ResourceLimits.lockedMemory, limit)
   }
 
   func setgid() -> Int {
@@ -43,6 +50,7 @@ extension SystemCall {
       if effective != .max { $0.effectiveUserID = effective }
       if saved != .max { $0.savedUserID = saved }
     }
+    noteUser()
     return 0
   }
 

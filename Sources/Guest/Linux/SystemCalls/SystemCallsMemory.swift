@@ -116,6 +116,7 @@ extension SystemCall {
     case 14: advice = .hugePages
     case 15: advice = .noHugePages
     case 23: advice = .populateWrite
+    case 24: advice = .discardLocked
     default: throw .EINVAL
     }
     guard address0.isAligned() else { throw .EINVAL }
