@@ -57,6 +57,38 @@ final class FakeProcesses: ProcessList {
     processes.all[0].executableLocation = try context.find(PathBytes("/prog"), from: context.root, Credentials())
   }
 
+  @Test func threadsHaveFilesOfTheirOwnAndSomeAreWritten() throws {
+    final class Names { var all: [Int32: String] = [:] }
+    let names = Names()
+    proc.add(
+      threadFile: "name", mode: 0o644,
+      consume: { (_, thread, bytes) throws(Errno) in
+        if bytes.first == 0x21 { throw .EINVAL }
+        names.all[thread] = String(decoding: bytes, as: UTF8.self)
+      },
+      { (process, thread, text) throws(Errno) in
+        text.append(process.processIdentifier.u64)
+        text.append(" ")
+        text.append(thread.u64)
+      })
+    #expect(try read("/proc/5/name") == "5 0")
+    let thread = try #require(processes.all[0].threadIdentifiers.first)
+    #expect(try read("/proc/5/task/\(thread)/name") == "5 \(thread)")
+    func write(_ path: String, _ text: String) throws -> Int {
+      let file = try open(path, [.writeOnly, .truncate])
+      var bytes = Array(text.utf8)
+      return try bytes.withUnsafeMutableBytes { buffer in
+        var transfer = Transfer(kernel: buffer)
+        return try file.write(from: &transfer)
+      }
+    }
+    #expect(try write("/proc/5/task/\(thread)/name", "one") == 3)
+    #expect(try write("/proc/5/name", String(repeating: "x", count: 300)) == 256)
+    #expect(names.all == [thread: "one", 0: String(repeating: "x", count: 256)])
+    #expect(throws: Errno.EINVAL) { try write("/proc/5/name", "!") }
+    #expect(throws: Errno.self) { try write("/proc/5/comm", "x") }
+  }
+
   func open(_ path: String, _ flags: OpenFlags = []) throws(Errno) -> OpenFile {
     try Array(path.utf8).withPath { (p) throws(Errno) in
       try context.open(p, from: context.root, flags, Credentials())

@@ -128,6 +128,12 @@ struct ParkWord<Word: LockWord & ~Copyable>: ~Copyable {
     }
   }
 
+  /// Whether the thread sleeps: a look, which may be past by the time it is told.
+  borrowing func isAsleep() -> Bool {
+    let state = word.load() & Self.stateMask
+    return state == Self.parked || state == Self.parkedInterruptible
+  }
+
   /// Whether the interrupt or the notice stands.
   borrowing func hasFlags() -> Bool { word.load() & Self.flags != 0 }
 

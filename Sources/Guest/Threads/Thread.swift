@@ -122,6 +122,9 @@ public struct Thread: Equatable, @unchecked Sendable {
   /// Nanoseconds of CPU time it has used, including what it uses now.
   public var runTime: UInt64 { Scheduler.runTime(control) }
 
+  /// Whether it waits for something now.
+  public var isAsleep: Bool { control.pointee.park.isAsleep() }
+
   /// How often it gave up the CPU to wait.
   public var voluntarySwitches: UInt64 { control.pointee.voluntarySwitches }
 

@@ -1,4 +1,4 @@
-// The directory of a process: /proc/N, and of a thread: /proc/N/task/M, which looks the same here.
+// The directory of a process: /proc/N, and of a thread: /proc/N/task/M, where some files tell of the thread.
 import Base
 import Files
 
@@ -6,10 +6,11 @@ import Files
 class OwnedDirectory: PseudoNode {
   let process: any ProcessView
 
-  init(_ fileSystem: ProcessFileSystem, _ process: any ProcessView, kind: Int, mode: UInt32 = 0o555) {
+  init(_ fileSystem: ProcessFileSystem, _ process: any ProcessView, kind: Int, number: Int = 0, mode: UInt32 = 0o555) {
     self.process = process
     super.init(
-      fileSystem, inode: ProcessFileSystem.inode(process: process.processIdentifier, kind: kind), type: .directory,
+      fileSystem,
+      inode: ProcessFileSystem.inode(process: process.processIdentifier, kind: kind, number: number), type: .directory,
       mode: mode)
   }
 
@@ -38,11 +39,13 @@ final class ProcessDirectory: OwnedDirectory {
     ("cwd", Kind.workingDirectory, .symbolicLink), ("root", Kind.root, .symbolicLink),
     ("task", Kind.tasks, .directory),
   ]
-  private let isTask: Bool
+  /// The thread; 0: the process.
+  private let thread: Int32
+  private var isTask: Bool { thread != 0 }
 
-  init(_ fileSystem: ProcessFileSystem, _ process: any ProcessView, isTask: Bool = false) {
-    self.isTask = isTask
-    super.init(fileSystem, process, kind: isTask ? Kind.task : 0)
+  init(_ fileSystem: ProcessFileSystem, _ process: any ProcessView, thread: Int32 = 0) {
+    self.thread = thread
+    super.init(fileSystem, process, kind: thread != 0 ? Kind.task : 0, number: thread.int)
   }
 
   override func lookup(_ name: PathBytes) throws(Errno) -> LookupResult {
@@ -51,10 +54,13 @@ final class ProcessDirectory: OwnedDirectory {
     }
     let files = tree.processFiles
     for index in 0..<files.count where files[index].name.withPath({ $0 == name }) {
-      let (process, produce) = (process, files[index].produce)
+      let (process, thread, file) = (process, thread, files[index])
+      var consume: ProcessFileSystem.Consume?
+      if let function = file.consume { consume = { (bytes) throws(Errno) in try function(process, thread, bytes) } }
       let node = TextNode(
-        tree, inode: inode(Kind.firstFile &+ index), mode: files[index].mode, owner: process.fileOwner
-      ) { (text) throws(Errno) in try produce(process, &text) }
+        tree, inode: inode(Kind.firstFile &+ index, thread.int), mode: file.mode, owner: process.fileOwner,
+        consume: consume
+      ) { (text) throws(Errno) in try file.produce(process, thread, &text) }
       return LookupResult(node, validity: 0)
     }
     return LookupResult(nil, validity: 0)
@@ -85,7 +91,7 @@ final class ProcessDirectory: OwnedDirectory {
         }
       } else {
         let number = index &- Self.names.count
-        let inode = inode(Kind.firstFile &+ number)
+        let inode = inode(Kind.firstFile &+ number, thread.int)
         let fits = files[number].name.withPath { sink.add($0, inode: inode, type: .regular, nextCookie: next) }
         guard fits else { return }
       }
@@ -126,7 +132,7 @@ final class TaskDirectory: OwnedDirectory {
   override func lookup(_ name: PathBytes) throws(Errno) -> LookupResult {
     guard let number = name.decimal else { return LookupResult(nil, validity: 0) }
     for thread in process.threadIdentifiers where thread.int == number {
-      return LookupResult(ProcessDirectory(tree, process, isTask: true), validity: 0)
+      return LookupResult(ProcessDirectory(tree, process, thread: thread), validity: 0)
     }
     return LookupResult(nil, validity: 0)
   }

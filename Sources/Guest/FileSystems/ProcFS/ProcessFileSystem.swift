@@ -40,10 +40,24 @@ public final class ProcessFileSystem: FileSystem {
   public typealias Produce = (inout TextBuffer) throws(Errno) -> Void
   /// Writes the text of a file of a process.
   public typealias ProduceOfProcess = (any ProcessView, inout TextBuffer) throws(Errno) -> Void
+  /// Writes the text of a file of a thread; 0 stands for the process as a whole.
+  public typealias ProduceOfThread = (any ProcessView, Int32, inout TextBuffer) throws(Errno) -> Void
+  /// Takes what was written to a file of a thread.
+  public typealias ConsumeOfThread = (any ProcessView, Int32, UnsafeRawBufferPointer) throws(Errno) -> Void
+  /// Takes what was written to a file.
+  typealias Consume = (UnsafeRawBufferPointer) throws(Errno) -> Void
+
+  /// A file of every process' and every thread's directory.
+  struct ThreadFile {
+    let name: [UInt8]
+    let mode: UInt32
+    let produce: ProduceOfThread
+    let consume: ConsumeOfThread?
+  }
 
   let processes: any ProcessList
   /// Files of every process' directory; added at boot.
-  private(set) var processFiles: [(name: [UInt8], mode: UInt32, produce: ProduceOfProcess)] = []
+  private(set) var processFiles: [ThreadFile] = []
   private var lastInode: UInt64 = 1
 
   /// /proc with self, thread-self, and the files of each process that need nothing but a `ProcessView`.
@@ -70,9 +84,18 @@ public final class ProcessFileSystem: FileSystem {
     directory.add(name, TextNode(self, inode: newInode(), mode: mode, produce: produce))
   }
 
-  /// Adds a file to the directory of every process and thread.
+  /// Adds a file to the directory of every process and thread, the same for all threads.
   public func add(processFile name: StaticString, mode: UInt32 = 0o444, _ produce: @escaping ProduceOfProcess) {
-    processFiles.append((PathBytes(name).copy, mode, produce))
+    add(threadFile: name, mode: mode) { (process, _, text) throws(Errno) in try produce(process, &text) }
+  }
+
+  /// Adds a file to the directory of every process and thread, each thread's its own.
+  /// - Parameter consume: takes what is written to it; nil: nobody may write.
+  public func add(
+    threadFile name: StaticString, mode: UInt32 = 0o444, consume: ConsumeOfThread? = nil,
+    _ produce: @escaping ProduceOfThread
+  ) {
+    processFiles.append(ThreadFile(name: PathBytes(name).copy, mode: mode, produce: produce, consume: consume))
   }
 
   /// Adds a symbolic link.

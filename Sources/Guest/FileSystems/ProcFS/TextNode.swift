@@ -1,4 +1,4 @@
-// TextNode: a file whose text is made when it is read.
+// TextNode: a file whose text is made when it is read; some take what is written to them, a write at a time.
 import Base
 import Files
 import Locks
@@ -7,33 +7,45 @@ import Memory
 /// A file with a function that writes its text.
 final class TextNode: PseudoNode {
   private let produce: ProcessFileSystem.Produce
+  private let consume: ProcessFileSystem.Consume?
   private let fileOwner: (userID: UInt32, groupID: UInt32)
 
   init(
     _ fileSystem: FileSystem, inode: UInt64, mode: UInt32, owner: (userID: UInt32, groupID: UInt32) = (0, 0),
-    produce: @escaping ProcessFileSystem.Produce
+    consume: ProcessFileSystem.Consume? = nil, produce: @escaping ProcessFileSystem.Produce
   ) {
     self.produce = produce
+    self.consume = consume
     fileOwner = owner
     super.init(fileSystem, inode: inode, type: .regular, mode: mode)
   }
 
   override var owner: (userID: UInt32, groupID: UInt32) { fileOwner }
 
+  /// What may be written may be cut before: `echo name > comm`.
+  override func setAttributes(_ change: AttributeChange) throws(Errno) {
+    guard consume != nil, change.byteCount != nil else { throw .EPERM }
+  }
+
   override func open(_ flags: OpenFlags, at location: Location) throws(Errno) -> OpenFile {
-    if flags.allowsWriting { throw .EACCES }
-    return TextFile(self, at: location, flags, produce)
+    if flags.allowsWriting && consume == nil { throw .EACCES }
+    return TextFile(self, at: location, flags, produce, consume)
   }
 }
 
 /// An open one: keeps the text from the first read, or the last from the start, on.
 private final class TextFile: OpenFile {
   private let produce: ProcessFileSystem.Produce
+  private let consume: ProcessFileSystem.Consume?
   private let lock = Mutex()
   private var text: [UInt8]?
 
-  init(_ vnode: Vnode, at location: Location, _ flags: OpenFlags, _ produce: @escaping ProcessFileSystem.Produce) {
+  init(
+    _ vnode: Vnode, at location: Location, _ flags: OpenFlags, _ produce: @escaping ProcessFileSystem.Produce,
+    _ consume: ProcessFileSystem.Consume?
+  ) {
     self.produce = produce
+    self.consume = consume
     super.init(vnode: vnode, location: location, flags: flags)
   }
 
@@ -49,5 +61,21 @@ private final class TextFile: OpenFile {
     return try current.withUnsafeBufferPointer { (bytes) throws(Errno) in
       try transfer.copyOut(from: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(bytes)[offset.int...]))
     }
+  }
+
+  /// The most that one write tells.
+  private static let mostWritten = 256
+
+  override func writeData(at offset: UInt64, from transfer: inout Transfer) throws(Errno) -> Int {
+    guard let consume else { throw .EACCES }
+    let count = min(transfer.remaining, Self.mostWritten)
+    var storage: [256 of UInt8] = .init(repeating: 0)
+    try withUnsafeMutableBytes(of: &storage) { (all) throws(Errno) in
+      let bytes = UnsafeMutableRawBufferPointer(rebasing: all[..<count])
+      try transfer.copyIn(into: bytes)
+      try consume(UnsafeRawBufferPointer(bytes))
+    }
+    lock.withLock { text = nil }
+    return count
   }
 }

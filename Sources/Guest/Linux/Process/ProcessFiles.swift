@@ -15,14 +15,9 @@ public enum ProcessFiles {
   public static func add(to tree: ProcessFileSystem) {
     add(tree, "cmdline", arguments)
     add(tree, "environ", environment)
-    add(tree, "comm") { (process, text) throws(Errno) in
-      appendName(process, &text)
-      text.append("\n")
-    }
+    addThreadFiles(to: tree)
     add(tree, "maps", maps)
-    add(tree, "stat", stat)
     add(tree, "statm", statm)
-    add(tree, "status", status)
     add(tree, "limits", limits)
     tree.add("version") { (text) throws(Errno) in text.append("Linux version 6.1.0-osv (OSv) #1 SMP\n") }
     tree.add("cpuinfo", cpuInformation)
@@ -56,11 +51,6 @@ public enum ProcessFiles {
     let part = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<count])
     try UserSpan(range.start, count: count).read(into: part)
     text.append(UnsafeRawBufferPointer(part))
-  }
-
-  private static func appendName(_ process: Process, _ text: inout TextBuffer) {
-    guard let name = process.lock.withLock({ process.tasks.first?.name }) else { return }
-    for index in 0..<16 where name[index] != 0 { text.append(byte: name[index]) }
   }
 
   // MARK: Memory
@@ -125,76 +115,7 @@ public enum ProcessFiles {
     text.append("\n")
   }
 
-  // MARK: Status
-
-  /// stat(5): 52 fields, those without a meaning here are 0.
-  private static func stat(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
-    let tick: UInt64 = 10_000_000
-    text.append(process.identifier.u64)
-    text.append(" (")
-    appendName(process, &text)
-    text.append(") R 0 ")
-    text.append(process.group.u64)
-    text.append(" ")
-    text.append(process.session.u64)
-    text.append(" 0 -1 0 0 0 0 0 ")
-    text.append(process.cpuTime / tick)
-    text.append(" 0 0 0 20 0 ")
-    text.append(process.threadIdentifiers.count.u64)
-    text.append(" 0 ")
-    text.append(process.startTime / tick)
-    text.append(" ")
-    text.append(process.addressSpace.mappedByteCount)
-    text.append(" ")
-    text.append(process.addressSpace.residentByteCount &>> PageSize.smallShift)
-    text.append(" 18446744073709551615")
-    for _ in 26...52 { text.append(" 0") }
-    text.append("\n")
-  }
-
-  private static func status(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
-    let credentials = process.lock.withLock { process.credentials }
-    text.append("Name:\t")
-    appendName(process, &text)
-    text.append("\nState:\tR (running)\nTgid:\t")
-    text.append(process.identifier.u64)
-    text.append("\nPid:\t")
-    text.append(process.identifier.u64)
-    text.append("\nPPid:\t0\n")
-    appendNumbers("Uid:", credentials.userID, credentials.effectiveUserID, credentials.savedUserID, &text)
-    appendNumbers("Gid:", credentials.groupID, credentials.effectiveGroupID, credentials.savedGroupID, &text)
-    let account = process.addressSpace.account()
-    appendKibibytes("VmSize:\t", account.mapped, &text)
-    appendKibibytes("VmLck:\t", account.locked, &text)
-    appendKibibytes("VmRSS:\t", account.resident, &text)
-    appendKibibytes("RssAnon:\t", account.ownResident, &text)
-    appendKibibytes("RssFile:\t", account.fileResident, &text)
-    appendKibibytes("RssShmem:\t", account.sharedResident, &text)
-    appendKibibytes("VmData:\t", account.data, &text)
-    appendKibibytes("VmStk:\t", account.stack, &text)
-    appendKibibytes("VmExe:\t", account.code, &text)
-    text.append("Threads:\t")
-    text.append(process.threadIdentifiers.count.u64)
-    text.append("\n")
-  }
-
-  private static func appendNumbers(
-    _ name: StaticString, _ real: UInt32, _ effective: UInt32, _ saved: UInt32, _ text: inout TextBuffer
-  ) {
-    text.append(name)
-    let all: [4 of UInt32] = [real, effective, saved, effective]
-    for index in 0..<4 {
-      text.append("\t")
-      text.append(all[index].u64)
-    }
-    text.append("\n")
-  }
-
-  private static func appendKibibytes(_ name: StaticString, _ byteCount: UInt64, _ text: inout TextBuffer) {
-    text.append(name)
-    text.append(byteCount &>> 10, width: 8)
-    text.append(" kB\n")
-  }
+  // MARK: Limits
 
   private static func limits(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
     text.append("Limit                     Soft Limit           Hard Limit           Units     \n")

@@ -25,6 +25,8 @@ public final class Task {
   var blocked = SignalSet()
   /// Signals that the thread waits for by sigtimedwait: they wake it though they are blocked.
   var waitedSignals = SignalSet()
+  /// Its name (PR_SET_NAME, /proc), cut off at 15 bytes.
+  var name: [16 of UInt8] = .init(repeating: 0)
 
   // MARK: Touched by the thread itself only
 
@@ -50,8 +52,6 @@ public final class Task {
   /// How late its timers may be (PR_SET_TIMERSLACK), ns. They are as exact as they can be whatever it says.
   var timerSlack = Task.defaultTimerSlack
   static let defaultTimerSlack: UInt64 = 50_000
-  /// Its name (PR_SET_NAME), cut off at 15 bytes.
-  var name: [16 of UInt8] = .init(repeating: 0)
 
   init(identifier: Int32, process: Process, thread: Thread) {
     self.identifier = identifier

@@ -167,7 +167,7 @@ extension SystemCall {
         if byte == 0 { break }
         name[index] = byte
       }
-      task.name = name
+      process.lock.withLock { task.name = name }
     case 16: try UserSpan.write(task.name, at: address1)  // PR_GET_NAME
     case 3: return 1  // PR_GET_DUMPABLE
     case 1, 4, 8, 36, 38: return 0  // PDEATHSIG, DUMPABLE, KEEPCAPS, CHILD_SUBREAPER, NO_NEW_PRIVS
