@@ -61,7 +61,7 @@ struct MemoryPressureTests {
   @Test(arguments: ["1M", "3M"]) func lessThanTheLeast(memory: String) throws {
     let outcome = try vm(["--memory", memory, "/bin/busybox", "true"], seconds: 20)
     #expect(outcome.status == 125)
-    #expect(outcome.errorText == "osv-run: error E12: --memory is too small: the least is 4M\n")
+    #expect(outcome.errorText == "osv-run: error E12: --memory is too small: it may be 4M to 256G\n")
   }
 
   @Test func tooLittleForTheProgram() throws {
