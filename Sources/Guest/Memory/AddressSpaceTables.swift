@@ -48,4 +48,21 @@ extension UnsafeMutablePointer where Pointee == AddressSpaceTables {
     deinitialize(count: 1)
     KernelHeap.free(UnsafeMutableRawPointer(self))
   }
+
+  /// One user more, which `release` takes back.
+  func retain() { pointee.users.add(1, ordering: .relaxed) }
+
+  /// Runs `body`, a flush, for these tables. With preemption off.
+  ///
+  /// On kvm_pvm a flush brings the translations of the CPU's own tables in line, on all CPUs; those of tables that the CPU has not stay as
+  /// they were. So it gets them for that long.
+  func withFlushes(_ body: () -> Void) {
+    let current = CPU.slot(.addressSpace)
+    guard TLB.flushesEverywhere, current != UnsafeMutableRawPointer(self) else { return body() }
+    TLB.setRoot(pointee.table.root)
+    body()
+    // SAFETY: as in `activate`.
+    let old = current?.assumingMemoryBound(to: AddressSpaceTables.self).pointee.table ?? KernelMappings.kernelTable
+    TLB.setRoot(old.root)
+  }
 }

@@ -25,8 +25,19 @@ struct GatherBatch: ~Copyable {
   /// Changes that are dropped one by one, and gains that are worth a flush.
   private static let fewChanges = 4
   private static let manyGains = 24
+  /// Whose tables the changes are in, with a user counted; nil: those that the CPU has.
+  private var tables: AddressSpaceTablesPointer?
 
   init() {}
+
+  /// Says whose tables the changes that follow are in: for those who change mappings that are perhaps not their own thread's.
+  mutating func note(_ space: AddressSpace) {
+    guard TLB.flushesEverywhere, tables != space.tables else { return }
+    flush()
+    tables?.release()
+    space.tables.retain()
+    tables = space.tables
+  }
 
   /// Notes that the translation of `address` lost something (rights, or its page).
   mutating func noteChange(at address: VirtualAddress) {
@@ -54,7 +65,7 @@ struct GatherBatch: ~Copyable {
     }
     if listPage == nil || listCount == Self.pageCapacity {
       guard let page = Frames.allocate() else {
-        finish()
+        drain()
         return add(frame, at: address)
       }
       words(page)[0] = listPage?.rawValue ?? 0
@@ -67,17 +78,32 @@ struct GatherBatch: ~Copyable {
 
   /// Flushes and gives the pages back. Must be the last call, and be called.
   mutating func finish() {
+    drain()
+    tables?.release()
+    tables = nil
+  }
+
+  private mutating func flush() {
     let gained = gains >= Self.manyGains && TLB.flushesEverywhere
     guard changes > 0 || gained else { return }
     Preemption.disable()
+    if let tables { tables.withFlushes { flushNow(gained) } } else { flushNow(gained) }
+    Preemption.enable()
+    changes = 0
+    gains = 0
+  }
+
+  private func flushNow(_ gained: Bool) {
     if changes <= Self.fewChanges && !gained {
       TLB.flushEverywhere(count: changes) { VirtualAddress(changed[$0]) }
     } else {
       TLB.flushAllEverywhere()
     }
-    Preemption.enable()
-    changes = 0
-    gains = 0
+  }
+
+  private mutating func drain() {
+    flush()
+    guard inlineCount > 0 || listPage != nil else { return }
     while inlineCount > 0 {
       inlineCount &-= 1
       Frames.release(PhysicalAddress(inline[inlineCount]))

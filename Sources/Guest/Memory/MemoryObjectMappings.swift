@@ -61,9 +61,12 @@ extension MemoryObject {
     mappingsLock.lock()
     forEachEntry(from: from, to: to) { region, slot, page in
       let old = slot.entry
-      guard old.rawValue != 0, evenPrivate || !old.isOwned, slot.replace(old, by: .absent) else { return }
+      guard old.rawValue != 0, evenPrivate || !old.isOwned, let space = region.pointee.space?.takeUnretainedValue()
+      else { return }
+      batch.note(space)
+      guard slot.replace(old, by: .absent) else { return }
       batch.add(old.frame, at: page)
-      region.pointee.space?.takeUnretainedValue().residentPages.subtract(1, ordering: .relaxed)
+      space.residentPages.subtract(1, ordering: .relaxed)
     }
     mappingsLock.unlock()
     batch.finish()
@@ -73,9 +76,10 @@ extension MemoryObject {
   private func protectMappings(from: UInt64, to: UInt64) {
     var batch = GatherBatch()
     mappingsLock.lock()
-    forEachEntry(from: from, to: to) { _, slot, page in
+    forEachEntry(from: from, to: to) { region, slot, page in
       let old = slot.entry
-      guard old.isWritable, !old.isOwned else { return }
+      guard old.isWritable, !old.isOwned, let space = region.pointee.space?.takeUnretainedValue() else { return }
+      batch.note(space)
       slot.makeReadOnly()
       batch.noteChange(at: page)
     }

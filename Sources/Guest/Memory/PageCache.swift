@@ -114,6 +114,7 @@ extension MemoryObject {
       guard !entry.isOwned, entry.frame == frame else { return }
       if region.pointee.flags.contains(.locked) || entry.isWritable { isUsed = true }
       if effort == .unused && entry.isAccessed {
+        if let space = region.pointee.space?.takeUnretainedValue() { batch.note(space) }
         slot.clearAccessed()
         // The CPU sets the bit again only when it has forgotten the translation.
         batch.noteChange(at: address)
@@ -127,9 +128,11 @@ extension MemoryObject {
   private func takeOut(_ page: UInt64, _ frame: PhysicalAddress, _ batch: inout GatherBatch) {
     forEachEntry(from: page, to: page &+ 1) { region, slot, address in
       let old = slot.entry
-      guard !old.isOwned, old.frame == frame, slot.replace(old, by: .absent) else { return }
+      guard !old.isOwned, old.frame == frame, let space = region.pointee.space?.takeUnretainedValue() else { return }
+      batch.note(space)
+      guard slot.replace(old, by: .absent) else { return }
       batch.add(frame, at: address)
-      region.pointee.space?.takeUnretainedValue().residentPages.subtract(1, ordering: .relaxed)
+      space.residentPages.subtract(1, ordering: .relaxed)
     }
   }
 }
