@@ -1,5 +1,6 @@
 // Opening in all its forms: openat2's limits, descriptors that are only places, files without names; extended attributes, holes, sizes
 // that are not allowed, times, the older getdents.
+// linux: 6.6
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -22,22 +23,7 @@
 #include <sys/time.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
-#include <sys/utsname.h>
 #include <unistd.h>
-
-// fchmodat2, which Linux has from 6.6 on; for an older one, what a newer one answers to the three calls below.
-static long chmod_at(int directory, const char *name, unsigned mode, int flags) {
-  struct utsname system;
-  int major = 0, minor = 0;
-  uname(&system);
-  sscanf(system.release, "%d.%d", &major, &minor);
-  if (strstr(system.release, "osv") || major > 6 || (major == 6 && minor >= 6)) return syscall(452, directory, name, mode, flags);
-  char path[64];
-  snprintf(path, sizeof path, "/proc/self/fd/%d", directory);
-  if (flags == AT_EMPTY_PATH) return chmod(path, mode);
-  errno = flags == AT_SYMLINK_NOFOLLOW ? EOPNOTSUPP : EINVAL;
-  return -1;
-}
 
 static void show(const char *what, long result) {
   if (result < 0) printf("%s: %s\n", what, strerror(errno));
@@ -124,11 +110,11 @@ int main(void) {
   printf("revents %d\n", ready.revents);
   show("epoll", epoll_ctl(epoll_create1(0), EPOLL_CTL_ADD, place, &(struct epoll_event){.events = EPOLLIN}));
   show("by an empty path", fchownat(place, "", getuid(), getgid(), AT_EMPTY_PATH));
-  show("fchmodat2", chmod_at(place, "", 0640, AT_EMPTY_PATH));
+  show("fchmodat2", syscall(452, place, "", 0640, AT_EMPTY_PATH));
   show("fstat", fstat(place, &s));
   printf("mode %o\n", s.st_mode);
-  show("fchmodat2 of a link", chmod_at(d, "l", 0640, AT_SYMLINK_NOFOLLOW));
-  show("fchmodat2 flags", chmod_at(d, "l", 0640, 1));
+  show("fchmodat2 of a link", syscall(452, d, "l", 0640, AT_SYMLINK_NOFOLLOW));
+  show("fchmodat2 flags", syscall(452, d, "l", 0640, 1));
   snprintf(text, sizeof text, "/proc/self/fd/%d", place);
   opened("reopened", open(text, O_RDWR));
   int link_place = open("d/l", O_PATH | O_NOFOLLOW);

@@ -1,5 +1,6 @@
 // Interval timers and timers by timer_create: signals in time, intervals, overruns, what is left, CPU time, errors.
 // alone
+// linux: 6.13
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
@@ -8,22 +9,12 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
 #ifndef sigev_notify_thread_id
 #define sigev_notify_thread_id _sigev_un._tid
 #endif
-
-// Linux before 6.13 leaves the signal of a timer that is disarmed pending.
-static int leaves_signals(void) {
-  struct utsname system;
-  int major = 0, minor = 0;
-  uname(&system);
-  sscanf(system.release, "%d.%d", &major, &minor);
-  return !strstr(system.release, "osv") && (major < 6 || (major == 6 && minor < 13));
-}
 
 static volatile sig_atomic_t alarms, expirations, code, value, virtuals, profs;
 static volatile pid_t receiver;
@@ -128,7 +119,6 @@ int main(void) {
   // Disarmed, set anew or deleted, it takes its signal back; that of somebody else stays.
   setting.it_value.tv_nsec = setting.it_interval.tv_nsec = 0;
   timer_settime(timer, 0, &setting, NULL);
-  if (leaves_signals()) sigtimedwait(&set, &information, &none);
   printf("disarmed %d", sigtimedwait(&set, &information, &none));
   printf(" overruns %d\n", timer_getoverrun(timer));
   kill(getpid(), SIGUSR1);
