@@ -11,7 +11,7 @@
 # before its next exception, the interrupt is delivered a second time, to a guest that has interrupts off; which no processor does and
 # no guest can survive, nor always the bed's own Linux. So QEMU logs its interrupts, misdelivered.awk finds these, and the bed has a line
 # for each in /tmp/misdelivered, by which the script may tell them from our failures. The bed says every two seconds that it lives; one that
-# falls silent for a minute, Linux and all, is started again, twice at most. A script or VM that hangs in a living bed
+# falls silent for a minute, Linux and all, or dies, is started again, twice at most. A script or VM that hangs in a living bed
 # ends at TESTBED_SECONDS and is a failure.
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: testbed.sh SCRIPT FILE..." >&2; exit 125; }
@@ -68,6 +68,8 @@ for attempt in 1 2 3; do
   done
   wait $machine || status=$?
   tr -d '\r' < "$work/raw" > "$work/output"
+  # Ended by itself, and not by the script: its Linux has died.
+  if [ "$status" != 124 ] && ! grep -q "^TESTBED end " "$work/output"; then lost=1; fi
   [ -n "$lost" ] || break
   echo "testbed: the bed's own Linux stopped (attempt $attempt, $(wc -l < "$work/wrong") interrupts misdelivered), after:" \
     "$(tail -n 1 "$work/output")" >&2
