@@ -9,14 +9,8 @@ import VirtioABI
 
 @Suite struct ChangeSafetyTests {
   /// `outside` must stay as it is; only `share` is served.
-  let host = TestDirectory()
+  let host = TestDirectory.sharedBesideASecret()
   let clock = TestClock()
-
-  init() {
-    host.directory("share")
-    host.directory("outside")
-    host.file("outside/secret", "secret")
-  }
 
   func client(features: UInt64 = TestClient.writing) throws -> TestClient {
     var configuration = FUSEServer.Configuration()

@@ -13,14 +13,8 @@ final class TestClock: @unchecked Sendable {
 
 @Suite struct ConfinementTests {
   /// `outside` holds a secret; only `share` is served.
-  let host = TestDirectory()
+  let host = TestDirectory.sharedBesideASecret()
   let clock = TestClock()
-
-  init() {
-    host.directory("share")
-    host.directory("outside")
-    host.file("outside/secret", "secret")
-  }
 
   func client(features: UInt64 = TestClient.ours) throws -> TestClient {
     var configuration = FUSEServer.Configuration()

@@ -214,3 +214,14 @@ func bytes<Value: BitwiseCopyable>(_ value: Value) -> [UInt8] { withUnsafeBytes(
 
 /// unshare(2), likewise.
 @_silgen_name("unshare") func unshare(_ flags: Int32) -> Int32
+
+extension TestDirectory {
+  /// A folder "share", to be served, beside a folder "outside" that holds a secret and must stay as it is.
+  static func sharedBesideASecret() -> TestDirectory {
+    let host = TestDirectory()
+    host.directory("share")
+    host.directory("outside")
+    host.file("outside/secret", "secret")
+    return host
+  }
+}

@@ -56,21 +56,15 @@ public final class FileSystemContext {
 
   private func set(workingDirectory place: Location) {
     place.use(1)
-    let old = lock.withLock { () -> Location in
-      let old = workingPlace
-      workingPlace = place
-      return old
-    }
+    var old = place
+    lock.withLock { swap(&workingPlace, &old) }
     old.use(-1)
   }
 
   private func set(root place: Location) {
     place.use(1)
-    let old = lock.withLock { () -> Location in
-      let old = rootPlace
-      rootPlace = place
-      return old
-    }
+    var old = place
+    lock.withLock { swap(&rootPlace, &old) }
     old.use(-1)
   }
 

@@ -31,6 +31,30 @@ public enum Platform: Sendable {
   }
 }
 
+extension kvm_segment {
+  /// All of memory, for data, or for code of 32 or 64 bits.
+  static func flat(selector: UInt16, isCode: Bool = false, isLong: Bool = false) -> kvm_segment {
+    var segment = kvm_segment()
+    segment.limit = 0xffff_ffff
+    segment.selector = selector
+    segment.type = isCode ? 11 : 3
+    (segment.present, segment.s, segment.g) = (1, 1, 1)
+    segment.l = isLong ? 1 : 0
+    segment.db = isLong ? 0 : 1
+    return segment
+  }
+
+  /// A task-state segment that is in use.
+  static func taskState(selector: UInt16, base: UInt64) -> kvm_segment {
+    var segment = kvm_segment()
+    segment.base = base
+    segment.limit = 0x67
+    segment.selector = selector
+    (segment.type, segment.present) = (11, 1)
+    return segment
+  }
+}
+
 extension VCPU {
   /// Sets every register that the boot contract names.
   func prepare(
@@ -40,33 +64,17 @@ extension VCPU {
     try set(cpuid: cpuid.entries(cpu: index))
 
     var system = try systemRegisters
-    func flat(selector: UInt16, code: Bool) -> kvm_segment {
-      var segment = kvm_segment()
-      segment.limit = 0xffff_ffff
-      segment.selector = selector
-      segment.type = code ? 11 : 3
-      segment.present = 1
-      segment.s = 1
-      segment.db = code ? 0 : 1
-      segment.l = code ? 1 : 0
-      segment.g = 1
-      return segment
-    }
-    let data = flat(selector: 0x18, code: false)
+    let data = kvm_segment.flat(selector: 0x18)
     let perCPU = layout.perCPU + UInt64(index) * BootInformation.perCPUStride
-    system.cs = flat(selector: 0x10, code: true)
+    system.cs = .flat(selector: 0x10, isCode: true, isLong: true)
     system.ss = data
     system.ds = data
     system.es = data
     system.fs = data
     system.gs = data
     system.gs.base = layout.linear(perCPU)
-    system.tr = kvm_segment()
-    system.tr.base = layout.linear(layout.tss + UInt64(index) * GuestLayout.tssStride)
-    system.tr.limit = 0x67
-    system.tr.selector = UInt16(0x40 + 16 * index)
-    system.tr.type = 11
-    system.tr.present = 1
+    system.tr = .taskState(
+      selector: UInt16(0x40 + 16 * index), base: layout.linear(layout.tss + UInt64(index) * GuestLayout.tssStride))
     system.ldt = kvm_segment()
     system.ldt.unusable = 1
     system.ldt.type = 2

@@ -112,6 +112,13 @@ public struct ELFFile {
     self.segments = segments
   }
 
+  /// Where a kernel is entered by PVH, nil for files without such a note (Xen's docs/misc/pvh.pandoc).
+  public var pvhEntry: UInt32? {
+    guard let note = notes.first(where: { $0.name == Array("Xen".utf8) && $0.type == 18 }), note.content.count >= 4
+    else { return nil }
+    return note.content.withUnsafeBytes { UInt32(littleEndian: $0.loadUnaligned(as: UInt32.self)) }
+  }
+
   /// The segments to load.
   public var loads: [Segment] { segments.filter { $0.type == 1 } }
 

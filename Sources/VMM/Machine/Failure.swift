@@ -88,3 +88,21 @@ public struct Failure: Error, Equatable {
     }
   }
 }
+
+extension Failure {
+  /// A vCPU came back for a reason from which there is no way on; what its machine can go on from, it has served before it asks.
+  init(stoppedBy exit: Exit) {
+    switch exit {
+    case .internalError(let suberror, _):
+      self.init(.stopped, "KVM gave up on the guest (internal error \(suberror))")
+    case .halted: self.init(.stopped, "the guest halted where nothing can wake it")
+    case .shutdown: self.init(.stopped, "the guest stopped with a triple fault; this is a defect of its kernel")
+    case .entryFailure(let reason):
+      self.init(.stopped, "the processor refused the guest's state (reason \(reason))")
+    case .memoryFault: self.init(.stopped, "the host could not provide a page of the guest's memory")
+    case .other(let reason): self.init(.stopped, "KVM reported an unknown exit (\(reason))")
+    case .portWrite, .portRead, .mmioWrite, .mmioRead, .interrupted:
+      self.init(.stopped, "a vCPU came back, and nobody served it")
+    }
+  }
+}

@@ -15,23 +15,20 @@ public enum ImageKind: Equatable, Sendable {
 
   /// Looks at a whole file.
   public init(_ bytes: UnsafeRawBufferPointer) throws(ELFFile.Defect) {
-    // A bzImage has "HdrS" at 0x202 and the boot sector's signature before it.
-    if bytes.count > 0x206, bytes[0x1fe] == 0x55, bytes[0x1ff] == 0xaa,
-      bytes[0x202..<0x206].elementsEqual("HdrS".utf8)
-    {
+    if Self.isBzImage(bytes) {
       self = .bzImage
       return
     }
     let file: ELFFile
     do throws(ELFFile.Defect) { file = try ELFFile(bytes) } catch {
       // A kernel's virtual addresses are its own affair.
-      guard let kernel = try? ELFFile(bytes, isPhysical: true), Self.isPVH(kernel) else { throw error }
+      guard let kernel = try? ELFFile(bytes, isPhysical: true), kernel.pvhEntry != nil else { throw error }
       self = .pvhKernel
       return
     }
     if let note = KernelImage.note(of: file) {
       self = note.kind == KernelImage.Kind.linkedProgram.rawValue ? .osvImage : .osvKernel
-    } else if Self.isPVH(file) {
+    } else if file.pvhEntry != nil {
       self = .pvhKernel
     } else {
       guard !file.loads.isEmpty else { throw .malformed("it has nothing to load") }
@@ -43,8 +40,10 @@ public enum ImageKind: Equatable, Sendable {
     }
   }
 
-  private static func isPVH(_ file: ELFFile) -> Bool {
-    file.notes.contains { $0.name == Array("Xen".utf8) && $0.type == 18 }
+  /// Whether a file is a bzImage: "HdrS" at 0x202, and the boot sector's signature before it.
+  static func isBzImage(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    bytes.count > 0x206 && bytes[0x1fe] == 0x55 && bytes[0x1ff] == 0xaa
+      && bytes[0x202..<0x206].elementsEqual("HdrS".utf8)
   }
 
   /// A few words for people.

@@ -6,6 +6,7 @@
 
 import CKVM
 import GuestImage
+import Jail
 import KVM
 import Synchronization
 import VirtioABI
@@ -53,6 +54,17 @@ public struct MachineConfiguration {
 
   /// A small machine with nothing in it.
   public init() {}
+}
+
+extension MachineConfiguration {
+  /// Gives up what the running machine does not need, on the main thread, before there are others.
+  func enterJail() throws(Failure) {
+    do throws(JailError) {
+      try Jail.enter(
+        directories: shares.map(\.descriptor), writable: shares.filter { !$0.readOnly }.map(\.descriptor),
+        requests: MachineDevices.requests, listener: controlDescriptor)
+    } catch { throw Failure(.jail, "\(error.step) failed: \(StandardStreams.message(error.code))") }
+  }
 }
 
 /// A directory of the host that the guest sees.

@@ -24,6 +24,16 @@ extension PCIFunction: BoardDevice {
   }
 }
 
+extension VirtualMachine {
+  /// Delivers a device's message. One that cannot be delivered is lost, as on a bus; the machine is ending then.
+  func deliver(_ message: MSIMessage) {
+    try? signal(
+      InterruptMessage(
+        addressLow: UInt32(truncatingIfNeeded: message.address),
+        addressHigh: UInt32(truncatingIfNeeded: message.address >> 32), data: message.data))
+  }
+}
+
 /// What a machine attaches to its board.
 struct MachineDevices {
   let board: DeviceBoard
@@ -129,13 +139,7 @@ struct MachineDevices {
   /// Places a device, gives it vectors on CPU 0 and a set-up record.
   private func add(_ device: any VirtioDevice) throws(Failure) {
     let vm = vm
-    let function = PCIFunction(device: device, memory: map) { message in
-      // A message that cannot be delivered is lost, as on a bus; the machine is ending then.
-      try? vm.signal(
-        InterruptMessage(
-          addressLow: UInt32(truncatingIfNeeded: message.address),
-          addressHigh: UInt32(truncatingIfNeeded: message.address >> 32), data: message.data))
-    }
+    let function = PCIFunction(device: device, memory: map) { vm.deliver($0) }
     let setup = try allocator.allocate(pages: 1).physical
     let placed = try board.reserve(queueCount: device.queueCount)
     function.place(at: placed.address)

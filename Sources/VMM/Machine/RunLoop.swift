@@ -24,14 +24,7 @@ extension Machine {
       Signals.forward(to: vm, boot, events: (page + offset).assumingMemoryBound(to: UInt64.self))
     }
     if configuration.isJailed {
-      do throws(JailError) {
-        try Jail.enter(
-          directories: configuration.shares.map(\.descriptor),
-          writable: configuration.shares.filter { !$0.readOnly }.map(\.descriptor), requests: MachineDevices.requests,
-          listener: configuration.controlDescriptor)
-      } catch {
-        fail(Failure(.jail, "\(error.step) failed: \(String(cString: strerror(error.code)))"), vcpu: nil)
-      }
+      do throws(Failure) { try configuration.enterJail() } catch { fail(error, vcpu: nil) }
       timeline.mark("jail entered")
     }
     if let listener = configuration.controlDescriptor { serveControl(listener) }
@@ -93,17 +86,8 @@ extension Machine {
         fail(Failure(.stopped, "the machine was told to quit twice; it was here"), vcpu: vcpu)
       }
     case .internalError(1, let instruction): refuse(instruction, of: vcpu)
-    case .internalError(let suberror, _):
-      fail(Failure(.stopped, "KVM gave up on the guest (internal error \(suberror))"), vcpu: vcpu)
-    case .halted: fail(Failure(.stopped, "the guest halted where nothing can wake it"), vcpu: vcpu)
-    case .shutdown:
-      fail(Failure(.stopped, "the guest stopped with a triple fault; this is a defect of its kernel"), vcpu: vcpu)
-    case .entryFailure(let reason):
-      fail(Failure(.stopped, "the processor refused the guest's state (reason \(reason))"), vcpu: vcpu)
-    case .memoryFault:
-      if files.repair(seen: &exits[vcpu.index].repairsSeen) { return }
-      fail(Failure(.stopped, "the host could not provide a page of the guest's memory"), vcpu: vcpu)
-    case .other(let reason): fail(Failure(.stopped, "KVM reported an unknown exit (\(reason))"), vcpu: vcpu)
+    case .memoryFault where files.repair(seen: &exits[vcpu.index].repairsSeen): break
+    default: fail(Failure(stoppedBy: exit), vcpu: vcpu)
     }
   }
 

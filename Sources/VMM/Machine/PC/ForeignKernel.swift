@@ -40,10 +40,8 @@ public struct ForeignKernel {
     let (low, high) = (UInt8(PCLayout.reset & 0xff), UInt8(PCLayout.reset >> 8))
     try place([0xba, low, high, 0xb0, 1, 0xee, 0xf4, 0xeb, 0xfd], at: PCLayout.resetEntry, in: memory)
     try place(commandLine + [0], at: PCLayout.commandLine, in: memory)
-    return isBzImage ? try loadLinux(memory, rootPointer) : try loadPVH(memory, rootPointer)
+    return ImageKind.isBzImage(image) ? try loadLinux(memory, rootPointer) : try loadPVH(memory, rootPointer)
   }
-
-  private var isBzImage: Bool { image.count > 0x270 && image[0x202..<0x206].elementsEqual("HdrS".utf8) }
 
   // MARK: Memory
 
@@ -107,6 +105,7 @@ public struct ForeignKernel {
   }
 
   private func loadLinux(_ memory: GuestMemory, _ rootPointer: UInt64) throws(Failure) -> KernelEntry {
+    guard image.count > 0x270 else { throw Failure(.badELF, "the kernel is damaged: its header is cut off") }
     // 2.12 has the flags that say whether there is a 64-bit entry.
     guard header(0x206, as: UInt16.self) >= 0x020c, header(0x236, as: UInt16.self) & 1 != 0 else {
       throw Failure(.unsupported, "this kernel has no 64-bit entry: give one for x86-64, Linux 3.8 or newer")
@@ -160,10 +159,8 @@ public struct ForeignKernel {
     do throws(ELFFile.Defect) { file = try ELFFile(image, isPhysical: true) } catch {
       throw Failure(error, path: "the kernel")
     }
-    guard let note = file.notes.first(where: { $0.name == Array("Xen".utf8) && $0.type == 18 }),
-      note.content.count >= 4
-    else { throw Failure(.unsupported, "the kernel has no PVH entry") }
-    let address = note.content.prefix(4).enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << (8 * $1.offset) }
+    guard let entry = file.pvhEntry else { throw Failure(.unsupported, "the kernel has no PVH entry") }
+    let address = UInt64(entry)
     guard commandLine.count < PCLayout.commandLineLimit else {
       throw Failure(.usage, "the command line is too long: it takes \(PCLayout.commandLineLimit - 1) bytes")
     }

@@ -3,7 +3,6 @@
 // It has an I/O APIC, one PCI bus with our devices on it, COM1 as the console, and ACPI tables that say so. The kernel finds everything
 // by itself; nothing of our own kernel's start is here, and nothing of this is in it.
 import CKVM
-import Jail
 import KVM
 import VirtioBalloon
 import VirtioEntropy
@@ -23,7 +22,6 @@ public final class PCMachine: @unchecked Sendable {
   private let platform: PCPlatform
   private let console: PCConsole
   private var vcpus: [VCPU] = []
-  private let ending = PCEnding()
 
   /// Makes the machine; nothing of the guest has run when it returns.
   /// - Parameters:
@@ -49,22 +47,15 @@ public final class PCMachine: @unchecked Sendable {
     }
 
     let vm = vm
-    // A message that cannot be delivered is lost, as on a bus.
-    let deliver: @Sendable (MSIMessage) -> Void = { message in
-      try? vm.signal(
-        InterruptMessage(
-          addressLow: UInt32(truncatingIfNeeded: message.address),
-          addressHigh: UInt32(truncatingIfNeeded: message.address >> 32), data: message.data))
-    }
+    let deliver: @Sendable (MSIMessage) -> Void = { vm.deliver($0) }
     let interrupts = IOInterruptController(interrupt: deliver)
     let serial = SerialPort(
       raise: { interrupts.raise(PCLayout.serialLine) },
       send: { $0.withUnsafeBytes { StandardStreams.write($0, to: 1) } }, onActivity: { activity.signal() })
     let host = PCIHost(try Self.functions(configuration, memory: memory, interrupt: deliver))
     platform = PCPlatform(serial: serial, host: host, interrupts: interrupts)
-    let ending = ending
     let status = configuration.status
-    console = PCConsole(serial: serial, activity: activity) { ending.end(serial, status, 0) }
+    console = PCConsole(serial: serial, activity: activity) { Self.end(serial, status, 0) }
 
     let tables = ACPITables(at: PCLayout.tables, cpuCount: configuration.cpuCount)
     guard tables.bytes.count <= PCLayout.tablesLimit,
@@ -116,13 +107,7 @@ public final class PCMachine: @unchecked Sendable {
     let isTerminal = PCConsole.makeRaw()
     PCAutopsy.install(for: vcpus[0])
     if configuration.isJailed {
-      do throws(JailError) {
-        try Jail.enter(
-          directories: configuration.shares.map(\.descriptor),
-          writable: configuration.shares.filter { !$0.readOnly }.map(\.descriptor), requests: MachineDevices.requests)
-      } catch {
-        fail(Failure(.jail, "\(error.step) failed: \(String(cString: strerror(error.code)))"), nil)
-      }
+      do throws(Failure) { try configuration.enterJail() } catch { fail(error, nil) }
     }
     let console = console
     let isJailed = configuration.isJailed
@@ -144,8 +129,8 @@ public final class PCMachine: @unchecked Sendable {
     switch exit {
     case .portWrite(let port, let value, let count):
       switch platform.writePort(port, count: count, value) {
-      case .powerOff?: ending.end(platform.serial, configuration.status, 0)
-      case .reset?: ending.end(platform.serial, configuration.status, Self.resetStatus)
+      case .powerOff?: Self.end(platform.serial, configuration.status, 0)
+      case .reset?: Self.end(platform.serial, configuration.status, Self.resetStatus)
       case nil: break
       }
     case .portRead(let port, let count): vcpu.complete(read: UInt64(platform.readPort(port, count: count)))
@@ -154,19 +139,20 @@ public final class PCMachine: @unchecked Sendable {
     case .interrupted:
       guard PCAutopsy.isAsked, vcpu.index == 0 else { break }
       fail(Failure(.stopped, "the machine was told to quit; it was here"), vcpu)
-    case .shutdown: fail(Failure(.stopped, "the guest's kernel stopped with a triple fault"), vcpu)
-    case .internalError(let suberror, _):
-      fail(Failure(.stopped, "KVM gave up on the guest (internal error \(suberror))"), vcpu)
-    case .entryFailure(let reason):
-      fail(Failure(.stopped, "the processor refused the guest's state (reason \(reason))"), vcpu)
-    case .halted: fail(Failure(.stopped, "the guest halted where nothing can wake it"), vcpu)
-    case .memoryFault: fail(Failure(.stopped, "the host could not provide a page of the guest's memory"), vcpu)
-    case .other(let reason): fail(Failure(.stopped, "KVM reported an unknown exit (\(reason))"), vcpu)
+    default: fail(Failure(stoppedBy: exit), vcpu)
     }
   }
 
   /// The status when the kernel asked for a reset, as it does after a panic: there is nothing to start again.
   static let resetStatus: CInt = 1
+
+  /// The end of a machine that was switched off.
+  private static func end(_ serial: SerialPort, _ report: StatusReport, _ status: CInt) -> Never {
+    serial.flush()
+    HostTerminal.shared?.restore()
+    report.report(status: status, signal: 0)
+    _exit(status)
+  }
 
   private func fail(_ failure: Failure, _ vcpu: VCPU?) -> Never {
     platform.serial.flush()
@@ -204,16 +190,6 @@ private enum PCAutopsy {
   }
 }
 
-/// The end of a machine that was switched off.
-private struct PCEnding: Sendable {
-  func end(_ serial: SerialPort, _ report: StatusReport, _ status: CInt) -> Never {
-    serial.flush()
-    HostTerminal.shared?.restore()
-    report.report(status: status, signal: 0)
-    _exit(status)
-  }
-}
-
 extension CPUIDTable {
   /// What tells a kernel that it is a guest of KVM and may use KVM's clock (Documentation/virt/kvm/x86/cpuid.rst): clock, delays without
   /// ports, the clock's newer registers, and that it is the same on all CPUs.
@@ -229,24 +205,11 @@ extension VCPU {
   /// Sets the registers with which a foreign kernel is entered.
   func enter(_ entry: KernelEntry) throws(KVMError) {
     let isLong = entry.mode == .linux64
-    func flat(_ selector: UInt16, code: Bool) -> kvm_segment {
-      var segment = kvm_segment()
-      segment.limit = 0xffff_ffff
-      segment.selector = selector
-      segment.type = code ? 11 : 3
-      (segment.present, segment.s, segment.g) = (1, 1, 1)
-      segment.l = code && isLong ? 1 : 0
-      segment.db = segment.l == 1 ? 0 : 1
-      return segment
-    }
     var system = try systemRegisters
-    system.cs = flat(0x10, code: true)
-    let data = flat(0x18, code: false)
+    system.cs = .flat(selector: 0x10, isCode: true, isLong: isLong)
+    let data = kvm_segment.flat(selector: 0x18)
     (system.ds, system.es, system.fs, system.gs, system.ss) = (data, data, data, data, data)
-    system.tr = kvm_segment()
-    system.tr.limit = 0x67
-    system.tr.type = 11
-    system.tr.present = 1
+    system.tr = .taskState(selector: 0, base: 0)
     system.gdt.base = PCLayout.gdt
     system.gdt.limit = 31
     system.idt.base = 0
