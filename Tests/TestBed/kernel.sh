@@ -24,7 +24,7 @@ modules=$bed/kernel/lib/modules/$version
 vmlinuz=$(echo "$bed"/kernel/boot/vmlinuz-*)
 
 # The emulator: the installed one; with TESTBED_NEWER_QEMU=1, where that is older than 9, one of Debian's backports, unpacked beside the
-# kernel. It delivers no interrupt twice (testbed.sh tells how old ones do), but stops its own Linux under four virtual CPUs.
+# kernel. It delivers no interrupt twice, but has the other of the bugs that testbed.sh tells of.
 qemu=(qemu-system-x86_64)
 qemu_major() { "$1" --version 2> /dev/null | sed -n 's/.*emulator version \([0-9]*\)\..*/\1/p'; }
 newer_qemu() {

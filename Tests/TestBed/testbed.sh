@@ -7,10 +7,12 @@
 # what it prints comes out here and its exit status is ours. 124 if the script took longer than TESTBED_SECONDS (300),
 # 125 if the bed could not be made or never reached the script. The kernel package is downloaded once into .build/testbed.
 #
-# The SVM of QEMUs before 9 has a bug: it leaves the vector that VMRUN injected in its own exception_index, and when something stops that virtual CPU
-# before its next exception, the interrupt is delivered a second time, to a guest that has interrupts off; which no processor does and
-# no guest can survive, nor always the bed's own Linux. So QEMU logs its interrupts, misdelivered.awk finds these, and the bed has a line
-# for each in /tmp/misdelivered, by which the script may tell them from our failures. The bed says every two seconds that it lives; one that
+# QEMU's SVM has bugs, which no guest can survive, nor always the bed's own Linux. It leaves the vector that VMRUN injected in its own
+# exception_index, and when something stops that virtual CPU before its next exception, the interrupt is delivered a second time, to a
+# guest that has interrupts off (QEMU 7.2; 10 as well with thread=single). And entering or leaving a guest now and then leaves a CPU that
+# finds no page any more, not even those of its interrupt table: the bed's Linux right behind an exit, on its own code, as well as guests,
+# and one vCPU had the registers of its host. So QEMU logs its interrupts, misdelivered.awk finds these, and the bed has a line for each in
+# /tmp/misdelivered, by which the script may tell them from our failures. The bed says every two seconds that it lives; one that
 # falls silent for a minute, Linux and all, or dies, is started again, twice at most. A script or VM that hangs in a living bed
 # ends at TESTBED_SECONDS and is a failure.
 set -euo pipefail
