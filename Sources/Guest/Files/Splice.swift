@@ -88,10 +88,16 @@ public enum Splice {
     let wanted = min(transfer.remaining, Pipe.atomicByteCount)
     let space = try end.pipe.beginWriting(wanted, nonBlocking: nonBlocking || end.isNonBlocking)
     return try end.pipe.fill(min(space, transfer.remaining)) { (bytes) in
-      let before = transfer.copied
-      do throws(Errno) { _ = try transfer.copyIn(into: bytes) } catch { return (transfer.copied &- before, error) }
-      return (transfer.copied &- before, nil)
+      copyIn(&transfer, bytes)
     }
+  }
+
+  /// Fills free bytes of a ring: how many were copied, and what ended it.
+  private static func copyIn(_ transfer: inout Transfer, _ bytes: UnsafeMutableRawBufferPointer) -> (Int, Errno?) {
+    let before = transfer.copied
+    var failure: Errno?
+    do throws(Errno) { _ = try transfer.copyIn(into: bytes) } catch { failure = error }
+    return (transfer.copied &- before, failure)
   }
 
   private static func fromPipe(
@@ -155,9 +161,7 @@ public enum Splice {
           let space = try target.beginWriting(min(bytes.count, Pipe.atomicByteCount), nonBlocking: true)
           var transfer = Transfer(kernelSource: bytes)
           let moved = try target.fill(min(space, bytes.count)) { (free) in
-            let before = transfer.copied
-            do throws(Errno) { _ = try transfer.copyIn(into: free) } catch { return (transfer.copied &- before, error) }
-            return (transfer.copied &- before, nil)
+            copyIn(&transfer, free)
           }
           return (moved, nil)
         } catch {

@@ -6,9 +6,10 @@ extension SystemCall {
   /// they would never end under a timer that is quicker. Nor are waits for readiness.
   func mayRestart(_ number: UInt64) -> Bool {
     switch number {
-    // read, write, open, ioctl, pread64, pwrite64, readv, writev, wait4, fcntl, flock, openat, waitid, preadv, pwritev,
-    // getrandom, futex_waitv, splice, tee, vmsplice; connect, accept, sendto, recvfrom, sendmsg, recvmsg, accept4, recvmmsg, sendmmsg
+    // connect, accept, sendto, recvfrom, sendmsg, recvmsg, accept4, recvmmsg, sendmmsg
     case 42, 43, 44, 45, 46, 47, 288, 299, 307: true
+    // read, write, open, ioctl, pread64, pwrite64, readv, writev, wait4, fcntl, flock, openat, waitid, splice, tee, vmsplice, preadv,
+    // pwritev, getrandom, futex_waitv
     case 0, 1, 2, 16, 17, 18, 19, 20, 61, 72, 73, 257, 247, 275, 276, 278, 295, 296, 318, 449: true
     // futex: FUTEX_WAIT and FUTEX_WAIT_BITSET only without a time-out.
     case 202: argument3 == 0 || argument1 & 0x7f != 0 && argument1 & 0x7f != 9

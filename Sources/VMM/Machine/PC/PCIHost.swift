@@ -33,13 +33,13 @@ final class PCIHost: Sendable {
 
   /// The bridge's own: an identity and a class, nothing to be written.
   private static func bridge(_ offset: Int, _ count: Int) -> UInt32 {
-    let words: [UInt32]
-    switch offset & ~3 {
-    case 0x00: words = [0x0008_1b36]  // The generic host bridge that other virtual machines have.
-    case 0x08: words = [0x0600_0000]
-    default: words = [0]
-    }
-    return words[0] >> UInt32(8 * (offset & 3)) & mask(count)
+    let word: UInt32 =
+      switch offset & ~3 {
+      case 0x00: 0x0008_1b36  // The generic host bridge that other virtual machines have.
+      case 0x08: 0x0600_0000
+      default: 0
+      }
+    return word >> UInt32(8 * (offset & 3)) & mask(count)
   }
 
   private static func mask(_ count: Int) -> UInt32 { count >= 4 ? .max : 1 << UInt32(8 * count) - 1 }
