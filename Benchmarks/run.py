@@ -185,6 +185,25 @@ def program(results, name, runs):
         results.add(f"{name}: {key}", "ns", g, n)
 
 
+def console(results, runs):
+    """Small writes to standard output, which is a pipe that is read all the time; and the exits that one of them takes."""
+    program = tool("console")
+    samples, counts = {}, {}
+    for number in range(runs):
+        for side, command in (("native", [program]), ("guest", [OSV, program])):
+            progress(f"{number + 1}/{runs} console, {side}")
+            for line in subprocess.run(command, check=True, capture_output=True, text=True).stderr.splitlines():
+                name, value, count = line.split()
+                samples.setdefault(name, {}).setdefault(side, []).append(float(value))
+                counts[name] = int(count)
+    idle = stats([program, "none"])["exits"]["total"]
+    for name, sides in samples.items():
+        results.add(f"console: {name}", "ns", statistics.median(sides["guest"]), statistics.median(sides["native"]))
+        exits = stats([program, name])["exits"]["total"] - idle
+        results.add(f"console: {name}, exits to userspace", "exits an operation", max(0, exits) / counts[name])
+    progress("")
+
+
 def threads(results, runs):
     """The same program natively and in the guest, in turn; each figure is the median of the runs' medians. Beside it what an
     operation takes in the guest: switches, interrupts between CPUs, and, from a run of its own, exits to userspace."""
@@ -265,6 +284,7 @@ def main():
     program(results, "clocks", 3 if arguments.quick else 15)
     trees(results, 3 if arguments.quick else 9)
     calls(results, 3 if arguments.quick else 9)
+    console(results, 3 if arguments.quick else 9)
     threads(results, 1 if arguments.quick else 5)
     memory(results, 1 if arguments.quick else 5)
     results.write()

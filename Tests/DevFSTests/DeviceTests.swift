@@ -14,6 +14,8 @@ final class FakeEndpoint: ConsoleEndpoint {
   let pollSource = PollSource()
   var state = TerminalState()
   var isBackground = false
+  /// What a write has failed with that nobody has been told of.
+  var failure: Errno?
 
   init(isTerminal: Bool) {
     self.isTerminal = isTerminal
@@ -40,6 +42,12 @@ final class FakeEndpoint: ConsoleEndpoint {
     state.modes.characters[TerminalModes.time] = 0
     state.readableByteCount = input.count
     return state
+  }
+
+  func finishWriting() throws(Errno) {
+    guard let failure else { return }
+    self.failure = nil
+    throw failure
   }
 
   var readyMask: ReadyMask { input.isEmpty ? .writable : [.readable, .writable] }
@@ -146,6 +154,17 @@ extension OpenFile {
     #expect(error.output == [9])
     #expect(try second.getAttributes().inode == stream.getAttributes().inode)
     #expect(try open("tty").write([8]) == 1)
+  }
+
+  @Test(arguments: [false, true]) func closingTellsOfAWriteThatFailedLater(isTerminal: Bool) throws {
+    let endpoint = FakeEndpoint(isTerminal: isTerminal)
+    let table = DescriptorTable()
+    let stream = devices.standardStream(endpoint, isInput: false, mount: context.root.mount)
+    let first = try table.install(stream)
+    let second = try table.install(stream)
+    endpoint.failure = .ENOSPC
+    #expect(throws: Errno.ENOSPC) { try table.close(first) }
+    #expect(throws: Never.self) { try table.close(second) }
   }
 
   /// TCGETS, as a program has it.

@@ -5,6 +5,7 @@ import Glibc
 import Locks
 import Memory
 import Platform
+import Synchronization
 import Testing
 import VirtioABI
 import VirtioConsole
@@ -25,13 +26,14 @@ final class ConsoleBench {
 
   init(
     flags: UInt32 = 0, size: (UInt16, UInt16)? = nil, output path: String? = nil,
-    terminal: (any ConsoleTerminal)? = nil, terminalInput: TestPipe? = nil
+    terminal: (any ConsoleTerminal)? = nil, terminalInput: TestPipe? = nil, gathering window: UInt64 = 0,
+    sharesOutput: Bool = false
   ) {
     signal(SIGPIPE, SIG_IGN)
     var configuration = VirtioConsole.Configuration()
     configuration.input = input.reader
     configuration.output = path.map { open($0, O_WRONLY | O_CLOEXEC) } ?? output.writer
-    configuration.error = error.writer
+    configuration.error = sharesOutput ? output.writer : error.writer
     configuration.size = size
     configuration.terminal = terminal
     configuration.isInputTerminal = terminal != nil && terminalInput == nil
@@ -40,12 +42,12 @@ final class ConsoleBench {
     configuration.onOutputFailure = { failures.list.append([Int32($0), $1]) }
     device = try! VirtioConsole(configuration)
     bench = Bench(device)
-    console = try! ConsoleDriver(bench.driver, flags: flags)
+    console = try! ConsoleDriver(bench.driver, flags: flags, gathering: window)
   }
   deinit { device.stop() }
 }
 
-private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 8) } }
+func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 8) } }
 
 @Suite struct ConsolePairTests {
   @Test func outputGoesToItsStreamWithOneExitAWrite() {
@@ -92,8 +94,8 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
     #expect(received == bytes)
   }
 
-  @Test func manyWritersMixOnlyWholeChunks() {
-    let it = ConsoleBench()
+  @Test(arguments: [0, UInt64.max]) func manyWritersMixOnlyWholeChunks(window: UInt64) {
+    let it = ConsoleBench(gathering: window)
     var received: [UInt8] = []
     let reader = TestThread { while received.count < 6 * 50 * 1000 { received += it.output.take(65_536) } }
     let writers = (0..<6).map { number in
@@ -102,6 +104,7 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
       }
     }
     for writer in writers { writer.join() }
+    #expect(it.console.flush() == nil)
     reader.join()
     #expect(received.count == 300_000)
     for start in stride(from: 0, to: received.count, by: 1000) {
@@ -186,16 +189,21 @@ private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
 
   @Test func readersSleepUntilThereIsSomething() {
     let it = ConsoleBench()
-    var results: [Result<[UInt8], Errno>] = []
-    let reader = TestThread { for _ in 0..<3 { results.append(it.console.take(10)) } }
+    let results = Synchronization.Mutex<[Result<[UInt8], Errno>]>([])
+    let reader = TestThread {
+      for _ in 0..<3 {
+        let result = it.console.take(10)
+        results.withLock { $0.append(result) }
+      }
+    }
     for round in 0..<2 {
       usleep(10_000)
       it.input.put([UInt8(round)])
-      #expect(eventually { results.count == round + 1 })
+      #expect(eventually { results.withLock { $0.count } == round + 1 })
     }
     it.input.closeWriter()
     reader.join()
-    #expect(results == [.success([0]), .success([1]), .success([])])
+    #expect(results.withLock { $0 } == [.success([0]), .success([1]), .success([])])
   }
 
   @Test func readersShareTheInput() {

@@ -101,14 +101,16 @@ import Testing
     return count
   }
 
+  // Who waits for whom is known for all files together, so each test that waits has owners of its own.
+
   @Test func waitsUntilGivenBack() throws {
     let locks = FileLocks()
-    try locks.set(lock(1, "w", 0, 9), waits: false)
-    #expect(throws: Errno.EAGAIN) { try locks.set(lock(2, "r", 5), waits: false) }
+    try locks.set(lock(11, "w", 0, 9), waits: false)
+    #expect(throws: Errno.EAGAIN) { try locks.set(lock(12, "r", 5), waits: false) }
     let group = DispatchGroup()
     let got = Atomic<Int>(0)
     group.enter()
-    let wanted = lock(2, "r", 5)
+    let wanted = lock(12, "r", 5)
     nonisolated(unsafe) let shared = locks
     withUnsafePointer(to: got) { got in
       nonisolated(unsafe) let got = got
@@ -117,42 +119,41 @@ import Testing
         got.pointee.store(1, ordering: .releasing)
         group.leave()
       }
+      while !LockWaits.isWaiting(12) { Thread.sleep(forTimeInterval: 0.001) }
+      #expect(got.pointee.load(ordering: .acquiring) == 0)
+      try? locks.remove(lock(11, "w", 0, 4))
       Thread.sleep(forTimeInterval: 0.02)
       #expect(got.pointee.load(ordering: .acquiring) == 0)
-      try? locks.remove(lock(1, "w", 0, 4))
-      Thread.sleep(forTimeInterval: 0.02)
-      #expect(got.pointee.load(ordering: .acquiring) == 0)
-      locks.removeAll(of: 1)
+      locks.removeAll(of: 11)
       group.wait()
     }
-    #expect(locks.conflict(with: lock(3, "w", 0))?.owner == 2)
+    #expect(locks.conflict(with: lock(13, "w", 0))?.owner == 12)
   }
 
-  /// 1 has A and waits for B, which 2 has: 2 must not wait for A. Once 1 need not wait any more, 2 may.
+  /// 21 has A and waits for B, which 22 has: 22 must not wait for A. Once 21 need not wait any more, 22 may.
   @Test func deadlocksAreRefused() throws {
     let (a, b) = (FileLocks(), FileLocks())
-    try a.set(lock(1, "w", 0), waits: false)
-    try b.set(lock(2, "w", 0), waits: false)
+    try a.set(lock(21, "w", 0), waits: false)
+    try b.set(lock(22, "w", 0), waits: false)
     let group = DispatchGroup()
     nonisolated(unsafe) let shared = b
-    let wanted = lock(1, "w", 0)
+    let wanted = lock(21, "w", 0)
     group.enter()
     Thread.detachNewThread {
       try? shared.set(wanted, waits: true)
       group.leave()
     }
-    // The other thread waits sooner or later, and then this is refused; before, it would wait, so ask without waiting first.
-    Thread.sleep(forTimeInterval: 0.05)
-    #expect(throws: Errno.EDEADLK) { try a.set(lock(2, "w", 0), waits: true) }
+    while !LockWaits.isWaiting(21) { Thread.sleep(forTimeInterval: 0.001) }
+    #expect(throws: Errno.EDEADLK) { try a.set(lock(22, "w", 0), waits: true) }
     // What an open file holds has no place in the graph.
-    var open = lock(2, "w", 0)
+    var open = lock(22, "w", 0)
     open.process = -1
     #expect(throws: Errno.EAGAIN) { try a.set(open, waits: false) }
-    b.removeAll(of: 2)
+    b.removeAll(of: 22)
     group.wait()
-    #expect(b.conflict(with: lock(3, "w", 0))?.owner == 1)
-    a.removeAll(of: 1)
-    try a.set(lock(2, "w", 0), waits: true)
+    #expect(b.conflict(with: lock(23, "w", 0))?.owner == 21)
+    a.removeAll(of: 21)
+    try a.set(lock(22, "w", 0), waits: true)
   }
 
   @Test func wholeFiles() throws {

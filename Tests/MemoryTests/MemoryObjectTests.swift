@@ -8,18 +8,23 @@ import Testing
 
 @testable import Memory
 
-/// A source of bytes in the host's memory.
+/// A source of bytes in the host's memory. Several threads may fill and write back at once.
 final class TestPager: Pager, @unchecked Sendable {
-  var bytes: [UInt8]
+  private let contents: Mutex<[UInt8]>
   var failure: Errno?
-  var delay: UInt32 = 0
   let fills = Atomic<Int>(0)
   let pagesFilled = Atomic<Int>(0)
   var written: [(UInt64, Int)] = []
   let maximumPages: Int
 
+  /// What the source has.
+  var bytes: [UInt8] {
+    get { contents.withLock { $0 } }
+    set { contents.withLock { $0 = newValue } }
+  }
+
   init(_ bytes: [UInt8], maximumPages: Int = 32) {
-    self.bytes = bytes
+    contents = Mutex(bytes)
     self.maximumPages = maximumPages
   }
 
@@ -27,23 +32,31 @@ final class TestPager: Pager, @unchecked Sendable {
     fills.add(1, ordering: .relaxed)
     pagesFilled.add(frames.count, ordering: .relaxed)
     if let failure { throw failure }
-    for (index, frame) in frames.enumerated() {
-      let start = (page.int + index) * 4096
-      let count = min(4096, bytes.count - start)
-      guard count > 0 else { continue }
-      bytes.withUnsafeBytes { LinearMap.pointer(frame).copyMemory(from: $0.baseAddress! + start, byteCount: count) }
+    contents.withLock { bytes in
+      for (index, frame) in frames.enumerated() {
+        let start = (page.int + index) * 4096
+        let count = min(4096, bytes.count - start)
+        guard count > 0 else { continue }
+        bytes.withUnsafeBytes { LinearMap.pointer(frame).copyMemory(from: $0.baseAddress! + start, byteCount: count) }
+      }
     }
   }
 
   func writeBack(page: UInt64, frames: UnsafeBufferPointer<PhysicalAddress>, byteCount: Int) throws(Errno) {
     if let failure { throw failure }
     written.append((page, byteCount))
-    if bytes.count < page.int * 4096 + byteCount {
-      bytes += [UInt8](repeating: 0, count: page.int * 4096 + byteCount - bytes.count)
-    }
-    for offset in 0..<byteCount {
-      bytes[page.int * 4096 + offset] =
-        LinearMap.pointer(frames[offset / 4096]).load(fromByteOffset: offset % 4096, as: UInt8.self)
+    store(at: page.int * 4096, frames, from: 0, byteCount)
+  }
+
+  /// Takes bytes from frames, beginning at byte `first` of them, as a device would.
+  func store(at offset: Int, _ frames: UnsafeBufferPointer<PhysicalAddress>, from first: Int, _ count: Int) {
+    contents.withLock { bytes in
+      if bytes.count < offset + count { bytes += [UInt8](repeating: 0, count: offset + count - bytes.count) }
+      for index in 0..<count {
+        let place = first + index
+        bytes[offset + index] =
+          LinearMap.pointer(frames[place / 4096]).load(fromByteOffset: place % 4096, as: UInt8.self)
+      }
     }
   }
 }

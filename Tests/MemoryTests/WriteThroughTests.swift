@@ -28,13 +28,7 @@ import Testing
       let taken = min(count, most)
       lock.withLock { _ in
         calls.append((offset, taken))
-        let end = offset.int + taken
-        if pager.bytes.count < end { pager.bytes += [UInt8](repeating: 0, count: end - pager.bytes.count) }
-        for index in 0..<taken {
-          let place = start + index
-          pager.bytes[offset.int + index] =
-            LinearMap.pointer(frames[place / 4096]).load(fromByteOffset: place % 4096, as: UInt8.self)
-        }
+        pager.store(at: offset.int, frames, from: start, taken)
       }
       return taken
     }

@@ -74,6 +74,16 @@ struct SignalTests {
     }
   }
 
+  /// What osv-run's caller has closed, the program finds closed too, not empty.
+  @Test(arguments: ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]) func closedStreamsAreClosed(redirection: String) throws {
+    for applet in ["cat", "echo text", "ls /nowhere", "cat /proc/self/fd/../comm"] {
+      let native = try run(["/bin/sh", "-c", "\(busybox) \(applet) \(redirection); echo $?"])
+      let guest = try run(["/bin/sh", "-c", "\"$0\" \(busybox) \(applet) \(redirection); echo $?", osvRun])
+      #expect(guest.text == native.text, "\(applet)")
+      #expect(guest.errorText == native.errorText, "\(applet)")
+    }
+  }
+
   /// Before osv-run listens, while the guest starts, while it loads the program, and after: each ends it, none is lost. Two busy loops
   /// stretch the start.
   @Test func aSignalAtAnyTimeEndsIt() throws {

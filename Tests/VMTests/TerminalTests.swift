@@ -96,7 +96,7 @@ struct TerminalTests {
     #expect(it.modes == modes)
   }
 
-  /// Any number of them are the program's, one that ignores them too; Ctrl-\\ twice is the way out.
+  /// Those in quick succession are the program's, one that ignores them too; Ctrl-\\ twice is the way out.
   @Test(arguments: Runner.allCases) func controlCIsTheProgramsAlone(_ runner: Runner) throws {
     let program = "trap '' INT QUIT; echo ready; while read line; do echo \"heard $line\"; done; exit 9"
     let it = try TerminalSession(runner.command + [busybox, "sh", "-c", program])
@@ -120,6 +120,34 @@ struct TerminalTests {
       #expect(it.finish() == 125)
     }
     #expect(it.modes == modes)
+  }
+
+  /// One that ignores or blocks Ctrl-C is ended by the second, not by a nervous finger; one that takes it hears them all.
+  @Test(arguments: [Runner.inAVM, .inAVMOfTwo]) func aSecondControlCEndsWhoDoesNotListen(_ runner: Runner) throws {
+    let deaf = try TerminalSession(
+      runner.command + [busybox, "sh", "-c", "trap '' INT; echo ready; while read line; do echo \"heard $line\"; done"])
+    let modes = deaf.modesAtStart
+    try deaf.expect("ready\r\n")
+    deaf.type("\u{3}\u{3}\u{3}")
+    usleep(1_200_000)
+    deaf.type("one\n")
+    try deaf.expect("heard one\r\n")
+    deaf.type("\u{3}")
+    #expect(deaf.finish() == 128 + SIGINT)
+    #expect(deaf.modes == modes)
+
+    let program = "trap 'echo got it' INT; echo ready; while :; do read line && echo \"heard $line\"; done"
+    let listening = try TerminalSession(runner.command + [busybox, "sh", "-c", program])
+    try listening.expect("ready\r\n")
+    for _ in 0..<3 {
+      listening.type("\u{3}")
+      try listening.expect("got it\r\n")
+      usleep(1_200_000)
+    }
+    listening.type("one\n")
+    try listening.expect("heard one\r\n")
+    listening.type("\u{1c}")
+    _ = listening.finish()
   }
 
   @Test(arguments: Runner.allCases) func anEditor(_ runner: Runner) throws {

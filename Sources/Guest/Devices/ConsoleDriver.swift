@@ -31,6 +31,7 @@ public final class ConsoleDriver {
   private var input: ConsoleInput?
   private var terminalInput: ConsoleInput?
   private let initialSize: UInt32
+  private let window: UInt64
 
   /// Called, in any context, when input has arrived or ended: whoever polls should look again. Set before the first use.
   public var onInputChange: (() -> Void)?
@@ -41,8 +42,12 @@ public final class ConsoleDriver {
   /// - Parameters:
   ///   - flags: `BootFlags`: whether input is a terminal, or empty.
   ///   - columns: of the terminal, 0 if there is none; likewise `rows`.
+  ///   - window: how long small writes may wait for more of them, in ns; 0: not at all.
   /// - Throws: ENODEV if it is no console of two ports.
-  public init(_ function: VirtioFunction, flags: UInt32, columns: UInt16 = 0, rows: UInt16 = 0) throws(Errno) {
+  public init(
+    _ function: VirtioFunction, flags: UInt32, columns: UInt16 = 0, rows: UInt16 = 0,
+    gathering window: UInt64 = 1_000_000
+  ) throws(Errno) {
     guard function.description.deviceID == VirtioDeviceID.console, function.offers(VirtioConsoleABI.multiport),
       function.description.queueCount.int >= VirtioConsoleABI.queueCount
     else { throw .ENODEV }
@@ -50,12 +55,14 @@ public final class ConsoleDriver {
     isTerminal = flags & BootFlags.inputIsTerminal != 0
     isInputEmpty = flags & BootFlags.inputIsEmpty != 0
     hasTerminalInput = flags & BootFlags.terminalInput != 0
+    self.window = window
     initialSize = columns.u32 | rows.u32 &<< 16
   }
 
   // MARK: Output
 
-  /// Writes everything to a port, sleeping until the host has it.
+  /// Writes everything to a port, sleeping until the host has it; small writes in quick succession are gathered, and sent within a
+  /// millisecond.
   /// - Returns: bytes written; fewer than there were only after an interrupt or a fault.
   /// - Throws: if nothing was written: EPIPE (nobody reads any more), EAGAIN (if not to block), EINTR, EFAULT, EIO, ENODEV, ENOMEM.
   public func write(_ port: Port, from transfer: inout Transfer, nonBlocking: Bool = false) throws(Errno) -> Int {
@@ -78,9 +85,21 @@ public final class ConsoleDriver {
     isStarted.load(ordering: .acquiring) ? control?.isOutputClosed(port.rawValue) ?? false : false
   }
 
+  /// Sends what small writes to a port have left.
+  /// - Throws: what a write that nobody has been told of has failed with (ENOSPC, EIO…), but not that nobody reads any more.
+  public func finishWriting(_ port: Port) throws(Errno) {
+    guard isStarted.load(ordering: .acquiring) else { return }
+    output?.sendGathered()
+    if let error = control?.takeOutputError(port.rawValue) { throw error }
+  }
+
   /// Waits until the host has everything that was written: before the machine ends.
-  public func flush() {
-    if isStarted.load(ordering: .acquiring) { output?.flush() }
+  /// - Parameter deadline: until when to wait for whoever reads it.
+  /// - Returns: what a write to standard output or error has failed with that no program has been told of; nil if none has.
+  public func flush(until deadline: Deadline = .never) -> Errno? {
+    guard isStarted.load(ordering: .acquiring), let output, let control else { return nil }
+    output.flush(until: deadline)
+    return control.takeOutputError(Port.standard.rawValue) ?? control.takeOutputError(Port.error.rawValue)
   }
 
   // MARK: Input
@@ -95,6 +114,7 @@ public final class ConsoleDriver {
     if isEmpty(port) { return 0 }
     try start()
     guard let input = input(port) else { throw .ENODEV }
+    output?.sendGathered()
     return try input.read(into: &transfer, nonBlocking: nonBlocking, until: deadline)
   }
 
@@ -129,6 +149,7 @@ public final class ConsoleDriver {
   public func terminal(_ action: UInt16, _ state: inout VirtioConsoleTerminal) throws(Errno) {
     try start()
     guard let control, let input else { throw .ENODEV }
+    output?.flush(interruptible: true)
     try control.terminal(action, &state)
     let kind = action & ~VirtioConsoleTerminal.force
     if kind == VirtioConsoleTerminal.discard || kind == VirtioConsoleTerminal.discardAndSet {
@@ -187,7 +208,7 @@ public final class ConsoleDriver {
     }
     self.control = control
     self.input = input
-    output = ConsoleOutput([output0, output1], control: control, function: function)
+    output = try ConsoleOutput([output0, output1], control: control, function: function, window: window)
     try function.start(
       [receive, output0, control.receive, control.transmit, terminalInput?.queue, output1],
       features: VirtioConsoleABI.multiport)

@@ -1,61 +1,91 @@
 // Standard output and error: bytes are copied to a buffer the device can read, sent with one notification, and waited for.
 //
-// A few buffers are shared by both ports. A buffer belongs to the thread that took it until the device is done with it;
-// program memory is read while no lock is held. A write that is interrupted after it was sent counts as done: its buffer is taken
-// back later, and `flush` waits for it.
+// A write that is interrupted after it was sent counts as done: its buffer is taken back later, and `flush` waits for it.
+//
+// Small writes that follow one another closely are gathered instead: each of them would cost an exit. What is gathered goes out
+//  * when the buffer is full, or the first byte in it has waited for `window`,
+//  * when the CPU has nothing else to do (its program waits for something, perhaps for an answer to what it wrote),
+//  * before anything else is written, on whichever port, before input is read, and before the machine ends.
+// So the order of all output is the order of the writes. The first of several writes is never gathered, and none while the
+// device has earlier bytes left, so that a write that fails is told so and a killed program's bytes are in the reader's pipe. A
+// gathered write that fails on the host is told at the next write, at close, or by a sentence at the end.
+// `order` guards what is gathered, and is held while requests enter the queues; the exit of a notification happens outside of it.
 import Base
 import Locks
 import Memory
 import Pages
 import Platform
+import Threads
 import VirtioABI
 
 /// The transmitting sides of the console's two ports.
 final class ConsoleOutput {
-  private static let bufferCount = 4
-  private static let smallByteCount = 4096
-  private static let largeOrder = 4
-  private static let largeByteCount = 65536
   static let queueSize = 8
+  /// Bytes of a write that may be gathered.
+  static let smallWrite = 1024
 
-  private struct Buffer {
-    var memory: UnsafeMutableRawPointer?
-    var byteCount = 0
-    var isTaken = false
-    /// Where it was sent by a thread that does not wait for it: queue and slot; -1 if nowhere.
-    var strayPort = -1
-    var straySlot = -1
+  /// What small writes to a port have left to be sent.
+  private struct Gathered {
+    /// The buffer, which is the stream's; -1 if there is none.
+    var index = -1
+    var count = 0
+    /// Whether the buffer before was full before it was sent.
+    var wasFull = false
+    /// When the last write ended, if it was a small one and did not fail.
+    var lastSmallWrite: UInt64?
   }
 
   private let queues: [Virtqueue]
   private let control: ConsoleControl
   private let function: VirtioFunction
-  private let lock = Mutex()
-  // SAFETY: `bufferCount` entries, for good. `memory` and `byteCount` belong to whoever has taken the buffer, the rest is
-  // guarded by `lock`.
-  private let buffers: UnsafeMutablePointer<Buffer>
-  private let takenCount = Atomic<Int>(0)
-  private let returns = WaitQueue()
+  private let buffers: ConsoleBuffers
+  private let order = Mutex()
+  // SAFETY: an entry a port, for good; guarded by `order`.
+  private let gathered: UnsafeMutablePointer<Gathered>
+  /// Entries of `gathered` that have something; written under `order`.
+  private let gatheredCount = Atomic<Int>(0)
+  private let timer: TimerEvent
+  private let isTimerArmed = Atomic<Bool>(false)
+  private let sendWork: UnsafeMutablePointer<WorkItem>
+  /// How close to the last one a write must follow to be gathered, and how long gathered bytes wait, in ns; 0: not at all.
+  private let window: UInt64
 
   /// - Parameter queues: of port 0 and of port 1.
-  init(_ queues: [Virtqueue], control: ConsoleControl, function: VirtioFunction) {
+  /// - Throws: ENOMEM.
+  init(_ queues: [Virtqueue], control: ConsoleControl, function: VirtioFunction, window: UInt64) throws(Errno) {
+    self.window = window
     self.queues = queues
     self.control = control
     self.function = function
-    buffers = .allocate(capacity: Self.bufferCount)
-    buffers.initialize(repeating: Buffer(), count: Self.bufferCount)
+    buffers = ConsoleBuffers(queues)
+    gathered = .allocate(capacity: 2)
+    gathered.initialize(repeating: Gathered(), count: 2)
+    sendWork = .allocate(capacity: 1)
+    timer = try TimerEvent(
+      handler: { context in
+        // SAFETY: the context is the work item, which stays for ever.
+        WorkQueue.submit(context.unsafelyUnwrapped.assumingMemoryBound(to: WorkItem.self))
+      }, context: sendWork)
+    sendWork.initialize(
+      to: WorkItem(
+        { context in
+          // SAFETY: the context is a console's output, which is there for ever.
+          let output = Unmanaged<ConsoleOutput>.fromOpaque(context.unsafelyUnwrapped)
+          output._withUnsafeGuaranteedRef { $0.sendBehindTheProgram() }
+        }, context: Unmanaged.passUnretained(self).toOpaque()))
   }
 
   /// Writes everything, sleeping while there is no buffer or the device is not done.
   /// - Returns: bytes written; fewer than there were only after an interrupt or a fault.
   /// - Throws: if nothing was written: EPIPE (nobody reads), EAGAIN (no buffer, and not to block), EINTR, EFAULT, ENOMEM, and
-  ///   what the host's own write has failed with (ENOSPC, EIO…).
+  ///   what the host's own write, or one that was gathered before, has failed with (ENOSPC, EIO…).
   func write(_ port: Int, from transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int {
+    let isSmall = transfer.remaining <= Self.smallWrite
     var written = 0
     while transfer.remaining > 0 {
       do throws(Errno) {
-        if control.isOutputClosed(port) { throw .EPIPE }
-        let count = try writePart(port, &transfer, nonBlocking)
+        try check(port)
+        let count = try writePart(port, &transfer, nonBlocking, isSmall: isSmall)
         written &+= count
       } catch let error {
         if written == 0 { throw error }
@@ -65,139 +95,153 @@ final class ConsoleOutput {
     return written
   }
 
-  private func writePart(_ port: Int, _ transfer: inout Transfer, _ nonBlocking: Bool) throws(Errno) -> Int {
-    let index = try takeBuffer(wanted: transfer.remaining, nonBlocking)
-    let memory = buffers[index].memory.unsafelyUnwrapped
+  private func check(_ port: Int) throws(Errno) {
+    if control.isOutputClosed(port) { throw .EPIPE }
+    guard let error = control.takeOutputError(port) else { return }
+    order.withLock { gathered[port].lastSmallWrite = nil }
+    throw error
+  }
+
+  private func writePart(_ port: Int, _ transfer: inout Transfer, _ nonBlocking: Bool, isSmall: Bool) throws(Errno)
+    -> Int
+  {
+    let index = try buffers.take(wanted: transfer.remaining, nonBlocking)
     let before = transfer.copied
     var fault: Errno?
-    do throws(Errno) {
-      try transfer.copyIn(into: UnsafeMutableRawBufferPointer(start: memory, count: buffers[index].byteCount))
-    } catch let error { fault = error }
+    do throws(Errno) { try transfer.copyIn(into: buffers.memory(index)) } catch let error { fault = error }
     let count = transfer.copied &- before
     guard count > 0 else {
-      giveBuffer(index)
+      buffers.give(index)
       if let fault { throw fault }
       return 0
     }
-    try send(port, index, memory, count)
-    if control.isOutputClosed(port) { throw .EPIPE }
-    if let error = control.takeOutputError(port) { throw error }
+    if isSmall, try gather(port, index, count) { return count }
+    try send(port, index, count)
+    try check(port)
+    if isSmall { order.withLock { gathered[port].lastSmallWrite = Clock.now() } }
     return count
   }
 
-  private func send(_ port: Int, _ index: Int, _ memory: UnsafeMutableRawPointer, _ count: Int) throws(Errno) {
-    let queue = queues[port]
-    var segment = DeviceSegment(address: memory, count: count)
-    let slot: Int?
+  // MARK: Sending
+
+  private func send(_ port: Int, _ index: Int, _ count: Int) throws(Errno) {
+    order.lock()
+    let isElsewhere = addGathered(1 &- port)
+    _ = addGathered(port)
+    gathered[port].lastSmallWrite = nil
+    let slot = add(port, index, count)
+    order.unlock()
+    if isElsewhere { queues[1 &- port].kick() }
+    try finish(port, index, slot)
+  }
+
+  /// Puts a buffer into a port's queue: its slot, or nil if the queue has failed. Under `order`.
+  private func add(_ port: Int, _ index: Int, _ count: Int) -> Int? {
+    var segment = DeviceSegment(address: buffers.memory(index).baseAddress.unsafelyUnwrapped, count: count)
     do throws(Errno) {
       // There are more slots than buffers.
-      slot = try withUnsafePointer(to: &segment) { (pointer) throws(Errno) in
-        try queue.add(pointer, readable: 1, writable: 0)
+      return try withUnsafePointer(to: &segment) { (pointer) throws(Errno) in
+        try queues[port].add(pointer, readable: 1, writable: 0)
       }
-    } catch let error {
-      giveBuffer(index)
-      throw error
-    }
+    } catch { return nil }
+  }
+
+  /// Tells the device of a buffer, waits for it and gives it back. A caller that is interrupted leaves it as a stray.
+  private func finish(_ port: Int, _ index: Int, _ slot: Int?) throws(Errno) {
     guard let slot else {
-      giveBuffer(index)
+      buffers.give(index)
       throw .EIO
     }
+    let queue = queues[port]
     queue.kick()
     let result = queue.wait(for: slot, interruptible: true)
     // What the device had to say meanwhile: that nobody reads, perhaps.
     control.poll()
     if queue.isDone(slot) {
       queue.release(slot)
-      giveBuffer(index)
+      buffers.give(index)
     } else if result == .interrupted {
-      lock.withLock {
-        buffers[index].strayPort = port
-        buffers[index].straySlot = slot
-      }
       // Sent is sent. The caller looks for signals when it returns.
+      buffers.leave(index, port: port, slot: slot)
     } else {
       function.stop()
       throw .EIO
     }
   }
 
-  /// Waits until the device is done with everything that was sent.
-  func flush() {
-    for index in 0..<Self.bufferCount {
-      let (port, slot) = lock.withLock { (buffers[index].strayPort, buffers[index].straySlot) }
-      if slot >= 0 { _ = queues[port].wait(for: slot) }
-    }
+  /// Waits until the device is done with everything that was written, or the deadline has passed.
+  /// - Parameter interruptible: whether a signal ends the wait.
+  func flush(interruptible: Bool = false, until deadline: Deadline = .never) {
+    sendGathered()
+    buffers.waitForStrays(interruptible: interruptible, until: deadline)
+    control.poll()
   }
 
-  // MARK: Buffers
+  // MARK: Gathering
 
-  private func takeBuffer(wanted: Int, _ nonBlocking: Bool) throws(Errno) -> Int {
-    while true {
-      let index = lock.withLock { () -> Int? in
-        reclaimStrays()
-        for index in 0..<Self.bufferCount where !buffers[index].isTaken {
-          buffers[index].isTaken = true
-          takenCount.add(1, ordering: .relaxed)
-          return index
-        }
-        return nil
-      }
-      if let index {
-        guard grow(index, wanted) else {
-          giveBuffer(index)
-          throw .ENOMEM
-        }
-        return index
-      }
-      if nonBlocking { throw .EAGAIN }
-      if waitForBuffer() == .interrupted { throw .EINTR }
+  /// Keeps a small write's buffer, or its bytes, for later; false if they are to be sent now.
+  private func gather(_ port: Int, _ index: Int, _ count: Int) throws(Errno) -> Bool {
+    let now = Clock.now()
+    order.lock()
+    guard let last = gathered[port].lastSmallWrite, now &- last < window, !buffers.hasStray(of: port) else {
+      order.unlock()
+      return false
     }
-  }
-
-  private func waitForBuffer() -> WaitResult {
-    // A stray's end wakes nobody here: wait for one of them instead, if there is any.
-    let stray = lock.withLock { () -> (port: Int, slot: Int)? in
-      for index in 0..<Self.bufferCount where buffers[index].straySlot >= 0 {
-        return (buffers[index].strayPort, buffers[index].straySlot)
-      }
-      return nil
+    let isElsewhere = addGathered(1 &- port)
+    var full: (index: Int, slot: Int?)?
+    let open = gathered[port].index
+    let hasRoom = open >= 0 && gathered[port].count &+ count <= buffers.memory(open).count
+    if hasRoom {
+      let end = buffers.memory(open).baseAddress.unsafelyUnwrapped + gathered[port].count
+      end.copyMemory(from: buffers.memory(index).baseAddress.unsafelyUnwrapped, byteCount: count)
+      gathered[port].count &+= count
+    } else {
+      // As much as that comes within a moment: the next may be larger.
+      if open >= 0 || gathered[port].wasFull { buffers.enlarge(index, count) }
+      gathered[port].wasFull = open >= 0
+      if open >= 0 { full = (open, add(port, open, gathered[port].count)) }
+      gathered[port].index = index
+      gathered[port].count = count
+      if open < 0 { gatheredCount.add(1, ordering: .relaxed) }
     }
-    if let stray { return queues[stray.port].wait(for: stray.slot, interruptible: true) }
-    return returns.wait(interruptible: true) { takenCount.load(ordering: .relaxed) == Self.bufferCount }
-  }
-
-  private func reclaimStrays() {
-    for index in 0..<Self.bufferCount where buffers[index].straySlot >= 0 {
-      let queue = queues[buffers[index].strayPort]
-      queue.reap()
-      guard queue.isDone(buffers[index].straySlot) else { continue }
-      queue.release(buffers[index].straySlot)
-      buffers[index].straySlot = -1
-      buffers[index].isTaken = false
-      takenCount.subtract(1, ordering: .relaxed)
+    gathered[port].lastSmallWrite = now
+    order.unlock()
+    if hasRoom {
+      buffers.give(index)
+    } else {
+      WorkQueue.submitWhenIdle(sendWork)
+      // Once a `window` at most: it stays armed though what it was armed for has gone out.
+      if !isTimerArmed.exchange(true, ordering: .relaxed) { timer.arm(at: .after(window, from: now)) }
     }
-  }
-
-  private func giveBuffer(_ index: Int) {
-    lock.withLock { buffers[index].isTaken = false }
-    takenCount.subtract(1, ordering: .sequentiallyConsistent)
-    returns.wakeOne()
-  }
-
-  /// A page does for most writes; a larger one gets a large buffer, if there is memory for it.
-  private func grow(_ index: Int, _ wanted: Int) -> Bool {
-    // The buffer is the caller's: nobody else looks at its memory.
-    if wanted > Self.smallByteCount && buffers[index].byteCount < Self.largeByteCount,
-      let block = Frames.allocate(order: Self.largeOrder)
-    {
-      if let memory = buffers[index].memory { Frames.free(LinearMap.physical(of: memory)) }
-      buffers[index].memory = LinearMap.pointer(block)
-      buffers[index].byteCount = Self.largeByteCount
-    } else if buffers[index].memory == nil {
-      guard let page = Frames.allocate() else { return false }
-      buffers[index].memory = LinearMap.pointer(page)
-      buffers[index].byteCount = Self.smallByteCount
-    }
+    if isElsewhere { queues[1 &- port].kick() }
+    if let full { try finish(port, full.index, full.slot) }
     return true
+  }
+
+  /// Puts what a port has gathered into its queue: whether there was something. Under `order`.
+  private func addGathered(_ port: Int) -> Bool {
+    let index = gathered[port].index
+    guard index >= 0 else { return false }
+    gathered[port].index = -1
+    gatheredCount.subtract(1, ordering: .relaxed)
+    guard let slot = add(port, index, gathered[port].count) else {
+      buffers.give(index)
+      return false
+    }
+    buffers.leave(index, port: port, slot: slot)
+    return true
+  }
+
+  /// Sends what is gathered, and waits for nothing; threads only.
+  func sendGathered() {
+    guard gatheredCount.load(ordering: .relaxed) > 0 else { return }
+    for port in 0..<2 where order.withLock({ addGathered(port) }) { queues[port].kick() }
+    control.poll()
+  }
+
+  /// The work thread's part: the program has nothing to do, or has been at something else for too long.
+  private func sendBehindTheProgram() {
+    isTimerArmed.store(false, ordering: .relaxed)
+    sendGathered()
   }
 }

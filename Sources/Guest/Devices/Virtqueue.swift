@@ -239,14 +239,14 @@ final class Virtqueue {
   /// Bytes that the device wrote for a slot that is done.
   func length(_ slot: Int) -> Int { slots[slot].length.int }
 
-  /// Sleeps until the request is done or the queue has failed.
-  /// - Returns: `.interrupted` only if `interruptible`; the request is still open then.
-  func wait(for slot: Int, interruptible: Bool = false) -> WaitResult {
+  /// Sleeps until the request is done, the queue has failed, or the deadline has passed.
+  /// - Returns: `.interrupted` only if `interruptible`; then and after the deadline the request is still open.
+  func wait(for slot: Int, interruptible: Bool = false, until deadline: Deadline = .never) -> WaitResult {
     reap()
     if isDone(slot) { return .woken }
     beginSleep()
     defer { endSleep() }
-    return slots[slot].waiters.wait(interruptible: interruptible) { !isDone(slot) && !hasFailed }
+    return slots[slot].waiters.wait(until: deadline, interruptible: interruptible) { !isDone(slot) && !hasFailed }
   }
 
   /// Asks for interrupts until as many calls of `endSleep`. What the device did meanwhile has been taken when this returns (or

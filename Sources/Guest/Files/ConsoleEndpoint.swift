@@ -75,6 +75,9 @@ public protocol ConsoleEndpoint: AnyObject {
   /// - Returns: bytes written.
   /// - Throws: EAGAIN (if not to block), EINTR, EFAULT, EPIPE (nobody reads any more), EIO.
   func write(from transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int
+  /// Hands on what was written, if some of it waits for more: a descriptor is being closed.
+  /// - Throws: what a write has failed with meanwhile (ENOSPC, EIO…), unless somebody was told already.
+  func finishWriting() throws(Errno)
   /// What can be done without sleeping.
   var readyMask: ReadyMask { get }
   /// Tells when `readyMask` changes.

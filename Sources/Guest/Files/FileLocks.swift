@@ -162,6 +162,10 @@ enum LockWaits {
     return true
   }
 
+  /// Whether that process waits for another; for tests.
+  static func isWaiting(_ owner: UInt) -> Bool { lock.withLock { blocker(of: owner) != nil } }
+
+  /// Under `lock`.
   private static func blocker(of owner: UInt) -> UInt? {
     var next = first
     while let wait = next {

@@ -72,18 +72,21 @@
     }
 
     private var inputPort: ConsoleDriver.Port { stream == .terminalInput ? .error : .standard }
+    private var outputPort: ConsoleDriver.Port { stream == .error ? .error : .standard }
 
     func read(into transfer: inout Transfer, nonBlocking: Bool, until deadline: Deadline) throws(Errno) -> Int {
       try console.read(inputPort, into: &transfer, nonBlocking: nonBlocking, until: deadline)
     }
 
     func write(from transfer: inout Transfer, nonBlocking: Bool) throws(Errno) -> Int {
-      try console.write(stream == .error ? .error : .standard, from: &transfer, nonBlocking: nonBlocking)
+      try console.write(outputPort, from: &transfer, nonBlocking: nonBlocking)
     }
+
+    func finishWriting() throws(Errno) { try console.finishWriting(outputPort) }
 
     var readyMask: ReadyMask {
       guard stream == .input || stream == .terminalInput else {
-        return console.isOutputClosed(stream == .error ? .error : .standard) ? [.writable, .error] : .writable
+        return console.isOutputClosed(outputPort) ? [.writable, .error] : .writable
       }
       if console.isReadable(inputPort) { return .readable }
       console.listen(inputPort)
@@ -117,6 +120,23 @@
     var readableByteCount: Int { console.readableByteCount(inputPort) }
   }
 
+  /// What the console has of the programs' output when the machine ends.
+  final class ConsoleOutputs: StandardStreams {
+    private let console: ConsoleDriver
+
+    init(_ console: ConsoleDriver) { self.console = console }
+
+    func flush(until deadline: Deadline) -> Bool {
+      guard let error = console.flush(until: deadline) else { return false }
+      var line = TextLine()
+      line.append("osv: the last of the program's output is lost: the host could not write it (error ")
+      line.append(decimal: error.rawValue.u64)
+      line.append(")")
+      line.show()
+      return true
+    }
+  }
+
   /// A standard stream of a machine without a console: empty, and a sink.
   final class NullStream: ConsoleEndpoint {
     let pollSource = PollSource()
@@ -126,6 +146,7 @@
       transfer.limit(to: 0)
       return count
     }
+    func finishWriting() throws(Errno) {}
     var readyMask: ReadyMask { [.readable, .writable] }
     var isTerminal: Bool { false }
     func terminal(_ request: TerminalRequest, isForced: Bool) throws(Errno) -> TerminalState { throw .ENOTTY }

@@ -51,12 +51,12 @@
       }
     }
 
-    /// Descriptors 0, 1 and 2.
+    /// Descriptors 0, 1 and 2, but for those that osv-run was started without.
     func standardStreams() throws(Errno) -> DescriptorTable {
       let table = DescriptorTable()
-      for index in 0..<3 {
+      for index in 0..<3 where !Boot.has(flag: BootFlags.inputIsClosed &<< index.u32) {
         let file = devices.standardStream(streams[index], isInput: index == 0, mount: devicesMount)
-        _ = try table.install(file)
+        _ = try table.install(file, atLeast: index)
       }
       return table
     }

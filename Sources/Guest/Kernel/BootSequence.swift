@@ -21,7 +21,7 @@
       Random.mix((head.pointee.seed0, head.pointee.seed1, head.pointee.seed2, head.pointee.seed3))
       LinuxEntry.install()
       let devices = BootDevices.start()
-      MachineEnd.install { devices.console?.flush() }
+      if let console = devices.console { MachineEnd.install(ConsoleOutputs(console)) }
       BootTrace.end(of: .devices)
       do throws(Errno) {
         try MonitorEvents.start()

@@ -20,6 +20,9 @@
     /// - Throws: ENOMEM.
     static func start() throws(Errno) {
       try WorkQueue.begin()
+      ProgramSignals.interruptIsTaken = {
+        events.pointee.bitwiseAnd(~ClockPage.EventBits.interruptUnheard, ordering: .relaxed)
+      }
       work = UnsafeMutablePointer<WorkItem>.allocate(capacity: 1)
       work.initialize(to: WorkItem({ _ in MonitorEvents.serve() }, context: nil))
       InterruptTable.register(BootVectors.monitor, handler: { _ in WorkQueue.submit(MonitorEvents.work) })
@@ -42,7 +45,9 @@
     }
 
     private static func serve() {
-      let taken = isProgramLoaded.load(ordering: .sequentiallyConsistent) ? UInt64.max : ClockPage.EventBits.balloon
+      let taken =
+        isProgramLoaded.load(ordering: .sequentiallyConsistent)
+        ? ~ClockPage.EventBits.interruptUnheard : ClockPage.EventBits.balloon
       let bits = events.pointee.bitwiseAnd(~taken, ordering: .sequentiallyConsistent).oldValue & taken
       func pass(_ bit: UInt64, _ kind: ProgramSignals.Kind) { if bits & bit != 0 { ProgramSignals.send(kind) } }
       pass(ClockPage.EventBits.interrupt, .interrupt)

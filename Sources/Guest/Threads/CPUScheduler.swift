@@ -51,6 +51,8 @@
     var previous: UnsafeMutablePointer<ThreadControl>?
     /// Whose vector registers and FS base the CPU holds, if anybody's that still counts.
     var loaded: UnsafeMutablePointer<ThreadControl>?
+    /// Work to be submitted as soon as the CPU has nothing to run.
+    var whenIdle: UnsafeMutablePointer<WorkItem>?
     /// Control blocks of ended threads, some with stacks.
     var free: UnsafeMutablePointer<ThreadControl>?
     /// How many of them have stacks.

@@ -35,6 +35,12 @@
           Interrupts.enable()
           continue
         }
+        if let work = here.pointee.whenIdle {
+          here.pointee.whenIdle = nil
+          Interrupts.enable()
+          WorkQueue.submit(work)
+          continue
+        }
         here.pointee.incoming.startLooking()
         shared.pointee.idleCPUs.bitwiseOr(1 << here.pointee.cpu.u64, ordering: .sequentiallyConsistent)
         Interrupts.enable()

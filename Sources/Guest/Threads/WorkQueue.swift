@@ -7,6 +7,7 @@
 import Base
 import Locks
 import Pages
+import Platform
 
 /// Something to be done later by the work thread; owned by whoever embeds it, who keeps it in place while it is queued.
 public struct WorkItem: ~Copyable {
@@ -64,6 +65,19 @@ public enum WorkQueue {
     // SAFETY: the item stays in place while it is queued.
     _ = shared.pointee.list.push(withUnsafeMutablePointer(to: &item.pointee.node) { $0 })
     shared.pointee.submissions.post()
+  }
+
+  /// Queues the work when the running CPU has no thread to run; at once if other work is waiting for that already. It may be long
+  /// until then: a timer beside it is the caller's. Threads only. (On the host, never.)
+  public static func submitWhenIdle(_ item: UnsafeMutablePointer<WorkItem>) {
+    #if GUEST
+      let state = Interrupts.disable()
+      let here = CPUScheduler.here
+      let other = here.pointee.whenIdle
+      here.pointee.whenIdle = item
+      Interrupts.restore(state)
+      if let other, other != item { submit(other) }
+    #endif
   }
 
   fileprivate static func work() {

@@ -16,7 +16,7 @@ public enum Command {
   /// Runs with the process's arguments; ends the process.
   public static func main() -> Never {
     let timeline = Timeline()
-    fillStandardStreams()
+    StandardStreams.fillClosed()
     var status = StatusReport(descriptor: nil)
     do throws(Failure) {
       let options = try Options(parsing: arguments())
@@ -40,13 +40,6 @@ public enum Command {
     } catch {
       status.report(error)
       _exit(125)
-    }
-  }
-
-  /// Gives streams that the caller has closed to /dev/null, so that no file opened later passes for one of them.
-  private static func fillStandardStreams() {
-    for descriptor: CInt in 0...2 where fcntl(descriptor, F_GETFD) < 0 {
-      _ = open("/dev/null", descriptor == 0 ? O_RDONLY : O_WRONLY)
     }
   }
 

@@ -202,7 +202,8 @@ enum OptionTable {
     text += """
 
       The exit status is the program's own, 128 + N if signal N ended it, and 125 if osv-run failed.
-      Ctrl-C reaches the program. What ends one that does not listen: Ctrl-\\ twice on a terminal, elsewhere a second SIGINT or SIGTERM.
+      Ctrl-C and SIGTERM reach the program; a second one ends the VM (on a terminal: a Ctrl-C a second after one that the program
+      has not taken). Ctrl-\\ twice ends it too, and says where it was.
 
       """
     return text

@@ -2,8 +2,8 @@
 //
 // The handler runs on the main thread (the others block these signals) in the middle of anything: it only stores words and
 // makes a few system calls. A second SIGTERM ends the machine, in case the guest does not listen, and so does a second SIGINT: on a
-// terminal, where one Ctrl-C after another is for the program, only if the kernel has not even taken the first within a second. The second
-// SIGQUIT ends it too, and says where the guest was.
+// terminal, where one Ctrl-C after another is for the program, only if no program has taken any of those of the last second and before. The
+// second SIGQUIT ends it too, and says where the guest was.
 
 import CKVM
 import KVM
@@ -29,7 +29,7 @@ enum Signals {
     case ending, quits, resized, continued
     /// How often the process was continued.
     case continuations
-    /// When the SIGINT came that the guest's kernel has not taken yet, in seconds of the monotonic clock.
+    /// When the first SIGINT came of those that no program has taken, in ms of the monotonic clock.
     case interruptTime
   }
   // SAFETY: a word for each case, for good; a handler that interrupts an access of a Swift variable would be a second access.
@@ -110,7 +110,7 @@ enum Signals {
     guard let events else { return }
     var bit: UInt64 = 0
     switch number {
-    case SIGINT: bit = ClockPage.EventBits.interrupt
+    case SIGINT: bit = ClockPage.EventBits.interrupt | ClockPage.EventBits.interruptUnheard
     case SIGTERM: bit = ClockPage.EventBits.terminate
     case SIGHUP: bit = ClockPage.EventBits.hangup
     case SIGQUIT: bit = ClockPage.EventBits.quit
@@ -138,9 +138,9 @@ enum Signals {
     guard number == SIGINT, isOnTerminal else { return fetchOr(.ending, 1) != 0 }
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
-    let now = UInt64(time.tv_sec)
-    if pending & ClockPage.EventBits.interrupt == 0 { store(.interruptTime, now) }
-    return now - load(.interruptTime) >= 2
+    let now = UInt64(time.tv_sec) &* 1000 &+ UInt64(time.tv_nsec / 1_000_000)
+    if pending & ClockPage.EventBits.interruptUnheard == 0 { store(.interruptTime, now) }
+    return now - load(.interruptTime) >= 1000
   }
 
   /// Stops the whole process by a signal's default action, and returns when it was continued. False if it was not stopped: nobody is

@@ -7,10 +7,22 @@ import VirtioABI
 #endif
 
 /// Standard input, output and error of this process.
-enum StandardStreams {
+public enum StandardStreams {
+  // Set once, before there is a second thread.
+  nonisolated(unsafe) private static var closed: UInt32 = 0
+
+  /// Gives streams that the caller has closed to /dev/null, so that no file opened later passes for one of them; the program finds them
+  /// closed. To be called first of all.
+  public static func fillClosed() {
+    for descriptor: CInt in 0...2 where fcntl(descriptor, F_GETFD) < 0 {
+      closed |= BootFlags.inputIsClosed << UInt32(descriptor)
+      _ = open("/dev/null", descriptor == 0 ? O_RDONLY : O_WRONLY)
+    }
+  }
+
   /// The `BootFlags` bits that describe them.
   static var flags: UInt32 {
-    var bits: UInt32 = 0
+    var bits = closed
     for (descriptor, bit) in [
       (CInt(0), BootFlags.inputIsTerminal), (1, BootFlags.outputIsTerminal), (2, BootFlags.errorIsTerminal),
     ] where isatty(descriptor) == 1 { bits |= bit }

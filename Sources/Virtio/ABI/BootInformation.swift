@@ -168,6 +168,8 @@ public enum BootFlags {
   public static let noRewrite: UInt32 = 1 << 6
   /// What is typed on the terminal comes by the console's port 1: standard input is something else.
   public static let terminalInput: UInt32 = 1 << 7
+  /// The caller has closed standard input (bits 9 and 10: standard output and error): the program shall not have it.
+  public static let inputIsClosed: UInt32 = 1 << 8
 }
 
 /// `BootInformation.log`: what `--log` and `--trace` turn on.
@@ -333,6 +335,8 @@ public struct ClockPage {
     public static let backgroundRead: UInt64 = 1 << 7
     /// The balloon's driver shall start.
     public static let balloon: UInt64 = 1 << 8
+    /// No event: set with each SIGINT, and taken away when a program takes one (by a handler, by waiting for it), not when it ignores it.
+    public static let interruptUnheard: UInt64 = 1 << 9
   }
 }
 

@@ -72,11 +72,10 @@ public final class DeviceFileSystem: FileSystem {
         endpoint === console.output || endpoint === console.input
         ? console : Terminal(sameAs: console, output: endpoint)
       let place = Location(mount: mount, dentry: rootEntry(PathBytes("console"), console))
-      return OpenFile(vnode: vnode, location: place, flags: .readWrite)
+      return StreamFile(vnode, at: place, flags: .readWrite, endpoint)
     }
     let vnode = StreamNode(endpoint)
-    return OpenFile(
-      vnode: vnode, location: AnonymousFileSystem.location(of: vnode, prefix: "pipe:["),
-      flags: isInput ? [] : .writeOnly)
+    return StreamFile(
+      vnode, at: AnonymousFileSystem.location(of: vnode, prefix: "pipe:["), flags: isInput ? [] : .writeOnly, endpoint)
   }
 }

@@ -1,4 +1,4 @@
-// StreamNode: a standard stream whose other end is no terminal.
+// StreamNode: a standard stream whose other end is no terminal; StreamFile: any standard stream, open.
 import Base
 import Files
 import Locks
@@ -29,4 +29,16 @@ final class StreamNode: AnonymousVnode {
     try UserSpan.write(endpoint.readableByteCount.i32, at: VirtualAddress(argument))
     return 0
   }
+}
+
+/// A standard stream as a program gets it: closing a descriptor tells of a write that failed later.
+final class StreamFile: OpenFile {
+  private let endpoint: any ConsoleEndpoint
+
+  init(_ vnode: Vnode, at location: Location, flags: OpenFlags, _ endpoint: any ConsoleEndpoint) {
+    self.endpoint = endpoint
+    super.init(vnode: vnode, location: location, flags: flags)
+  }
+
+  override func flush() throws(Errno) { try endpoint.finishWriting() }
 }

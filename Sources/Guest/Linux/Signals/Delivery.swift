@@ -55,6 +55,7 @@ extension Task {
         case .terminate: die(signal, information, frame)
         }
       default:
+        ProgramSignals.noteTaken(signal)
         restartCall(frame, handler: action)
         guard enterHandler(signal, action, information, frame) else {
           die(.segmentation, information, frame)

@@ -104,9 +104,13 @@ extension Process {
 
   /// Takes a pending signal of a set: the thread's own before the process'. `lock` is held.
   func take(_ set: SignalSet, for task: Task) -> TakenSignal? {
-    if let signal = task.pending.set.intersection(set).first { return task.pending.take(signal, &signalCount) }
-    if let signal = pending.set.intersection(set).first { return pending.take(signal, &signalCount) }
-    return nil
+    if let signal = task.pending.set.intersection(set).first {
+      ProgramSignals.noteTaken(signal)
+      return task.pending.take(signal, &signalCount)
+    }
+    guard let signal = pending.set.intersection(set).first else { return nil }
+    ProgramSignals.noteTaken(signal)
+    return pending.take(signal, &signalCount)
   }
 
   /// Sends a signal that the kernel itself has reason for.
