@@ -46,4 +46,20 @@ struct ProgramLayoutTests {
     }
     #expect((1...8).contains(calls.count), "\(calls.prefix(12))")
   }
+
+  /// A line for each call, with as many arguments as it has.
+  @Test func loggedCallsShowTheirArguments() throws {
+    let guest = try vm(["--log", "syscalls", "/bin/busybox", "cat", "/proc/version"])
+    let lines = guest.errorText.split(separator: "\n").map(String.init)
+    #expect(guest.status == 0)
+    func counts(of call: String) -> Set<Int> {
+      Set(
+        lines.filter { $0.contains("] \(call)(") }.map {
+          $0.split(separator: "(")[1].prefix { $0 != ")" }.split(separator: ",").count
+        })
+    }
+    #expect(counts(of: "getuid") == [0])
+    #expect(counts(of: "close") == [1] && counts(of: "brk") == [1] && counts(of: "exit_group") == [1])
+    #expect(counts(of: "read") == [3] && counts(of: "openat") == [4] && counts(of: "mmap") == [6])
+  }
 }

@@ -49,6 +49,27 @@ enum SystemCallNames {
     process_mrelease futex_waitv set_mempolicy_home_node
     """
 
+  /// How many arguments calls 0 and up take, a digit each.
+  private static let earlyCounts: StaticString =
+    """
+    3331222336321440344332150533333312022130433366332323345550031421334124533211223211221221232233312221\
+    1403011002000222233331111222432223112223232231112221003215212101252214221323215435553303555444333222\
+    2163312153313144531044342112224144325635415523455453203244345343453433651236444646321442442132155455\
+    25453214236653345332535133666421564
+    """
+  /// The same for calls 424 and up.
+  private static let lateCounts: StaticString = "426435253322343456543421254"
+
+  /// How many arguments call `number` takes; 6 if that is not known here.
+  static func argumentCount(_ number: UInt64) -> Int {
+    if number < earlyCounts.utf8CodeUnitCount.u64 { return digit(earlyCounts, number.int) }
+    if number >= 424, number &- 424 < lateCounts.utf8CodeUnitCount.u64 { return digit(lateCounts, number.int &- 424) }
+    return 6
+  }
+
+  // SAFETY: a static string's bytes are always there; the index is below their count.
+  private static func digit(_ digits: StaticString, _ index: Int) -> Int { (digits.utf8Start[index] &- 48).int }
+
   /// Appends the name of call `number` to a line; its number if it has no name here.
   static func append(_ number: UInt64, to line: inout TextLine) {
     if number < 335 { return append(word: number.int, of: early, to: &line) }

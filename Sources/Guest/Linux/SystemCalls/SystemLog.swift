@@ -22,7 +22,7 @@ enum SystemLog {
     let arguments: [6 of UInt64] = [
       frame.pointee.rdi, frame.pointee.rsi, frame.pointee.rdx, frame.pointee.r10, frame.pointee.r8, frame.pointee.r9,
     ]
-    for index in 0..<6 {
+    for index in 0..<SystemCallNames.argumentCount(number) {
       if index > 0 { line.append(", ") }
       if arguments[index] < 4096 {
         line.append(decimal: arguments[index])
