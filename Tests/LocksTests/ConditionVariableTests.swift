@@ -97,6 +97,29 @@ import Testing
       })
   }
 
+  /// The handler moves the waiter that it interrupts to the mutex while the mutex' holder gives it back, and so may be the one that
+  /// hands the mutex on: to the thread that it has interrupted just before that sleeps.
+  @Test func aHandlerWakesTheThreadItInterrupts() {
+    expectComplete(
+      ModelChecker.explore(preemptionBound: 3) {
+        let state = State()
+        return ModelProgram(
+          threads: [
+            {
+              state.mutex.lock()
+              while state.units == 0 { _ = state.changed.wait(state.mutex) }
+              state.mutex.unlock()
+            },
+            {
+              state.mutex.withLock { state.units = 1 }
+              state.changed.wakeOne()
+            },
+          ],
+          interrupts: [(of: 0, body: { state.changed.wakeOne() })]
+        ) { ModelChecker.check(!state.mutex.isLocked, "locked at the end") }
+      })
+  }
+
   @Test func hostThreadsPassUnitsOn() {
     final class Channel: @unchecked Sendable {
       let mutex = Mutex()

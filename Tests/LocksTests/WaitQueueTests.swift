@@ -82,6 +82,33 @@ import Testing
       })
   }
 
+  @Test func aHandlerWakesTheThreadItInterrupts() {
+    expectComplete(
+      ModelChecker.explore(preemptionBound: 3) {
+        let shared = Shared()
+        let handler = {
+          shared.value.store(1)
+          shared.queue.wakeOne()
+        }
+        return ModelProgram(
+          threads: [{ _ = shared.queue.wait { shared.value.load() == 0 } }, { shared.queue.wakeOne() }],
+          interrupts: [(of: 0, body: handler)]
+        ) { ModelChecker.check(shared.queue.isEmpty, "somebody is left") }
+      })
+  }
+
+  @Test func aHandlerLetsTheThreadItInterruptsOut() {
+    expectComplete(
+      ModelChecker.explore(preemptionBound: 3) {
+        let shared = Shared()
+        let waiter = { _ = shared.queue.wait(until: sometime) { shared.value.load() == 0 } }
+        return ModelProgram(
+          threads: [waiter, { shared.queue.wakeOne() }],
+          interrupts: [(of: 0, body: { shared.queue.wakeOne() })]
+        ) { ModelChecker.check(shared.queue.isEmpty, "somebody is left") }
+      })
+  }
+
   @Test func wakeAllWakesAll() {
     expectComplete(
       ModelChecker.explore(preemptionBound: 3) {

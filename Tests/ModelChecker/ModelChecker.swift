@@ -26,13 +26,19 @@ public struct Exploration {
 /// A program to be explored: fresh for every schedule.
 public struct ModelProgram {
   let threads: [() -> Void]
+  let interrupts: [(of: Int, body: () -> Void)]
   let finally: () -> Void
 
   /// - Parameters:
   ///   - threads: what runs concurrently; deterministic but for the schedule.
+  ///   - interrupts: handlers that run once each, on top of the thread of that index: from a handler's first step to its last its
+  ///     thread stands still, wherever it was, and the handler counts as that thread. Handlers do not sleep.
   ///   - finally: checks at the end, when all threads have.
-  public init(threads: [() -> Void], finally: @escaping () -> Void = {}) {
+  public init(
+    threads: [() -> Void], interrupts: [(of: Int, body: () -> Void)] = [], finally: @escaping () -> Void = {}
+  ) {
     self.threads = threads
+    self.interrupts = interrupts
     self.finally = finally
   }
 }
@@ -57,7 +63,15 @@ public final class ModelChecker {
     var hasPermit = false
     var isInterrupted = false
     var hasEnded = false
-    init(_ body: @escaping () -> Void) { self.body = body }
+    /// Which thread it runs as: for a handler, the one it interrupts.
+    let identity: Int
+    let isHandler: Bool
+    var hasBegun = false
+    init(_ body: @escaping () -> Void, identity: Int, isHandler: Bool) {
+      self.body = body
+      self.identity = identity
+      self.isHandler = isHandler
+    }
   }
 
   struct Choice {
@@ -71,6 +85,7 @@ public final class ModelChecker {
 
   private var choices: [Choice] = []
   var threads: [ModelThread] = []
+  private var hasHandlers = false
   var running: ModelThread?
   private(set) var violation: String?
   private var trace: [Int] = []
@@ -128,7 +143,9 @@ public final class ModelChecker {
   // MARK: One schedule
 
   private func runOnce(_ program: ModelProgram) -> Bool {
-    threads = program.threads.map(ModelThread.init)
+    threads = program.threads.enumerated().map { ModelThread($1, identity: $0, isHandler: false) }
+    hasHandlers = !program.interrupts.isEmpty
+    threads += program.interrupts.map { ModelThread($0.body, identity: $0.of, isHandler: true) }
     trace = []
     defer {
       for thread in threads { if let fiber = thread.fiber { fiber_destroy(fiber) } }
@@ -148,9 +165,7 @@ public final class ModelChecker {
     var previous: Int?
     while violation == nil {
       var enabled: UInt = 0
-      for (index, thread) in threads.enumerated() where !thread.hasEnded && !(thread.isParked && !thread.hasPermit) {
-        enabled |= 1 << UInt(index)
-      }
+      for (index, thread) in threads.enumerated() where canGoOn(thread) { enabled |= 1 << UInt(index) }
       if enabled == 0 { break }
       if depth == choices.count {
         guard let choice = newChoice(depth, enabled, previous) else { return false }
@@ -161,12 +176,21 @@ public final class ModelChecker {
       previous = chosen
       depth += 1
       sleepSet(after: depth - 1)
+      threads[chosen].hasBegun = true
       resume(threads[chosen])
       if depth > stepLimit { fail("does not end") }
     }
     if violation == nil && threads.contains(where: { !$0.hasEnded }) { fail("somebody sleeps for ever") }
     if violation == nil { program.finally() }
     return true
+  }
+
+  private func canGoOn(_ thread: ModelThread) -> Bool {
+    if thread.hasEnded || thread.isParked && !thread.hasPermit { return false }
+    if !hasHandlers { return true }
+    return !threads.contains {
+      $0 !== thread && $0.identity == thread.identity && $0.isHandler && $0.hasBegun && !$0.hasEnded
+    }
   }
 
   private var inherited: UInt = 0
@@ -177,7 +201,9 @@ public final class ModelChecker {
     inherited = 0
     guard preemptionBound == nil, let step = threads[choice.chosen].pending else { return }
     for (other, thread) in threads.enumerated() where (choice.asleep | choice.tried) >> UInt(other) & 1 != 0 {
-      if other != choice.chosen, let pending = thread.pending, pending.commutes(with: step) {
+      if other != choice.chosen, thread.identity != threads[choice.chosen].identity, let pending = thread.pending,
+        pending.commutes(with: step)
+      {
         inherited |= 1 << UInt(other)
       }
     }

@@ -86,15 +86,11 @@ public struct ModelWord: ~Copyable, LockWord {
     set { if let index = runningIndex { cpus[index] = newValue } else { cpuOutside = newValue } }
   }
   private static var runningIndex: Int? {
-    let checker = ModelChecker.active!
-    return checker.threads.firstIndex { $0 === checker.running }
+    ModelChecker.active!.running?.identity
   }
 
-  /// The number of the running thread, from 1.
-  public static var currentParker: UInt {
-    let checker = ModelChecker.active!
-    return UInt(checker.threads.firstIndex { $0 === checker.running }! + 1)
-  }
+  /// The number of the running thread, from 1; in a handler, that of the thread it interrupts.
+  public static var currentParker: UInt { UInt(runningIndex! + 1) }
 
   /// Sleeps until the permit comes; with a deadline, any length of time may pass.
   public static func park(until deadline: Deadline, interruptible: Bool) -> WaitResult {

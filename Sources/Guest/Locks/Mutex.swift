@@ -23,6 +23,10 @@
 //     nobody has popped in between (4 rests on this).
 //  6. A record leaves the queue exactly once, by a pop, before its waiter goes on: the popper reads the parker, then sets
 //     the state, and then touches the record no more.
+//  7. A waiter that has been made the holder does not sleep: it is unparked after its state was set. The one exception is the
+//     waiter that pops its own record in `lockContended`, because it looks at its state after that. Whether the popper runs as the
+//     waiter's thread would not do: an interrupt handler that moves waiters of a condition variable here may have interrupted
+//     the waiter between its look at the state and its sleep.
 // Orders: lock acquires by its read-modify-write or by loading the state that the popper's store released; unlock
 // releases by `count` or by that store.
 
@@ -73,13 +77,14 @@ public struct MutexCore<Word: LockWord & ~Copyable>: ~Copyable {
 
   @inline(never) private borrowing func lockContended() {
     WaitRecord<Word>.withRecord { record in
-      enqueue(record)
+      enqueue(record, isOwn: true)
       while record.pointee.state.load() == 0 { _ = Word.park(until: .never, interruptible: false) }
     }
   }
 
-  /// Pushes the record of a thread that has been counted, and takes up the duty if it lies there.
-  private borrowing func enqueue(_ record: UnsafeMutablePointer<WaitRecord<Word>>) {
+  /// Pushes the record of a thread that has been counted, and takes up the duty if it lies there. `isOwn`: the thread is the caller,
+  /// which looks at the record's state next.
+  private borrowing func enqueue(_ record: UnsafeMutablePointer<WaitRecord<Word>>, isOwn: Bool) {
     var head = newcomers.load()
     while true {
       record.pointee.newer.poke(head)
@@ -88,14 +93,14 @@ public struct MutexCore<Word: LockWord & ~Copyable>: ~Copyable {
     }
     let duty = handoff.load()
     if duty != 0, !isQueueEmpty, handoff.compareExchange(duty, 0) {
-      wakeNext()  // Perhaps whose record this is.
+      wakeNext(but: isOwn ? record : nil)
     }
   }
 
   /// Takes the mutex for another thread, which sleeps until its record's state is 1: now, or as soon as it is free. From any
   /// context; neither sleeps nor waits.
   borrowing func lock(for record: UnsafeMutablePointer<WaitRecord<Word>>) {
-    if count.add(1) != 0 { return enqueue(record) }
+    if count.add(1) != 0 { return enqueue(record, isOwn: false) }
     let parker = record.pointee.parker
     record.pointee.state.store(1)
     Word.unpark(parker)
@@ -103,7 +108,7 @@ public struct MutexCore<Word: LockWord & ~Copyable>: ~Copyable {
 
   @inline(never) private borrowing func unlockContended() {
     while true {
-      if !isQueueEmpty { return wakeNext() }
+      if !isQueueEmpty { return wakeNext(but: nil) }
       // Somebody has raised `count` and has yet to push: leave the duty to them.
       var number = sequence.peek() &+ 1
       if number == 0 { number = 1 }
@@ -117,8 +122,8 @@ public struct MutexCore<Word: LockWord & ~Copyable>: ~Copyable {
   /// Whether no waiter is queued: exact for the one with the duty, as far as pops go; a hint for others.
   @inline(__always) private var isQueueEmpty: Bool { queue.load() == 0 && newcomers.load() == 0 }
 
-  /// Pops the oldest waiter and makes it the holder. With the duty, and a waiter there (4).
-  private borrowing func wakeNext() {
+  /// Pops the oldest waiter and makes it the holder. With the duty, and a waiter there (4). `own` needs no unparking (7).
+  private borrowing func wakeNext(but own: UnsafeMutablePointer<WaitRecord<Word>>?) {
     if queue.peek() == 0 {
       var rest = newcomers.exchange(0)
       while let record = WaitRecord<Word>.at(rest) {
@@ -131,7 +136,7 @@ public struct MutexCore<Word: LockWord & ~Copyable>: ~Copyable {
     queue.store(record.pointee.next.peek())
     let parker = record.pointee.parker
     record.pointee.state.store(1)
-    if parker != Word.currentParker { Word.unpark(parker) }
+    if record != own { Word.unpark(parker) }
   }
 }
 

@@ -23,6 +23,8 @@
 //     `leavers` before `newcomers`, and a leaver pushed itself on `newcomers` first, so it has been linked when it is let
 //     out (or unlinked already by a wake that failed: `next` says so). Handed to a mutex (`moved`, then `woken`): the
 //     server unlinks it and touches it no more but through the mutex, whose popper wakes it as any of its waiters.
+//     A leaver that is let out by its own thread needs no unparking: an interrupt handler that runs as that thread lets it out only
+//     before the thread has rung (2), and so before it looks at its state.
 //  6. No wake-up is missed: a waiter raises `population` and pushes its record, then looks at the condition; a waker
 //     changes what the condition reads, then looks at `population` behind a full fence. One of them sees the other.
 
