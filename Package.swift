@@ -117,7 +117,7 @@ let package = Package(
     tests("ClosureTests", of: ["Closure"]),
     tests("CommandTests", of: ["Command"]),
     tests("MemoryTests", of: ["Memory"]),
-    tests("LinuxTests", of: ["Linux", "Locks", "Base", "ModelChecker"]),
+    tests("LinuxTests", of: ["Linux", "Threads", "Locks", "Base", "ModelChecker"]),
     tests("FilesTests", of: ["Files"]),
     tests("NetworkTests", of: ["Network", "RamFS"]),
     tests("RamFSTests", of: ["RamFS"]),

@@ -1,6 +1,6 @@
 // CPUScheduler: what each CPU keeps for scheduling, and how it looks for work.
 //
-// Everything here but `incoming`, `queued`, `isAsked` and a timer queue's requests is touched by its own CPU only, with interrupts
+// Everything here but `incoming`, `reviews`, `queued`, `isAsked` and a timer queue's requests is touched by its own CPU only, with interrupts
 // off: there is no lock on a run queue. Another CPU that wants something done leaves it in a list and interrupts.
 //
 // When the timer is armed: only while a deadline is pending here, or while a thread waits for a CPU that runs another.
@@ -18,9 +18,11 @@
     let cpu: Int
     var current: UnsafeMutablePointer<ThreadControl>
     let idle: UnsafeMutablePointer<ThreadControl>
-    var queue = RunQueue()
+    var queue: RunQueue
     var timers: TimerQueue<LiveWord>
     let incoming = WakeList<LiveWord>()
+    /// Threads whose policies have changed, to be looked at here.
+    let reviews = WakeList<LiveWord>()
     /// For other CPUs to see: how many threads wait in `queue`, switches, and how the running thread stood when it got the CPU
     /// (price 0: nobody has a better claim to the CPU). Read without order: a mixture misplaces a thread for a moment.
     let queued = Atomic<Int>(0)
@@ -88,6 +90,7 @@
       current = idle
       timers = TimerQueue(cpu: cpu)
     }
+      queue = RunQueue(number: cpu.u32 &+ 1)
 
     /// The running CPU's. With interrupts off, or it may be another CPU's a moment later.
     @inline(__always) static var here: UnsafeMutablePointer<CPUScheduler> {
@@ -119,7 +122,10 @@
 
     /// Puts a thread that may run here into the queue, and asks for a switch if it should run at once.
     func enqueue(_ thread: UnsafeMutablePointer<ThreadControl>, now: UInt64) {
-      thread.pointee.cpu.store(pointee.cpu.u32, ordering: .relaxed)
+      // Who changes the policy looks at the CPU after that: a full barrier between the one and the other, where they change.
+      if thread.pointee.cpu.load(ordering: .relaxed) != pointee.cpu.u32 {
+        _ = thread.pointee.cpu.exchange(pointee.cpu.u32, ordering: .sequentiallyConsistent)
+      }
       thread.adoptPolicy()
       // A few microseconds that have not been charged yet matter to nobody here.
       let isByEvent = CPU.isInInterrupt
@@ -144,6 +150,10 @@
       pointee.switches.store(pointee.switches.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
       let current = pointee.current
       let isOrdinary = current != pointee.idle && current.pointee.run.priority == 0
+      noteStanding()
+    }
+
+    @inline(__always) func noteStanding() {
       pointee.runningPrice.store(isOrdinary ? current.pointee.run.price : 0, ordering: .relaxed)
       pointee.runningEpoch.store(pointee.queue.reading.epoch, ordering: .relaxed)
       pointee.runningRank.store(current.pointee.run.rank, ordering: .relaxed)
@@ -213,6 +223,7 @@
       takeIncoming(now: now)
       if !Scheduler.shared.pointee.periods.isCurrent(pointee.cpu) { Preemption.isRequested = true }
       while pointee.timers.serveRequest(post: Scheduler.post) {}
+      takeReviews(now: now)
       fireDue(now: now)
       let isAsked = pointee.isAsked.load(ordering: .acquiring) != 0
       if isAsked { pointee.isAsked.store(0, ordering: .relaxed) }

@@ -118,7 +118,12 @@
     static func reloadExtendedState() {}
     static func copyExtendedState(to thread: UnsafeMutablePointer<ThreadControl>) {}
     static func setPolicy(_ thread: UnsafeMutablePointer<ThreadControl>, _ policy: SchedulingPolicy) {
-      thread.pointee.policy.store(policy.word, ordering: .relaxed)
+      thread.pointee.policy.store(
+        SchedulingPolicy.word(policy.word, inheriting: thread.inheritedPriority), ordering: .relaxed)
+    }
+    static func setInheritedPriority(_ thread: UnsafeMutablePointer<ThreadControl>, _ priority: UInt8) {
+      let word = thread.pointee.policy.load(ordering: .relaxed)
+      thread.pointee.policy.store(SchedulingPolicy.word(word, inheriting: priority), ordering: .relaxed)
     }
 
     // MARK: Timers

@@ -31,6 +31,9 @@ struct RunNode: ~Copyable, PairingNode {
   var sequence: UInt64 = 0
   /// When it became runnable or stopped being so.
   var since: UInt64 = 0
+  /// The number of the queue that it is in (`RunQueue.number`), or 0. Only that queue's CPU writes a number and takes it away, so
+  /// that for its own number a CPU may rely on it.
+  let place = Atomic<UInt32>(0)
   /// Whose node this is.
   var owner: UInt
 
@@ -71,6 +74,8 @@ struct RunQueue: ~Copyable {
   private var beforeFirst: UInt64 = 1 << 32
   /// Threads that are queued; the running one is not.
   private(set) var count: Int = 0
+  /// Told from other queues by this; not 0.
+  let number: UInt32
 
   /// A 64th of a charge is 3.1 ms: how far ahead of an equal the running thread may be.
   private static var sliceShift: Int64 { 6 }
@@ -89,7 +94,7 @@ struct RunQueue: ~Copyable {
   /// A thread that waits with a rank this much lower than the one that runs elsewhere should go there: 12 ms' charge.
   private static var imbalanceShift: Int64 { 4 }
 
-  init() {}
+  init(number: UInt32 = 1) { self.number = number }
 
   var isEmpty: Bool { count == 0 }
   var first: UnsafeMutablePointer<RunNode>? { heap.first }
@@ -146,6 +151,7 @@ struct RunQueue: ~Copyable {
   /// Takes out who is to run now.
   mutating func take() -> UnsafeMutablePointer<RunNode>? {
     guard let node = heap.removeFirst() else { return nil }
+    node.pointee.place.store(0, ordering: .relaxed)
     count &-= 1
     return node
   }
@@ -153,7 +159,13 @@ struct RunQueue: ~Copyable {
   /// Takes out a queued thread, to go elsewhere.
   mutating func remove(_ node: UnsafeMutablePointer<RunNode>) {
     heap.remove(node)
+    node.pointee.place.store(0, ordering: .relaxed)
     count &-= 1
+  }
+
+  /// Whether the node is in this queue. On this queue's CPU.
+  @inline(__always) borrowing func contains(_ node: UnsafeMutablePointer<RunNode>) -> Bool {
+    node.pointee.place.load(ordering: .relaxed) == number
   }
 
   private mutating func insertLast(_ node: UnsafeMutablePointer<RunNode>, now: UInt64) {
@@ -164,6 +176,7 @@ struct RunQueue: ~Copyable {
   private mutating func insert(_ node: UnsafeMutablePointer<RunNode>, sequence: UInt64, now: UInt64) {
     node.pointee.sequence = sequence
     node.pointee.since = now
+    node.pointee.place.store(number, ordering: .relaxed)
     heap.insert(node)
     count &+= 1
   }

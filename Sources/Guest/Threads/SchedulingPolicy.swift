@@ -41,13 +41,23 @@ public struct SchedulingPolicy: Equatable, Sendable {
     return Self.weights[(max(-20, min(19, nice.int)) &+ 20)]
   }
 
-  /// As one word, the ordinary one 0.
+  /// As one word, the ordinary one 0; the top byte is free for the priority that the thread has inherited (PriorityInheritance).
   var word: UInt32 { kind.rawValue.u32 | priority.u32 &<< 8 | UInt8(bitPattern: nice).u32 &<< 16 }
   init(word: UInt32) {
     self.init(
       kind: Kind(rawValue: (word & 0xff).u8) ?? .other, priority: (word &>> 8 & 0xff).u8,
       nice: Int8(bitPattern: (word &>> 16 & 0xff).u8))
   }
+
+  // MARK: The word with an inherited priority
+
+  static func inherited(_ word: UInt32) -> UInt8 { (word &>> 24).u8 }
+  static func word(_ word: UInt32, inheriting priority: UInt8) -> UInt32 { word & 0xff_ffff | priority.u32 &<< 24 }
+  /// The real-time priority with which the thread runs; 0: it is an ordinary one.
+  static func priority(ofWord word: UInt32) -> UInt8 {
+    max(SchedulingPolicy(word: word).ownRealTimePriority, inherited(word))
+  }
+  var ownRealTimePriority: UInt8 { kind == .fifo || kind == .roundRobin ? priority : 0 }
 
   /// 1024 * 1.25^-nice, as Linux rounds them.
   private static let weights: [40 of UInt32] = [
@@ -58,10 +68,10 @@ public struct SchedulingPolicy: Equatable, Sendable {
 }
 
 extension RunNode {
-  /// Takes over a policy; in no queue.
-  mutating func adopt(_ policy: SchedulingPolicy) {
+  /// Takes over a policy, and what comes with it by inheritance; in no queue.
+  mutating func adopt(_ policy: SchedulingPolicy, inheriting inherited: UInt8 = 0) {
     price = RunNode.price(weight: policy.weight)
-    priority = policy.kind == .fifo || policy.kind == .roundRobin ? policy.priority : 0
+    priority = max(policy.ownRealTimePriority, inherited)
     isRoundRobin = policy.kind == .roundRobin
     isBatch = policy.kind == .batch || policy.kind == .idle
   }

@@ -110,7 +110,8 @@ public struct Thread: Equatable, @unchecked Sendable {
     nonmutating set { Scheduler.setAffinity(control, newValue) }
   }
 
-  /// How it shares CPUs with others; a new thread has its creator's. Takes effect as `affinity` does.
+  /// How it shares CPUs with others; a new thread has its creator's. Takes effect at once. (Who changes it also calls
+  /// `PriorityInheritance.refresh`, if the thread may wait for a lock with an owner.)
   public var policy: SchedulingPolicy {
     get { SchedulingPolicy(word: control.pointee.policy.load(ordering: .relaxed)) }
     nonmutating set { Scheduler.setPolicy(control, newValue) }

@@ -6,7 +6,8 @@ import Pages
 import Platform
 
 /// A thread's control block. Who may touch what:
-///   * `park`, `wake`, `timer`, `cpu`, `onCPU`, `unsaved`, `affinity`, `policy`, `life`: anybody, as their algorithms say;
+///   * `park`, `wake`, `timer`, `cpu`, `onCPU`, `unsaved`, `affinity`, `policy`, `life`, `review`: anybody, as their algorithms say;
+///   * `wait`, `waiters`: under the lock of PriorityInheritance;
 ///   * `run`: the CPU in whose run queue the thread is, or the one that runs it, with interrupts off;
 ///   * the rest: the thread itself or, while it does not run, whoever switches or creates it.
 struct ThreadControl: ~Copyable {
@@ -23,10 +24,17 @@ struct ThreadControl: ~Copyable {
   let unsaved = Atomic<UInt32>(0)
   /// The CPUs it may run on.
   let affinity = Atomic<UInt64>(.max)
-  /// `SchedulingPolicy.word`; taken over by the CPU that has the thread when it next queues it or lets it go.
+  /// `SchedulingPolicy.word` with what was inherited; taken over by the CPU that has the thread when it next queues it, lets it go or
+  /// reviews it.
   let policy = Atomic<UInt32>(0)
   /// What of `policy` its run node has.
   var adoptedPolicy: UInt32 = 0
+  /// For the list of those that a CPU is to review (SchedulerReview), and whether it is in one.
+  var review: WakeNode<LiveWord>
+  let isInReview = LiveWord(0)
+  /// The wait that keeps it from going on, if that is for a lock with an owner, and those who wait for its own.
+  var wait: UnsafeMutablePointer<PriorityWait>?
+  var waiters = PairingHeap<PriorityWait>()
   /// 0 joinable, 1 detached, 2 ended.
   let life = LiveWord(0)
   let joiner = WaitQueue()
@@ -76,6 +84,7 @@ struct ThreadControl: ~Copyable {
 
   private init(address: UInt) {
     wake = WakeNode(owner: address)
+    review = WakeNode(owner: address)
     timer = TimerNode(owner: address)
     run = RunNode(owner: address)
   }
@@ -108,12 +117,16 @@ extension UnsafeMutablePointer<ThreadControl> {
   @inline(__always) var wakeNode: UnsafeMutablePointer<WakeNode<LiveWord>> {
     withUnsafeMutablePointer(to: &pointee.wake) { $0 }
   }
+  /// Its node for lists of threads to be reviewed.
+  @inline(__always) var reviewNode: UnsafeMutablePointer<WakeNode<LiveWord>> {
+    withUnsafeMutablePointer(to: &pointee.review) { $0 }
+  }
   /// Takes over a policy that was set since; in no queue.
   @inline(__always) func adoptPolicy() {
     let wanted = pointee.policy.load(ordering: .relaxed)
     if wanted == pointee.adoptedPolicy { return }
     pointee.adoptedPolicy = wanted
-    pointee.run.adopt(SchedulingPolicy(word: wanted))
+    pointee.run.adopt(SchedulingPolicy(word: wanted), inheriting: SchedulingPolicy.inherited(wanted))
   }
   /// Its account of CPU time.
   @inline(__always) var runTimeAddress: UnsafeMutablePointer<UInt64> {

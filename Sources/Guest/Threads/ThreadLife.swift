@@ -148,7 +148,8 @@
       thread.pointee.toldCPU = ThreadControl.nobodyTold
       // As far ahead or behind as its creator: no head start, and none for the others.
       let creator = current
-      thread.pointee.policy.store(creator.pointee.policy.load(ordering: .relaxed), ordering: .relaxed)
+      let policy = creator.pointee.policy.load(ordering: .relaxed)
+      thread.pointee.policy.store(SchedulingPolicy.word(policy, inheriting: 0), ordering: .relaxed)
       thread.pointee.run.rank = creator.pointee.run.rank
       thread.pointee.run.epoch = creator.pointee.run.epoch
       thread.pointee.wokeAt = 0
@@ -288,14 +289,6 @@
       thread.pointee.affinity.store(mask, ordering: .relaxed)
       let wasEnabled = Interrupts.disable()
       if thread != current { askToLook(thread) } else if mask >> CPU.current.u64 & 1 == 0 { reschedule(.yielding) }
-      Interrupts.restore(wasEnabled)
-    }
-
-    /// See `Thread.policy`.
-    static func setPolicy(_ thread: UnsafeMutablePointer<ThreadControl>, _ policy: SchedulingPolicy) {
-      thread.pointee.policy.store(policy.word, ordering: .relaxed)
-      let wasEnabled = Interrupts.disable()
-      if thread == current { reschedule(.preempted) } else { askToLook(thread) }
       Interrupts.restore(wasEnabled)
     }
 

@@ -1,9 +1,12 @@
 // Futexes with an owner (FUTEX_LOCK_PI and its kin): the word holds the number of the thread that has the lock, bit 31 if
 // others wait, bit 30 if an owner died. Unlocking hands the lock over to a waiter, the one of the highest real-time priority
-// that has waited longest: nobody can take it in between. (The owner does not inherit its waiters' priority.)
+// that has waited longest: nobody can take it in between. As long as others wait, the owner runs with the highest of their priorities
+// (PriorityInheritance), and so does the one it waits for itself.
 //
 // Rules: all changes by the kernel are made under the bucket's lock, by compare and exchange, since programs take and give
-// back free locks without asking. A waiter that is woken has the lock.
+// back free locks without asking. A waiter that is woken has the lock. The waits of a lock's waiters are behind its owner: all are
+// moved, under the bucket's lock, before the next owner is woken. The running thread gives up a priority that it had inherited
+// before it wakes anybody, and looks whether it may still have the CPU when it holds no lock.
 import Base
 import Locks
 import Memory
@@ -16,15 +19,13 @@ extension FutexTable {
   static var waitersFlag: UInt32 { 0x8000_0000 }
 
   /// Takes the lock for the running thread, `identifier`; sleeps while another has it, unless it only `tries`.
-  /// - Parameter exists: whether there is a thread with that number.
-  /// - Throws: EDEADLK (it has it already), EAGAIN (tries, in vain), ESRCH (the owner does not exist), ETIMEDOUT, EINTR,
-  ///   EFAULT.
+  /// - Parameter thread: the thread with that number, nil if there is none.
+  /// - Throws: EDEADLK (it has it already, or the owner waits for it), EAGAIN (tries, in vain), ESRCH (the owner does not exist),
+  ///   ETIMEDOUT, EINTR, EFAULT.
   static func lockOwned(
-    _ key: FutexKey, identifier: UInt32, tries: Bool = false, until deadline: Deadline, exists: (UInt32) -> Bool
+    _ key: FutexKey, identifier: UInt32, tries: Bool = false, until deadline: Deadline, thread: (UInt32) -> Thread?
   ) throws(Errno) {
-    var waiter = FutexWaiter(
-      key: key, parker: Parking.current, identifier: identifier, priority: Thread.current.policy.priority)
-    try withUnsafeMutablePointer(to: &waiter) { (waiter) throws(Errno) in
+    try withOwnedWaiter(key, identifier: identifier) { (waiter, wait) throws(Errno) in
       let bucket = buckets + key.bucket
       while true {
         bucket.pointee.lock.lock()
@@ -33,10 +34,16 @@ extension FutexTable {
         var refusal: Errno?
         if owner == identifier {
           refusal = .EDEADLK
-        } else if owner != 0 && !exists(owner) {
-          refusal = .ESRCH
-        } else if owner != 0 && tries {
-          refusal = .EAGAIN
+        } else if owner != 0 {
+          if let other = thread(owner) {
+            if tries {
+              refusal = .EAGAIN
+            } else if !PriorityInheritance.begin(wait, behind: other) {
+              refusal = .EDEADLK
+            }
+          } else {
+            refusal = .ESRCH
+          }
         }
         var isDone = false
         if let found, refusal == nil {
@@ -48,12 +55,13 @@ extension FutexTable {
             waiter.pointee.owner = owner
             bucket.pointee.append(waiter)
           } else if isDone && hasOthers {
-            setOwner(of: key, in: bucket, identifier)
+            setOwner(of: key, in: bucket, identifier, Thread.current)
           }
         }
         bucket.pointee.lock.unlock()
         if let refusal { throw refusal }
-        if isDone { return owner == 0 ? () : try sleepOwned(waiter, until: deadline) }
+        if isDone { return owner == 0 ? () : try sleep(waiter, until: deadline) }
+        PriorityInheritance.end(wait)
         try touch(key.address)
       }
     }
@@ -73,16 +81,25 @@ extension FutexTable {
         return heir.pointee.identifier | (hasOthers ? waitersFlag : 0) | (died ? ownerDied : 0)
       }
       let isMine = found.map { $0 & ownerMask == identifier } ?? false
-      if isMine, let heir {
-        let next = heir.pointee.identifier
-        release(heir, from: bucket)
-        if hasOthers { setOwner(of: key, in: bucket, next) }
-      }
+      if isMine, let heir { handOver(key, to: heir, in: bucket, hasOthers: hasOthers) }
       bucket.pointee.lock.unlock()
+      Preemption.check()
       if isMine { return }
       if found != nil { throw .EPERM }
       try touch(key.address)
     }
+  }
+
+  /// The word says that the waiter has the lock: it is woken, and the others wait behind it. The bucket is locked.
+  private static func handOver(
+    _ key: FutexKey, to heir: UnsafeMutablePointer<FutexWaiter>, in bucket: UnsafeMutablePointer<FutexBucket>,
+    hasOthers: Bool
+  ) {
+    guard let wait = heir.pointee.wait else { return }
+    PriorityInheritance.end(wait)
+    bucket.pointee.remove(heir)
+    if hasOthers { setOwner(of: key, in: bucket, heir.pointee.identifier, wait.pointee.thread) }
+    wake(heir)
   }
 
   /// The waiter for the lock who is to have it next.
@@ -93,39 +110,53 @@ extension FutexTable {
     var candidate = bucket.pointee.first
     while let waiter = candidate {
       candidate = waiter.pointee.next
-      guard waiter != other, waiter.pointee.key == key, waiter.pointee.identifier != 0, waiter.pointee.target == nil
+      guard waiter != other, waiter.pointee.key == key, let wait = waiter.pointee.wait, waiter.pointee.target == nil
       else { continue }
-      if let best, best.pointee.priority >= waiter.pointee.priority { continue }
+      if let best = best?.pointee.wait, !PriorityInheritance.precedes(wait, best) { continue }
       best = waiter
     }
     return best
   }
 
-  /// Sleeps, counted among those who wait for owners.
-  private static func sleepOwned(
-    _ waiter: UnsafeMutablePointer<FutexWaiter>, until deadline: Deadline
+  /// Runs the body with a record of the running thread, counted among those who wait for owners. A thread that ends takes itself out
+  /// of its process first and looks at the count after that: either it is not found as an owner any more, or it looks for its waiters.
+  private static func withOwnedWaiter(
+    _ key: FutexKey, identifier: UInt32, target: FutexKey? = nil,
+    _ body: (UnsafeMutablePointer<FutexWaiter>, UnsafeMutablePointer<PriorityWait>) throws(Errno) -> Void
   ) throws(Errno) {
     waitersForOwners.wrappingAdd(1, ordering: .sequentiallyConsistent)
     defer { waitersForOwners.wrappingSubtract(1, ordering: .relaxed) }
-    try sleep(waiter, until: deadline)
+    var wait = PriorityWait(of: Thread.current)
+    try withUnsafeMutablePointer(to: &wait) { (wait) throws(Errno) in
+      // Whatever becomes of it: nobody waits behind anybody with a record that is gone.
+      defer { PriorityInheritance.end(wait) }
+      var waiter = FutexWaiter(key: key, parker: Parking.current, identifier: identifier, wait: wait, target: target)
+      try withUnsafeMutablePointer(to: &waiter) { (waiter) throws(Errno) in try body(waiter, wait) }
+    }
   }
 
   private static func setOwner(
-    of key: FutexKey, in bucket: UnsafeMutablePointer<FutexBucket>, _ owner: UInt32
+    of key: FutexKey, in bucket: UnsafeMutablePointer<FutexBucket>, _ owner: UInt32, _ thread: Thread
   ) {
     var candidate = bucket.pointee.first
     while let waiter = candidate {
       candidate = waiter.pointee.next
-      if waiter.pointee.key == key && waiter.pointee.identifier != 0 { waiter.pointee.owner = owner }
+      guard waiter.pointee.key == key, waiter.pointee.target == nil, let wait = waiter.pointee.wait else { continue }
+      waiter.pointee.owner = owner
+      PriorityInheritance.move(wait, behind: thread)
     }
   }
 
+  /// How many threads wait for locks with owners, or are about to.
+  static var waitersForOwnersCount: Int { waitersForOwners.load(ordering: .relaxed) }
+
   // MARK: Owners that end
 
-  /// A thread ends: what it had, whether or not the words still say so, goes to those who wait for it.
-  static func abandon(identifier: UInt32) {
+  /// A thread ends: what it had, whether or not the words still say so, goes to those who wait for it. It is no owner to be found any more.
+  static func abandon(identifier: UInt32, thread: Thread) {
     guard waitersForOwners.load(ordering: .sequentiallyConsistent) != 0 else { return }
     for index in 0..<bucketCount { while handOn(buckets + index, identifier) {} }
+    PriorityInheritance.abandon(thread)
   }
 
   /// Hands on one lock of the bucket; false if there is none.
@@ -140,10 +171,7 @@ extension FutexTable {
     let hasOthers = bestWaiter(bucket, key, but: heir) != nil
     let next = heir.pointee.identifier
     let found = changeWithoutFault(key.address) { $0 & ownerDied | next | (hasOthers ? waitersFlag : 0) }
-    if found != nil {
-      release(heir, from: bucket)
-      if hasOthers { setOwner(of: key, in: bucket, next) }
-    }
+    if found != nil { handOver(key, to: heir, in: bucket, hasOthers: hasOthers) }
     bucket.pointee.lock.unlock()
     if found != nil { return true }
     // The word is gone: nobody can have the lock any more. Its waiters give up when they are interrupted.
@@ -159,19 +187,17 @@ extension FutexTable {
     _ key: FutexKey, expected: UInt32, target: FutexKey, identifier: UInt32, until deadline: Deadline
   ) throws(Errno) {
     guard key != target else { throw .EINVAL }
-    var waiter = FutexWaiter(
-      key: key, parker: Parking.current, identifier: identifier, priority: Thread.current.policy.priority,
-      target: target)
-    try withUnsafeMutablePointer(to: &waiter) { (waiter) throws(Errno) in
+    try withOwnedWaiter(key, identifier: identifier, target: target) { (waiter, _) throws(Errno) in
       try enqueue(waiter, expected: expected)
-      try sleepOwned(waiter, until: deadline)
+      try sleep(waiter, until: deadline)
     }
   }
 
   /// FUTEX_CMP_REQUEUE_PI: gives the lock to the first waiter if it is free, and moves up to `moveCount` others to wait for it.
+  /// - Parameter thread: the thread with that number, nil if there is none.
   /// - Returns: how many have it or wait for it now.
   static func requeueToLock(
-    from source: FutexKey, to target: FutexKey, moveCount: Int, expected: UInt32
+    from source: FutexKey, to target: FutexKey, moveCount: Int, expected: UInt32, thread: (UInt32) -> Thread?
   ) throws(Errno) -> Int {
     guard source != target else { throw .EINVAL }
     while true {
@@ -180,9 +206,10 @@ extension FutexTable {
       var (done, faulted) = (0, false)
       let found = loadWithoutFault(source.address)
       if found == expected {
-        (done, isRight, faulted) = requeueLocked(from: source, to: target, count: moveCount &+ 1)
+        (done, isRight, faulted) = requeueLocked(from: source, to: target, count: moveCount &+ 1, thread)
       }
       unlock(source, target)
+      Preemption.check()
       if faulted && done == 0 {
         try touch(target.address)
         continue
@@ -195,14 +222,14 @@ extension FutexTable {
   }
 
   private static func requeueLocked(
-    from source: FutexKey, to target: FutexKey, count: Int
+    from source: FutexKey, to target: FutexKey, count: Int, _ thread: (UInt32) -> Thread?
   ) -> (done: Int, isRight: Bool, faulted: Bool) {
     var done = 0
     var candidate = buckets[source.bucket].first
     while let waiter = candidate, done < count {
       candidate = waiter.pointee.next
       guard waiter.pointee.key == source else { continue }
-      guard waiter.pointee.target == target else { return (done, false, false) }
+      guard waiter.pointee.target == target, let wait = waiter.pointee.wait else { return (done, false, false) }
       let identifier = waiter.pointee.identifier
       let isFirst = done == 0
       let found = changeWithoutFault(target.address) { word in
@@ -212,8 +239,13 @@ extension FutexTable {
       waiter.pointee.target = nil
       waiter.pointee.owner = found & ownerMask
       if isFirst && found & ownerMask == 0 {
-        release(waiter, from: buckets + source.bucket)
+        buckets[source.bucket].remove(waiter)
+        // Who waits already waits behind it now.
+        setOwner(of: target, in: buckets + target.bucket, identifier, wait.pointee.thread)
+        wake(waiter)
       } else {
+        // An owner that waits for what the waiter has gains nothing by it.
+        if let owner = thread(waiter.pointee.owner) { _ = PriorityInheritance.begin(wait, behind: owner) }
         move(waiter, to: target)
       }
       done &+= 1

@@ -73,8 +73,8 @@ struct FutexWaiter: ~Copyable {
   let identifier: UInt32
   /// Who has the lock, as far as the kernel knows. Under the bucket's lock.
   var owner: UInt32 = 0
-  /// Its real-time priority.
-  let priority: UInt8
+  /// Its wait for whoever has the lock, if it waits for a lock with an owner: lies in the same frame.
+  let wait: UnsafeMutablePointer<PriorityWait>?
   /// Where FUTEX_CMP_REQUEUE_PI may move it; nil: it waits for the lock already, or for no lock.
   var target: FutexKey?
   /// Where it is queued: changes under the locks of both buckets.
@@ -83,12 +83,12 @@ struct FutexWaiter: ~Copyable {
   let isWoken = Atomic<UInt>(0)
 
   init(
-    key: FutexKey, bitset: UInt32 = FutexTable.anyBit, parker: Parker, identifier: UInt32 = 0, priority: UInt8 = 0,
-    target: FutexKey? = nil
+    key: FutexKey, bitset: UInt32 = FutexTable.anyBit, parker: Parker, identifier: UInt32 = 0,
+    wait: UnsafeMutablePointer<PriorityWait>? = nil, target: FutexKey? = nil
   ) {
     self.key = key
     self.identifier = identifier
-    self.priority = priority
+    self.wait = wait
     self.target = target
     self.bitset = bitset
     self.parker = parker
@@ -238,6 +238,11 @@ enum FutexTable {
   /// Takes a waiter out of its queue, which is locked, and wakes it.
   static func release(_ waiter: UnsafeMutablePointer<FutexWaiter>, from bucket: UnsafeMutablePointer<FutexBucket>) {
     bucket.pointee.remove(waiter)
+    wake(waiter)
+  }
+
+  /// Wakes a waiter that has been taken out of its queue.
+  static func wake(_ waiter: UnsafeMutablePointer<FutexWaiter>) {
     let parker = waiter.pointee.parker
     waiter.pointee.isWoken.store(1, ordering: .releasing)
     Parking.unpark(parker)

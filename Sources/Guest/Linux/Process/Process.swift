@@ -141,6 +141,14 @@ public final class Process {
   /// The thread with this number.
   func task(_ identifier: Int32) -> Task? {
     lock.withLock {
+  /// The thread that a futex names as its owner; nil if there is none, or if it has given up what it had (`Task.end`).
+  func owner(_ identifier: UInt32) -> Thread? {
+    lock.withLock {
+      for task in tasks where task.identifier == identifier.i32 && !task.hasLeftLocks { return task.thread }
+      return nil
+    }
+  }
+
       for task in tasks where task.identifier == identifier { return task }
       return nil
     }

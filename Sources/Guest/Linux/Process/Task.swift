@@ -28,6 +28,9 @@ public final class Task {
   /// Its name (PR_SET_NAME, /proc), cut off at 15 bytes.
   var name: [16 of UInt8] = .init(repeating: 0)
 
+  /// It ends, and looks for those who wait for its locks, for the last time.
+  var hasLeftLocks = false
+
   // MARK: Touched by the thread itself only
 
   /// The mask to go back to after sigsuspend and its kin have let a signal in.

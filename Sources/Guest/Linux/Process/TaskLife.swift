@@ -17,7 +17,8 @@ extension Task {
   func end(status: UInt32) -> Never {
     let thread = Thread.current
     RobustList.release(head: robustList, owner: identifier, in: process.addressSpace)
-    FutexTable.abandon(identifier: identifier.u32)
+    process.lock.withLock { hasLeftLocks = true }
+    FutexTable.abandon(identifier: identifier.u32, thread: thread)
     if clearChildAddress.rawValue != 0 {
       // Whoever joins this thread waits for that; if the address is bad, nobody does.
       try? UserSpan.write(UInt32(0), at: clearChildAddress)

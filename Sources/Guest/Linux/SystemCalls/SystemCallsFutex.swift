@@ -61,8 +61,10 @@ extension SystemCall {
       return 0
     case 12:  // FUTEX_CMP_REQUEUE_PI
       guard argument2.i32 == 1, argument3.i32 >= 0 else { throw .EINVAL }
+      let process = process
       return try FutexTable.requeueToLock(
-        from: key, to: try secondKey(isPrivate), moveCount: argument3.i32.int, expected: argument5.u32)
+        from: key, to: try secondKey(isPrivate), moveCount: argument3.i32.int, expected: argument5.u32
+      ) { process.owner($0) }
     default: throw .ENOSYS
     }
   }
@@ -80,7 +82,7 @@ extension SystemCall {
     let process = process
     do throws(Errno) {
       try FutexTable.lockOwned(key, identifier: task.identifier.u32, tries: tries, until: deadline) {
-        process.task($0.i32) != nil
+        process.owner($0)
       }
     } catch {
       // Programs do not expect this call to be cut short.

@@ -97,6 +97,7 @@ extension SystemCall {
     }
     if nice < before.nice.int { try checkNice(nice, error: .EPERM) }
     other.thread.policy = SchedulingPolicy(kind: kind, priority: priority.u8, nice: nice.i8)
+    PriorityInheritance.refresh(other.thread)
   }
 
   func sched_get_priority_max() throws(Errno) -> Int {
