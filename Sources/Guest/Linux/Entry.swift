@@ -91,10 +91,14 @@ public enum LinuxEntry {
       }
       let error = frame.pointee.error
       let access: FaultAccess = error & 16 != 0 ? .execute : error & 2 != 0 ? .write : .read
-      task.lastFault = task.process.addressSpace.fault(at: VirtualAddress(address), access: access)
+      var isMajor = false
+      task.lastFault = task.process.addressSpace.fault(
+        at: VirtualAddress(address), access: access, isMajor: &isMajor)
       // The kernel on the program's behalf: the call fails, and the program does not go on behind it.
       if task.lastFault == .outOfMemory, !frame.pointee.isFromProgram { task.raiseOutOfMemory(address) }
-      return task.lastFault == .resolved
+      guard task.lastFault == .resolved else { return false }
+      if isMajor { task.majorFaults &+= 1 } else { task.minorFaults &+= 1 }
+      return true
     }
   }
 

@@ -32,8 +32,15 @@ extension AddressSpace {
   static let stackPages: UInt64 = 4
   static let longestRun: UInt64 = 128
 
-  /// Resolves a page fault. Runs on the faulting thread with interrupts on; may sleep.
+  /// As below, for those who need not know more.
   public func fault(at address: VirtualAddress, access: FaultAccess) -> FaultResult {
+    var isMajor = false
+    return fault(at: address, access: access, isMajor: &isMajor)
+  }
+
+  /// Resolves a page fault. Runs on the faulting thread with interrupts on; may sleep. `isMajor`: set if it waited for a page of a
+  /// file that had to be read.
+  public func fault(at address: VirtualAddress, access: FaultAccess, isMajor: inout Bool) -> FaultResult {
     guard AddressMap.program.contains(address) else { return .notMapped }
     var attempts = 0
     while true {
@@ -41,6 +48,7 @@ extension AddressSpace {
       case .done(let result):
         return result
       case .needsPage(let object, let page, let forWriting, let owner):
+        if object.hasPager { isMajor = true }
         do {
           try withExtendedLifetime(owner) { () throws(Errno) in try object.fetch(page: page, forWriting: forWriting) }
         } catch {

@@ -39,6 +39,8 @@
     /// When the running thread was last charged, and when it got the CPU.
     var since: UInt64 = 0
     var startedAt: UInt64 = 0
+    /// When the CPU began to schedule; constant after that.
+    var beganAt: UInt64 = 0
     /// How long the CPU polls before it halts, ns.
     var pollTime: UInt64 = 10_000
     /// How often it has halted after polling since polling last helped.
@@ -88,9 +90,9 @@
       self.cpu = cpu
       self.idle = idle
       current = idle
+      queue = RunQueue(number: cpu.u32 &+ 1)
       timers = TimerQueue(cpu: cpu)
     }
-      queue = RunQueue(number: cpu.u32 &+ 1)
 
     /// The running CPU's. With interrupts off, or it may be another CPU's a moment later.
     @inline(__always) static var here: UnsafeMutablePointer<CPUScheduler> {
@@ -148,12 +150,12 @@
     @inline(__always) func noteSwitch() {
       pointee.runs.store(UInt(bitPattern: pointee.current), ordering: .releasing)
       pointee.switches.store(pointee.switches.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
-      let current = pointee.current
-      let isOrdinary = current != pointee.idle && current.pointee.run.priority == 0
       noteStanding()
     }
 
     @inline(__always) func noteStanding() {
+      let current = pointee.current
+      let isOrdinary = current != pointee.idle && current.pointee.run.priority == 0
       pointee.runningPrice.store(isOrdinary ? current.pointee.run.price : 0, ordering: .relaxed)
       pointee.runningEpoch.store(pointee.queue.reading.epoch, ordering: .relaxed)
       pointee.runningRank.store(current.pointee.run.rank, ordering: .relaxed)
@@ -221,9 +223,9 @@
       pointee.counts.interrupts.add()
       let now = Clock.now()
       takeIncoming(now: now)
+      takeReviews(now: now)
       if !Scheduler.shared.pointee.periods.isCurrent(pointee.cpu) { Preemption.isRequested = true }
       while pointee.timers.serveRequest(post: Scheduler.post) {}
-      takeReviews(now: now)
       fireDue(now: now)
       let isAsked = pointee.isAsked.load(ordering: .acquiring) != 0
       if isAsked { pointee.isAsked.store(0, ordering: .relaxed) }

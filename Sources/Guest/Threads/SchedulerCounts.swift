@@ -1,5 +1,6 @@
 // What has happened on each CPU, for those who show it (/proc).
 import Base
+import Platform
 
 /// What a CPU has counted since the start.
 public struct SchedulerCounts: Sendable {
@@ -21,6 +22,19 @@ public struct SchedulerCounts: Sendable {
 }
 
 extension Scheduler {
+  /// How long a CPU has run threads and how long it has had none, ns, since it schedules; both 0 before.
+  public static func times(ofCPU cpu: Int) -> (busy: UInt64, idle: UInt64) {
+    #if GUEST
+      guard shared.pointee.activeCPUs.load(ordering: .relaxed) >> cpu.u64 & 1 != 0 else { return (0, 0) }
+      let other = scheduler(of: cpu)
+      let idle = runTime(other.pointee.idle)
+      let all = Clock.now() &- other.pointee.beganAt
+      return (all > idle ? all &- idle : 0, idle)
+    #else
+      return (0, 0)
+    #endif
+  }
+
   /// The counts of a CPU; all zero before it schedules.
   public static func counts(ofCPU cpu: Int) -> SchedulerCounts {
     var result = SchedulerCounts()

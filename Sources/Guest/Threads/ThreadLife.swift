@@ -91,6 +91,7 @@
         UnsafeRawPointer(idle).load(fromByteOffset: THREAD_PARK_WORD.int, as: UInt8.self) == THREAD_INTERRUPTED.u8)
       idle.pointee.park.clearInterrupt()
       scheduler.pointee.startedAt = scheduler.pointee.since
+      scheduler.pointee.beganAt = scheduler.pointee.since
       scheduler.pointee.queue.advance(to: scheduler.pointee.since, running: nil)
       CPU.setSlot(.scheduler, scheduler)
       CPU.setSlot(.idleThread, scheduler.pointee.idle)

@@ -3,6 +3,7 @@ import Base
 import Files
 import Pages
 import Platform
+import Threads
 
 /// /proc/N/mounts.
 func writeMounts(_ context: FileSystemContext, _ text: inout TextBuffer) {
@@ -65,7 +66,9 @@ extension ProcessFileSystem {
       let hundredths = Clock.now() / 10_000_000
       text.append(hundredths: hundredths)
       text.append(" ")
-      text.append(hundredths: 0)
+      var idle: UInt64 = 0
+      for cpu in 0..<CPU.count { idle &+= Scheduler.times(ofCPU: cpu).idle }
+      text.append(hundredths: idle / 10_000_000)
       text.append("\n")
     }
     add("loadavg") { (text) throws(Errno) in text.append("0.00 0.00 0.00 1/1 1\n") }

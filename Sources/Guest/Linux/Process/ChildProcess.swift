@@ -124,7 +124,7 @@ extension Process {
     let created = timers.created
     lock.unlock()
     var hasAny = !created.isEmpty
-    for index in 0..<3 {
+    for index in 0..<ProcessTimers.intervalCount {
       guard let timer = intervals[index] else { continue }
       timer.clear()
       hasAny = true
@@ -181,7 +181,7 @@ extension SystemCall {
       }
       if let found, !keeps {
         parent.children.removeAll { $0 === found }
-        parent.endedChildrenTime &+= found.endedCPUTime
+        parent.endedChildren.add(found.lock.withLock { found.usageOfLine })
       }
       parent.lock.unlock()
       if let found { return found }
@@ -196,10 +196,8 @@ extension SystemCall {
 
   private func writeUsage(of child: Process, at address: VirtualAddress) throws(Errno) {
     guard !address.isNull else { return }
-    var words: [18 of UInt64] = .init(repeating: 0)
-    words[0] = child.endedCPUTime / 1_000_000_000
-    words[1] = child.endedCPUTime % 1_000_000_000 / 1000
-    try UserSpan.write(words, at: address)
+    let usage = child.lock.withLock { child.usageOfLine }
+    try UserSpan.write(usage.words(residentByteCount: 0), at: address)
   }
 
   func wait4() throws(Errno) -> Int {

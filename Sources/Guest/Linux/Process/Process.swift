@@ -50,8 +50,9 @@ public final class Process {
   var children: [Process] = []
   /// Tells of signals sent to it or to one of its threads (`SignalFile`).
   let signalSource = PollSource()
-  /// CPU time of children that it has waited for, ns.
-  var endedChildrenTime: UInt64 = 0
+  /// What its threads that have ended used, and its children that it has waited for.
+  var endedThreads = ResourceUsage()
+  var endedChildren = ResourceUsage()
   /// The wait status with which the process ends, once that has been decided.
   private(set) var exitStatus: UInt32?
 
@@ -69,10 +70,6 @@ public final class Process {
   /// Process group and session.
   var group: Int32 = 1
   var session: Int32 = 1
-  /// CPU time of threads that have ended, ns.
-  var endedCPUTime: UInt64 = 0
-  /// How often its ended threads gave up the CPU, and how often it was taken from them.
-  var endedSwitches: (voluntary: UInt64, involuntary: UInt64) = (0, 0)
   /// When it was started (`Clock.now`).
   let startTime = Clock.now()
 
@@ -125,14 +122,12 @@ public final class Process {
   }
 
   /// Removes a thread that has ended. True if it was the last one.
-  func remove(_ task: Task, cpuTime: UInt64) -> Bool {
+  func remove(_ task: Task) -> Bool {
     lock.withLock {
       tasks.removeAll { $0 === task }
       task.pending.drop(&signalCount)
       passOn(pending.set.subtracting(task.blocked), from: task)
-      endedCPUTime &+= cpuTime
-      endedSwitches.voluntary &+= task.thread.voluntarySwitches
-      endedSwitches.involuntary &+= task.thread.involuntarySwitches
+      endedThreads.add(task.usage)
       if tasks.isEmpty { pending.drop(&signalCount) }
       return tasks.isEmpty
     }
@@ -141,15 +136,15 @@ public final class Process {
   /// The thread with this number.
   func task(_ identifier: Int32) -> Task? {
     lock.withLock {
-  /// The thread that a futex names as its owner; nil if there is none, or if it has given up what it had (`Task.end`).
-  func owner(_ identifier: UInt32) -> Thread? {
-    lock.withLock {
-      for task in tasks where task.identifier == identifier.i32 && !task.hasLeftLocks { return task.thread }
+      for task in tasks where task.identifier == identifier { return task }
       return nil
     }
   }
 
-      for task in tasks where task.identifier == identifier { return task }
+  /// The thread that a futex names as its owner; nil if there is none, or if it has given up what it had (`Task.end`).
+  func owner(_ identifier: UInt32) -> Thread? {
+    lock.withLock {
+      for task in tasks where task.identifier == identifier.i32 && !task.hasLeftLocks { return task.thread }
       return nil
     }
   }

@@ -128,7 +128,8 @@ public enum ProcessFiles {
       "Max realtime timeout      ",
     ]
     for index in 0..<ResourceLimits.count {
-      let limit = process.lock.withLock { process.limits[index] }
+      var limit = process.lock.withLock { process.limits[index] }
+      if index == ResourceLimits.cpuTime { limit.passSeconds(of: process.cpuTime) }
       text.append(names[index])
       appendLimit(limit.current, &text)
       appendLimit(limit.maximum, &text)
@@ -161,17 +162,16 @@ public enum ProcessFiles {
   }
 
   private static func systemStat(_ text: inout TextBuffer) throws(Errno) {
-    let busy = (Process.first?.cpuTime ?? 0) / 10_000_000
-    let idle = Clock.now() / 10_000_000 &* CPU.count.u64
-    for cpu in -1..<CPU.count {
-      text.append("cpu")
-      text.append(cpu < 0 ? " " : "")
-      if cpu >= 0 { text.append(cpu.u64) }
-      text.append(" ")
-      text.append(cpu <= 0 ? busy : 0)
-      text.append(" 0 0 ")
-      text.append(idle > busy ? idle &- busy : 0)
-      text.append(" 0 0 0 0 0 0\n")
+    var (busy, idle): (UInt64, UInt64) = (0, 0)
+    for cpu in 0..<CPU.count {
+      let times = Scheduler.times(ofCPU: cpu)
+      busy &+= times.busy
+      idle &+= times.idle
+    }
+    appendTimes(cpu: -1, busy: busy, idle: idle, &text)
+    for cpu in 0..<CPU.count {
+      let times = Scheduler.times(ofCPU: cpu)
+      appendTimes(cpu: cpu, busy: times.busy, idle: times.idle, &text)
     }
     text.append("btime ")
     text.append((Clock.realtime() &- Clock.now()) / 1_000_000_000)
@@ -180,6 +180,19 @@ public enum ProcessFiles {
     text.append("\nctxt ")
     text.append(switches)
     text.append("\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n")
+  }
+
+  /// All that a CPU does is the program's or for it, and is told as that.
+  private static func appendTimes(cpu: Int, busy: UInt64, idle: UInt64, _ text: inout TextBuffer) {
+    let tick: UInt64 = 10_000_000
+    text.append("cpu")
+    text.append(cpu < 0 ? " " : "")
+    if cpu >= 0 { text.append(cpu.u64) }
+    text.append(" ")
+    text.append(busy / tick)
+    text.append(" 0 0 ")
+    text.append(idle / tick)
+    text.append(" 0 0 0 0 0 0\n")
   }
 
   /// The interrupts that the scheduler takes, a column a CPU.

@@ -264,8 +264,11 @@ extension SignalInformation.Code {
 struct ProcessTimers {
   /// The most that a process may have.
   static let limit = 1024
-  /// ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF: made when first set.
-  var intervals: [3 of ProcessTimer?] = .init(repeating: nil)
+  /// ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF, and the soft and the hard limit of CPU time (CPULimit): made when first set.
+  var intervals: [5 of ProcessTimer?] = .init(repeating: nil)
+  static let intervalCount = 5
+  static let softCPULimit = 3
+  static let hardCPULimit = 4
   /// timer_create's, by number; those not in use wait to be used again.
   var created: [(timer: ProcessTimer, isUsed: Bool)] = []
 }

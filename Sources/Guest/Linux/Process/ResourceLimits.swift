@@ -17,6 +17,7 @@ struct ResourceLimit {
 struct ResourceLimits {
   /// How many there are (RLIM_NLIMITS).
   static let count = 16
+  static let cpuTime = 0
   static let fileSize = 1
   static let data = 2
   static let stack = 3
@@ -54,6 +55,7 @@ extension Process {
   /// Tells those who keep a limit of it.
   func applyLimit(_ resource: Int, _ value: UInt64) {
     switch resource {
+    case ResourceLimits.cpuTime: setCPULimitTimers()
     case ResourceLimits.fileSize:
       fileSizeLimit.store(value, ordering: .relaxed)
       if value != ResourceLimit.infinity { FileSizeLimit.use() }

@@ -52,6 +52,9 @@ public final class Task {
   var lastException = ExceptionRecord()
   /// What the thread's last page fault came to.
   var lastFault = FaultResult.resolved
+  /// Its page faults (`ResourceUsage`), read by others too.
+  var minorFaults: UInt64 = 0
+  var majorFaults: UInt64 = 0
   /// How late its timers may be (PR_SET_TIMERSLACK), ns. They are as exact as they can be whatever it says.
   var timerSlack = Task.defaultTimerSlack
   static let defaultTimerSlack: UInt64 = 50_000

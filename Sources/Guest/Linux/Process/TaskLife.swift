@@ -24,7 +24,7 @@ extension Task {
       try? UserSpan.write(UInt32(0), at: clearChildAddress)
       if let key = try? FutexKey(clearChildAddress, in: process.addressSpace) { _ = FutexTable.wake(key, count: 1) }
     }
-    let isLast = process.remove(self, cpuTime: thread.runTime)
+    let isLast = process.remove(self)
     if isLast {
       // Whoever hears of the end may forget the process at once.
       let process = Unmanaged.passRetained(process)
@@ -47,7 +47,7 @@ extension Process {
   /// CPU time of all its threads, ns.
   var cpuTime: UInt64 {
     lock.withLock {
-      var sum = endedCPUTime
+      var sum = endedThreads.cpuTime
       for task in tasks { sum &+= task.cpuTime }
       return sum
     }

@@ -17,10 +17,11 @@ private struct ThreadView {
   var name: [16 of UInt8]
   var isAsleep: Bool
   var cpu: Int
-  var cpuTime: UInt64
+  var usage: ResourceUsage
   var affinity: UInt64
   var policy: SchedulingPolicy
-  var switches: (voluntary: UInt64, involuntary: UInt64)
+  /// What it has now, with what it inherited.
+  var priority: UInt8
   var pending: SignalSet
   var blocked: SignalSet
   var processPending: SignalSet
@@ -43,10 +44,10 @@ private struct ThreadView {
     let thread = task.thread
     isAsleep = thread.isAsleep
     cpu = thread.cpu
-    cpuTime = task.cpuTime
+    usage = task.usage
     affinity = thread.affinity
     policy = thread.policy
-    switches = (thread.voluntarySwitches, thread.involuntarySwitches)
+    priority = thread.effectivePriority
     pending = task.pending.set
     blocked = task.blocked
     processPending = process.pending.set
@@ -129,12 +130,19 @@ extension ProcessFiles {
     text.append(process.group.u64)
     text.append(" ")
     text.append(process.session.u64)
-    text.append(" 0 -1 0 0 0 0 0 ")
-    text.append((thread == 0 ? process.cpuTime : view.cpuTime) / tick)
-    text.append(" 0 0 0 ")
-    let isRealTime = view.policy.kind == .fifo || view.policy.kind == .roundRobin
+    text.append(" 0 -1 0 ")
+    let usage = thread == 0 ? process.usage : view.usage
+    let children = process.lock.withLock { process.endedChildren }
+    let counts: [8 of UInt64] = [
+      usage.minorFaults, children.minorFaults, usage.majorFaults, children.majorFaults, usage.cpuTime / tick, 0,
+      children.cpuTime / tick, 0,
+    ]
+    for index in 0..<counts.count {
+      text.append(counts[index])
+      text.append(" ")
+    }
     let nice = view.policy.nice.int
-    append(signed: isRealTime ? 0 &- 1 &- view.policy.priority.int : 20 &+ nice, &text)
+    append(signed: view.priority > 0 ? 0 &- 1 &- view.priority.int : 20 &+ nice, &text)
     text.append(" ")
     append(signed: nice, &text)
     text.append(" ")
@@ -204,9 +212,9 @@ extension ProcessFiles {
     appendSet("\nSigCgt:\t", view.caught.bits, &text)
     appendCPUs(view.affinity, &text)
     text.append("\nvoluntary_ctxt_switches:\t")
-    text.append(view.switches.voluntary)
+    text.append(view.usage.voluntarySwitches)
     text.append("\nnonvoluntary_ctxt_switches:\t")
-    text.append(view.switches.involuntary)
+    text.append(view.usage.involuntarySwitches)
     text.append("\n")
   }
 

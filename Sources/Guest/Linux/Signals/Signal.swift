@@ -31,6 +31,7 @@ struct Signal: Equatable {
   static let terminalStop = Signal(known: 20)
   static let backgroundInput = Signal(known: 21)
   static let backgroundOutput = Signal(known: 22)
+  static let cpuTimeExceeded = Signal(known: 24)
   static let fileSizeExceeded = Signal(known: 25)
   static let windowChanged = Signal(known: 28)
 

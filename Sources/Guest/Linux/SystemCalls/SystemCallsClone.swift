@@ -88,6 +88,7 @@ extension SystemCall {
       childOf: process, identifier: identifier, signal: signal, sharesFiles: flags & CloneFlags.files != 0,
       sharesContext: flags & CloneFlags.fileSystem != 0)
     if flags & CloneFlags.clearHandlers != 0 { child.clearHandlers() }
+    if child.hasCPULimit { try child.makeCPULimitTimers() }
     return child
   }
 
@@ -135,7 +136,11 @@ extension SystemCall {
       // An ending process takes no thread in; this one then ends on its way back to the program.
       _ = process.add(child)
       thread.detach()
-      if isProcess { self.process.lock.withLock { self.process.children.append(process) } }
+      if isProcess {
+        self.process.lock.withLock { self.process.children.append(process) }
+        // From here on it comes to its end, which stops them.
+        if process.hasCPULimit { process.setCPULimitTimers() }
+      }
       thread.start()
       if isProcess { self.process.waitForRelease(of: process) }
       return identifier.int

@@ -100,31 +100,6 @@ extension SystemCall {
     return 0
   }
 
-  /// struct rusage: CPU time is counted as the program's, resident memory in KiB, the rest is 0.
-  func getrusage() throws(Errno) -> Int {
-    let time: UInt64
-    switch argument0.i32 {
-    case 0: time = process.cpuTime
-    case 1: time = task.cpuTime
-    case -1: time = process.lock.withLock { process.endedChildrenTime }
-    default: throw .EINVAL
-    }
-    var words: [18 of UInt64] = .init(repeating: 0)
-    words[0] = time / 1_000_000_000
-    words[1] = time % 1_000_000_000 / 1000
-    words[4] = process.addressSpace.residentByteCount &>> 10
-    // Voluntary and involuntary context switches.
-    process.lock.withLock {
-      if argument0.i32 == 0 { (words[16], words[17]) = process.endedSwitches }
-      for other in process.tasks where argument0.i32 == 0 || other === task {
-        words[16] &+= other.thread.voluntarySwitches
-        words[17] &+= other.thread.involuntarySwitches
-      }
-    }
-    try UserSpan.write(words, at: address1)
-    return 0
-  }
-
   // MARK: Limits
 
   func prlimit64() throws(Errno) -> Int {
@@ -141,8 +116,11 @@ extension SystemCall {
     if let wanted, resource.int == ResourceLimits.openFiles, wanted.maximum > ResourceLimits.mostOpenFiles {
       throw .EPERM
     }
+    if wanted != nil, resource.int == ResourceLimits.cpuTime { try process.makeCPULimitTimers() }
+    let used = resource.int == ResourceLimits.cpuTime ? process.cpuTime : 0
     process.lock.lock()
-    let before = process.limits[resource.int]
+    var before = process.limits[resource.int]
+    if resource.int == ResourceLimits.cpuTime { before.passSeconds(of: used) }
     if let wanted {
       guard wanted.maximum <= before.maximum || process.credentials.isPrivileged else {
         process.lock.unlock()
