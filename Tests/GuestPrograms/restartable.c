@@ -1,5 +1,5 @@
-// Restartable sequences (rseq): the CPU's number is kept, a sequence is aborted when the thread loses its CPU or takes a signal,
-// increments of per-CPU counters are never lost, and wrong registrations are refused.
+// Restartable sequences (rseq): the CPU's number is kept, a sequence is aborted when the thread loses its CPU or takes a signal, or by
+// membarrier, increments of per-CPU counters are never lost, and wrong registrations are refused.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
@@ -89,6 +89,71 @@ static void *hog(void *unused) {
   return unused;
 }
 
+// --- After membarrier nobody is in a sequence any more that began before it.
+
+enum { BARRIER_SEQUENCES = 128, BARRIER_REGISTER = 256, BARRIER_ON_ONE_CPU = 1 };
+
+static uint64_t pages[2][8];
+static uint64_t *volatile page = pages[0];
+static volatile int adding;
+
+// One more in the counter of the page that is current at the beginning of the sequence.
+static void add_to_page(volatile struct area *area) {
+  __asm__ volatile(SECTION("movq (%[page]), %%rcx\nmovl $20000, %%esi\n6: decl %%esi\njnz 6b", "incq (%%rcx)")
+                   : : [area] "r"(area), [page] "r"(&page) : "rax", "rcx", "rsi", "memory", "cc");
+}
+
+static void *add_to_pages(void *unused) {
+  enter();
+  volatile struct area *area = mine();
+  while (!stop) {
+    add_to_page(area);
+    adding = 1;
+  }
+  leave();
+  return unused;
+}
+
+static void wait_a_moment(volatile uint64_t *until_changed) {
+  uint64_t before = *until_changed;
+  for (int i = 0; i < 100000 && *until_changed == before; i++) if (i % 1000 == 999) sched_yield();
+}
+
+// How often a page that nobody should use any more was written all the same.
+static int late_writes(int one_cpu) {
+  int late = 0;
+  for (int i = 0; i < 3000; i++) {
+    uint64_t *old = page, *next = old == pages[0] ? pages[1] : pages[0];
+    page = next;
+    long result = 0;
+    if (one_cpu) {
+      for (int cpu = 0; cpu < 4; cpu++) result |= syscall(SYS_membarrier, BARRIER_SEQUENCES, BARRIER_ON_ONE_CPU, cpu);
+    } else {
+      result = syscall(SYS_membarrier, BARRIER_SEQUENCES, 0, 0);
+    }
+    uint64_t then = *(volatile uint64_t *)old;
+    wait_a_moment(next);
+    if (result != 0 || *(volatile uint64_t *)old != then) late++;
+  }
+  return late;
+}
+
+static void barriers(void) {
+  long result = syscall(SYS_membarrier, BARRIER_SEQUENCES, 0, 0);
+  printf("not registered: %ld %d", result, errno);
+  printf(", register: %ld", syscall(SYS_membarrier, BARRIER_REGISTER, 0, 0));
+  result = syscall(SYS_membarrier, BARRIER_SEQUENCES, 2, 0);
+  printf(", other flags: %ld %d\n", result, errno);
+  printf("a CPU that is not there: %ld\n", syscall(SYS_membarrier, BARRIER_SEQUENCES, BARRIER_ON_ONE_CPU, 4000));
+  stop = 0;
+  pthread_t handle;
+  pthread_create(&handle, NULL, add_to_pages, NULL);
+  while (!adding) sched_yield();
+  printf("late writes: %d, by CPU: %d\n", late_writes(0), late_writes(1));
+  stop = 1;
+  pthread_join(handle, NULL);
+}
+
 static void refused(const char *what, volatile struct area *area, unsigned size, int flags, unsigned signature) {
   long result = syscall(SYS_rseq, area, size, flags, signature);
   printf("%s: %s\n", what, result == 0 ? "done" : "refused");
@@ -128,6 +193,9 @@ int main(void) {
       right &= (int)area->cpu == cpu && (int)area->start == cpu && sched_getcpu() == cpu;
     }
   printf("every CPU told %d\n", right);
+
+  sched_setaffinity(0, sizeof all, &all);
+  barriers();
 
   refused("again", area, 32, 0, RSEQ_SIG);
   refused("another signature", area, 32, 0, 1);

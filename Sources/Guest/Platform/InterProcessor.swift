@@ -16,11 +16,11 @@ public enum InterProcessor {
     #endif
   }
 
-  /// Returns when every other running CPU has taken an interrupt since the call: each has executed a full memory barrier, and
+  /// Returns when every other running CPU, or every one with a bit in `cpus`, has taken an interrupt since the call: each has executed a full memory barrier, and
   /// fetches its next instructions anew. With preemption disabled and interrupts enabled.
-  public static func synchroniseOthers() {
+  public static func synchroniseOthers(_ cpus: UInt64 = .max) {
     atomicMemoryFence(ordering: .sequentiallyConsistent)
-    RemoteFlush.run()
+    RemoteFlush.run(cpus)
     atomicMemoryFence(ordering: .sequentiallyConsistent)
   }
 

@@ -18,14 +18,14 @@
     /// Parts of a second to look for an answer before the sender halts: 50 us. A CPU that runs answers in 10, a halted one in 40.
     private static var patience: UInt64 { 20_000 }
 
-    /// Asks all CPUs that run to flush, and waits for them.
-    static func run() {
+    /// Asks all CPUs that run to flush, or those of them with a bit in `cpus`, and waits for them.
+    static func run(_ cpus: UInt64 = .max) {
       let own = CPU.current
-      for cpu in 0..<CPU.count where cpu != own && CPUStart.isRunning(cpu) {
+      for cpu in 0..<CPU.count where cpu != own && cpus &>> cpu.u64 & 1 != 0 && CPUStart.isRunning(cpu) {
         _ = state(cpu).pointee.requested.wrappingAdd(1, ordering: .sequentiallyConsistent)
         InterProcessor.send(BootVectors.call, to: cpu)
       }
-      for cpu in 0..<CPU.count where cpu != own && CPUStart.isRunning(cpu) {
+      for cpu in 0..<CPU.count where cpu != own && cpus &>> cpu.u64 & 1 != 0 && CPUStart.isRunning(cpu) {
         // It may be a later one's number by now, or that of a CPU that has started since: their answer is as good, and comes too.
         wait(for: state(cpu).pointee.requested.load(ordering: .relaxed), from: cpu, own)
       }

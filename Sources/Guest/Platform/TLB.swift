@@ -86,6 +86,6 @@ public enum TLB {
   nonisolated(unsafe) private var hostedRoot: PhysicalAddress = PhysicalAddress(0)
 
   enum RemoteFlush {
-    static func run() {}
+    static func run(_ cpus: UInt64 = .max) {}
   }
 #endif

@@ -67,6 +67,10 @@ public struct Thread: Equatable, @unchecked Sendable {
       if wants { control.pointee.park.notice() }
     }
 
+    /// Has the threads that run on other CPUs, and want notices, hear as if they had lost those CPUs, and returns when they have come
+    /// to the kernel: what they had begun to do with what they saw before the call they begin anew. `cpus`: on which.
+    public static func noticeOthers(on cpus: UInt64 = .max) { Scheduler.noticeOthers(on: cpus) }
+
     /// Takes the notice back and says the CPU; by the thread itself. Nil: there was none. It comes again if the CPU is another one
     /// when the thread is back in its program.
     public func takeNotice() -> Int? {
