@@ -63,6 +63,12 @@ static double page_fault(int count) {
   return result;
 }
 
+// The same after a pause in which the kernel may clear what was given back.
+static double page_fault_rested(int count) {
+  usleep(10000);
+  return page_fault(count);
+}
+
 static double discard_64k(int count) {
   char *memory = map(64 * KIB);
   double before = now();
@@ -266,6 +272,7 @@ static const struct {
     {"map_1m", map_1m, 5, 100, 1},
     {"map_256m", map_256m, 1, 12, 1},
     {"page_fault", page_fault, 2048, 20, 1},
+    {"page_fault_rested", page_fault_rested, 1024, 20, 1},
     {"discard_64k", discard_64k, 20, 100, 1},
     {"brk_growth", brk_growth, 16, 60, 1},
     {"mremap_grow", mremap_grow, 20, 100, 1},

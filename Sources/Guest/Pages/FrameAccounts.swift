@@ -1,6 +1,6 @@
 // Accounts: how many frames are used for what, exactly, at any moment.
 //
-// Every frame is in the buddy allocator, in a magazine, or in use for one of `FrameUse`. Larger blocks are counted under the
+// Every frame is in the buddy allocator, in a magazine or a depot, or in use for one of `FrameUse`. Larger blocks are counted under the
 // allocator's lock; single frames by each CPU in its own area, whose `changes` is odd while it takes or frees one. A
 // snapshot is exact if, with the lock held, no CPU's count of changes has moved: nothing can have been on its way then.
 import Base
@@ -78,10 +78,11 @@ extension UnsafeMutablePointer where Pointee == FrameState {
     var account = FrameAccount()
     account.total = pointee.allocator.totalFrames
     account.free = pointee.allocator.freeFrames
+    account.inMagazines = pointee.depot.frameCount &+ pointee.zeroed.frameCount
     for use in 0..<FrameUse.count { account.used[use] = pointee.used[use] }
     for cpu in 0..<pointee.cpuCount {
       let local = local(cpu)
-      account.inMagazines &+= local.pointee.frameCount
+      account.inMagazines &+= local.pointee.held
       for use in 0..<FrameUse.count { account.used[use] &+= local.pointee.used[use] }
     }
     return account

@@ -115,6 +115,28 @@ struct FrameAllocator: ~Copyable {
     return block
   }
 
+  /// A block that is not known to be zero, with one reference; 0 if there is none at a short look. (Smaller blocks are mixed in their
+  /// lists, larger ones are not.)
+  mutating func takeUnzeroed(order: Int) -> UInt32 {
+    var found = order
+    while found <= Self.maximumOrder {
+      var frame = heads[found]
+      var looks = 8
+      while frame != 0 && looks > 0 {
+        let record = descriptor(frame).unsafelyUnwrapped
+        if record.pointee.isZero == 0 {
+          _ = claim(frame, order: found, as: order)
+          leastSurplus = min(leastSurplus, surplusFrames)
+          return frame
+        }
+        frame = record.pointee.next
+        looks &-= 1
+      }
+      found &+= 1
+    }
+    return 0
+  }
+
   /// A block of the surplus for the host to have: of 2^`maximumOrder` frames at most, from the largest there are. `leastSurplus`
   /// takes no notice.
   mutating func takeSurplus(maximumOrder: Int) -> (frame: UInt32, order: Int)? {

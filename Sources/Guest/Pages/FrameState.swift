@@ -7,8 +7,8 @@ import Synchronization
 struct CPULocal: ~Copyable {
   /// Frames a magazine can hold.
   static let magazineCapacity = 64
-  /// Frames moved at once between a magazine and the buddy allocator.
-  static let magazineBatch = 32
+  /// Frames moved at once between a magazine and what is behind it.
+  static let magazineBatch = FrameDepot.batch
 
   /// Even while nothing below changes: whoever changes the magazine raises it before and after, so that `account` can tell.
   let changes = Atomic<UInt>(0)
@@ -18,10 +18,18 @@ struct CPULocal: ~Copyable {
   var frameCount: Int = 0
   /// Frame numbers, with `FrameState.zeroBit` if the frame is zero.
   var frames: InlineArray<64, UInt32> = InlineArray(repeating: 0)
+  /// The same for zeroed frames from the stock (ZeroedFrames), for those who ask for zero.
+  var zeroedCount: Int = 0
+  var zeroedFrames: InlineArray<32, UInt32> = InlineArray(repeating: 0)
+  /// What the idle thread is clearing.
+  var zeroing = ZeroingBatch()
   /// Free objects of the kernel heap, by size class.
   var objects: InlineArray<18, ObjectCache> = InlineArray(repeating: ObjectCache())
 
   init() {}
+
+  /// Free frames that this CPU has.
+  var held: Int { frameCount &+ zeroedCount &+ (zeroing.node == 0 ? 0 : FrameDepot.batch) }
 }
 
 /// The state of `Frames` and of the kernel heap.
@@ -36,6 +44,10 @@ struct FrameState: ~Copyable {
   /// Guards the slabs of the kernel heap. Taken before `lock`, never the other way round.
   let heapLock = SpinLock()
   var allocator = FrameAllocator()
+  /// Batches of frames, of zeroed frames and of heap objects between the CPUs' magazines.
+  let depot: FrameDepot
+  let zeroed: FrameDepot
+  let objects: ObjectDepot
   /// Frames of larger blocks and of slabs in use, by `FrameUse`; under `lock`.
   var used: InlineArray<7, Int> = InlineArray(repeating: 0)
   /// Slabs with free objects, by size class: frame number of the first one.
@@ -60,7 +72,24 @@ struct FrameState: ~Copyable {
     let localLock = SpinLock()
   #endif
 
-  init() {}
+  /// - Parameter memory: zero bytes for the depots, as many as `depotByteCount` says.
+  init(cpuCount: Int, depotMemory memory: UnsafeMutableRawPointer) {
+    let capacity = Self.depotCapacity(cpuCount)
+    depot = FrameDepot(capacity: capacity, memory: memory)
+    let second = memory + FrameDepot.byteCount(capacity: capacity)
+    zeroed = FrameDepot(capacity: Self.zeroedCapacity, memory: second)
+    objects = ObjectDepot(
+      capacity: Self.objectCapacity(cpuCount), mostOfClass: capacity.int,
+      memory: second + FrameDepot.byteCount(capacity: Self.zeroedCapacity))
+  }
+
+  /// Batches in depots: a few for each CPU, because what lies there is not joined to larger blocks.
+  private static func depotCapacity(_ cpuCount: Int) -> UInt32 { (2 &+ 2 &* cpuCount).u32 }
+  private static func objectCapacity(_ cpuCount: Int) -> UInt32 { 8 &* depotCapacity(cpuCount) }
+  private static func depotByteCount(_ cpuCount: Int) -> Int {
+    FrameDepot.byteCount(capacity: depotCapacity(cpuCount)) &+ FrameDepot.byteCount(capacity: zeroedCapacity)
+      &+ ObjectDepot.byteCount(capacity: objectCapacity(cpuCount))
+  }
 
   /// Sets the allocator up on a piece of RAM, at whose start its own structures go.
   static func make(
@@ -69,14 +98,16 @@ struct FrameState: ~Copyable {
     var first = start.alignedUp()
     // SAFETY: the frames taken here lie at the start of memory that nobody else knows of yet.
     let state = LinearMap.pointer(first).bindMemory(to: FrameState.self, capacity: 1)
-    state.initialize(to: FrameState())
     let stateBytes = (MemoryLayout<FrameState>.stride &+ 63) & ~63
+    let depotBytes = (depotByteCount(cpuCount) &+ 63) & ~63
     let localBytes = (MemoryLayout<CPULocal>.stride &+ 63) & ~63
+    let depotMemory = UnsafeMutableRawPointer(state) + (stateBytes &+ localBytes &* cpuCount)
+    state.initialize(to: FrameState(cpuCount: cpuCount, depotMemory: depotMemory))
     state.pointee.locals = UnsafeMutableRawPointer(state) + stateBytes
     state.pointee.localStride = localBytes
     state.pointee.cpuCount = cpuCount
-    // The CPUs' areas are zero already, and zero is empty: do not touch their pages.
-    first = (first + (stateBytes &+ localBytes &* cpuCount)).alignedUp()
+    // The CPUs' areas and the depots are zero already, and zero is empty: do not touch their pages.
+    first = (first + (stateBytes &+ localBytes &* cpuCount &+ depotBytes)).alignedUp()
     // What the monitor has prepared gets a range of its own, with a table there as well, and is used first.
     let early = earlyEnd(first: first.frameNumber)
     if early &+ leastRest < end.frameNumber, state.pointee.allocator.add(first: first.frameNumber, end: early) {
@@ -94,6 +125,20 @@ struct FrameState: ~Copyable {
   private static func earlyEnd(first: UInt32) -> UInt32 {
     let chunk: UInt32 = 1 << FrameAllocator.chunkOrder.u32
     return (first &+ 2 &* chunk) & ~(chunk &- 1)
+  }
+}
+
+extension UnsafeMutablePointer where Pointee == CPULocal {
+  // SAFETY: the area does not move, and only its CPU uses these, with interrupts off.
+  @inline(__always) func withFrames<Result>(_ body: (UnsafeMutablePointer<UInt32>) -> Result) -> Result {
+    withUnsafeMutablePointer(to: &pointee.frames) {
+      body(UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt32.self))
+    }
+  }
+  @inline(__always) func withZeroedFrames<Result>(_ body: (UnsafeMutablePointer<UInt32>) -> Result) -> Result {
+    withUnsafeMutablePointer(to: &pointee.zeroedFrames) {
+      body(UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt32.self))
+    }
   }
 }
 
@@ -127,27 +172,37 @@ extension UnsafeMutablePointer where Pointee == FrameState {
     #endif
   }
 
-  /// Free frames, those in magazines included (approximate while other CPUs work).
+  /// Free frames, those in magazines and depots included (approximate while other CPUs work).
   var freeCount: Int {
-    var count = pointee.allocator.freeFrames
+    var count = sharedCount
     for cpu in 0..<pointee.cpuCount {
-      count &+= (pointee.locals + cpu &* pointee.localStride).assumingMemoryBound(to: CPULocal.self).pointee.frameCount
+      count &+= (pointee.locals + cpu &* pointee.localStride).assumingMemoryBound(to: CPULocal.self).pointee.held
     }
     return count
   }
 
+  /// Free frames that any CPU may have.
+  @inline(__always) var sharedCount: Int {
+    pointee.allocator.freeFrames &+ pointee.depot.frameCount &+ pointee.zeroed.frameCount
+  }
+
   /// Free frames as the reserve counts them: those in magazines serve one CPU each, so they make up half of it at most.
   var availableCount: Int {
-    let free = pointee.allocator.freeFrames
+    let free = sharedCount
     return free &+ min(freeCount &- free, pointee.reserve &>> 1)
   }
 
   /// One frame with one reference, from the magazine.
+  /// - Parameter zeroed: a zero one rather than another.
   /// - Returns: its number and possibly `zeroBit`; 0 if memory is out.
-  func popFrame(_ use: FrameUse) -> UInt32 {
+  func popFrame(_ use: FrameUse, zeroed: Bool = false) -> UInt32 {
     let entry: UInt32 = withLocal { local in
       beginChange(local)
       defer { endChange(local) }
+      if zeroed, let entry = popZeroed(local) {
+        local.pointee.used[use.rawValue.int] &+= 1
+        return entry
+      }
       if local.pointee.frameCount == 0 { refill(local) }
       let count = local.pointee.frameCount
       guard count > 0 else { return 0 }
@@ -177,8 +232,41 @@ extension UnsafeMutablePointer where Pointee == FrameState {
     }
   }
 
-  /// Half a magazine from the buddy allocator, contiguous if possible, lowest address on top.
+  /// A zeroed frame from the stock, unless the magazine would give a zero one as well.
+  @inline(__always)
+  private func popZeroed(_ local: UnsafeMutablePointer<CPULocal>) -> UInt32? {
+    let count = local.pointee.frameCount
+    if count > 0 && local.pointee.frames[count &- 1] & FrameState.zeroBit != 0 { return nil }
+    if local.pointee.zeroedCount == 0 {
+      if pointee.zeroed.isEmpty { return nil }
+      refillZeroed(local)
+      if local.pointee.zeroedCount == 0 { return nil }
+    }
+    local.pointee.zeroedCount &-= 1
+    return local.pointee.zeroedFrames[local.pointee.zeroedCount]
+  }
+
+  private func refillZeroed(_ local: UnsafeMutablePointer<CPULocal>) {
+    if local.withZeroedFrames({ pointee.zeroed.take(into: $0) }) { local.pointee.zeroedCount = FrameDepot.batch }
+  }
+
+  /// Half a magazine for an empty one: from the depot, from the buddy allocator, or, if that has nothing, from the stock of zeroed frames.
   fileprivate func refill(_ local: UnsafeMutablePointer<CPULocal>) {
+    if local.withFrames({ pointee.depot.take(into: $0) }) {
+      local.pointee.frameCount = FrameDepot.batch
+      return
+    }
+    refillFromLists(local)
+    if local.pointee.frameCount > 0 { return }
+    if local.pointee.zeroedCount == 0 { refillZeroed(local) }
+    let count = local.pointee.zeroedCount
+    for index in 0..<count { local.pointee.frames[index] = local.pointee.zeroedFrames[index] }
+    local.pointee.frameCount = count
+    local.pointee.zeroedCount = 0
+  }
+
+  /// From the buddy allocator: contiguous if possible, lowest address on top.
+  private func refillFromLists(_ local: UnsafeMutablePointer<CPULocal>) {
     pointee.lock.withLock {
       var order = 5
       while order >= 0 {
@@ -200,28 +288,58 @@ extension UnsafeMutablePointer where Pointee == FrameState {
     }
   }
 
-  /// A whole magazine back to the buddy allocator.
+  /// A CPU's whole magazine, and all that is in the depots, back to the buddy allocator.
   func drainAll(_ local: UnsafeMutablePointer<CPULocal>) {
+    local.withFrames { give($0, local.pointee.frameCount) }
+    local.pointee.frameCount = 0
+    local.withZeroedFrames { give($0, local.pointee.zeroedCount) }
+    local.pointee.zeroedCount = 0
+    drainDepots()
+  }
+
+  /// All that is in the depots back to the buddy allocator; within a change of the CPU's area.
+  private func drainDepots() {
+    while let node = pointee.depot.take() {
+      give(pointee.depot.entries(of: node), FrameDepot.batch)
+      pointee.depot.nodes.give(node)
+    }
+    while let node = pointee.zeroed.take() {
+      give(pointee.zeroed.entries(of: node), FrameDepot.batch)
+      pointee.zeroed.nodes.give(node)
+    }
+  }
+
+  private func give(_ entries: UnsafeMutablePointer<UInt32>, _ count: Int) {
     pointee.lock.withLock {
-      while local.pointee.frameCount > 0 {
-        local.pointee.frameCount &-= 1
-        let entry = local.pointee.frames[local.pointee.frameCount]
+      for index in 0..<count {
+        let entry = entries[index]
         pointee.allocator.give(entry & ~FrameState.zeroBit, order: 0, isZero: entry & FrameState.zeroBit != 0)
       }
     }
   }
 
-  /// The older half of a full magazine back to the buddy pointee.allocator.
+  /// A block of several frames, counted as used. What is in the depots may join to one. `local`: this CPU's area, for those who have it.
+  func takeBlock(
+    order: Int, _ use: FrameUse, _ local: UnsafeMutablePointer<CPULocal>? = nil
+  ) -> (frame: UInt32, isZero: Bool)? {
+    if let block = pointee.lock.withLock({ take(order: order, use) }) { return block }
+    guard !pointee.depot.isEmpty || !pointee.zeroed.isEmpty else { return nil }
+    if let local { drainDepots(local) } else { withLocal { drainDepots($0) } }
+    return pointee.lock.withLock { take(order: order, use) }
+  }
+
+  private func drainDepots(_ local: UnsafeMutablePointer<CPULocal>) {
+    beginChange(local)
+    drainDepots()
+    endChange(local)
+  }
+
+  /// The older half of a full magazine, to the depot or, if there is no room, back to the buddy allocator.
   fileprivate func drain(_ local: UnsafeMutablePointer<CPULocal>) {
-    pointee.lock.withLock {
-      var index = 0
-      while index < CPULocal.magazineBatch {
-        let entry = local.pointee.frames[index]
-        pointee.allocator.give(entry & ~FrameState.zeroBit, order: 0, isZero: entry & FrameState.zeroBit != 0)
-        local.pointee.frames[index] = local.pointee.frames[index &+ CPULocal.magazineBatch]
-        index &+= 1
-      }
-      local.pointee.frameCount = CPULocal.magazineBatch
+    local.withFrames { frames in
+      if !pointee.depot.put(copying: frames) { give(frames, CPULocal.magazineBatch) }
+      frames.update(from: frames + CPULocal.magazineBatch, count: CPULocal.magazineBatch)
     }
+    local.pointee.frameCount = CPULocal.magazineBatch
   }
 }

@@ -1,7 +1,7 @@
 // Frames: physical memory for everybody, in blocks of 2^order 4 KiB frames.
 //
-// Single frames come from a magazine of the CPU, filled and drained in batches; larger blocks from the buddy
-// allocator under its lock. Usable from every context, interrupt handlers included. Failure is a value: requests
+// Single frames come from a magazine of the CPU, filled and drained in batches, by way of a lock-free depot if it has what is wanted
+// (Depots); larger blocks from the buddy allocator under its lock. Idle CPUs keep zeroed ones in stock (ZeroedFrames). Usable from every context, interrupt handlers included. Failure is a value: requests
 // for programs fail while a reserve is left, so that the kernel's own small needs still succeed.
 import Base
 import Platform
@@ -37,7 +37,7 @@ public struct FrameAccount {
   public var total = 0
   /// Frames that the buddy allocator has.
   public var free = 0
-  /// Frames in the magazines of CPUs.
+  /// Frames in the magazines of CPUs and in the depots.
   public var inMagazines = 0
   var used = InlineArray<7, Int>(repeating: 0)
   /// Frames in use for something.
@@ -159,12 +159,10 @@ public enum Frames {
     }
     var entry: UInt32
     if order == 0 {
-      entry = state.popFrame(use)
+      entry = state.popFrame(use, zeroed: zeroed)
     } else {
-      entry = state.pointee.lock.withLock {
-        guard let block = state.take(order: order, use) else { return 0 }
-        return block.frame | (block.isZero ? FrameState.zeroBit : 0)
-      }
+      guard let block = state.takeBlock(order: order, use) else { return nil }
+      entry = block.frame | (block.isZero ? FrameState.zeroBit : 0)
     }
     guard entry != 0 else { return nil }
     let isZero = entry & FrameState.zeroBit != 0
@@ -262,7 +260,7 @@ public enum Frames {
   @inline(__always) public static var reserveShortage: Int {
     guard let state else { return 0 }
     let reserve = state.pointee.reserve
-    return state.pointee.allocator.freeFrames < reserve &- reserve &>> 2 ? countedShortage(state) : 0
+    return state.sharedCount < reserve &- reserve &>> 2 ? countedShortage(state) : 0
   }
 
   @inline(never) private static func countedShortage(_ state: UnsafeMutablePointer<FrameState>) -> Int {
@@ -273,7 +271,7 @@ public enum Frames {
   /// Whether half of the reserve is there.
   public static var hasHalfReserve: Bool {
     guard let state else { return true }
-    return state.pointee.allocator.freeFrames >= state.pointee.reserve &>> 1
+    return state.sharedCount >= state.pointee.reserve &>> 1
   }
 
   /// Where all frames are. Exact, or marked as not.

@@ -1,4 +1,5 @@
-// The slabs of the kernel heap: blocks of frames cut into objects of one class, under the heap's lock.
+// The slabs of the kernel heap: blocks of frames cut into objects of one class, under the heap's lock. Between the CPUs' lists and the
+// slabs stands a lock-free depot of lists (Depots).
 //
 // A slab's state is in the descriptor of its first frame. Slabs with free objects are in a list by class; full ones are in none;
 // an empty one goes back to the frames at once, but for the last of its class.
@@ -6,9 +7,13 @@ import Base
 import Platform
 
 extension UnsafeMutablePointer where Pointee == FrameState {
-  /// Moves some free objects of a class to a CPU's empty list.
+  /// Moves some free objects of a class to a CPU's empty list: from the depot, or from slabs.
   func refillObjects(_ local: UnsafeMutablePointer<CPULocal>, _ sizeClass: Int) {
     if GuardedHeap.installed != nil { return }
+    if let list = pointee.objects.take(sizeClass) {
+      local.pointee.objects[sizeClass] = list
+      return
+    }
     pointee.heapLock.withLock {
       let size = SizeClass.size(sizeClass)
       let capacity = (4096 << SizeClass.slabOrder(sizeClass)) / size
@@ -18,7 +23,7 @@ extension UnsafeMutablePointer where Pointee == FrameState {
         if slab == 0 {
           // A frame is taken for an object that is wanted now, not for the rest of a handful.
           if local.pointee.objects[sizeClass].count > 0 { return }
-          slab = makeSlab(sizeClass)
+          slab = makeSlab(sizeClass, local)
           if slab == 0 { return }
         }
         let record = pointee.allocator.descriptor(slab).unsafelyUnwrapped
@@ -42,18 +47,28 @@ extension UnsafeMutablePointer where Pointee == FrameState {
     }
   }
 
-  /// Gives half of a CPU's objects of a class back to their slabs.
+  /// Gives half of a CPU's objects of a class, those freed first, to the depot or, if there is no room, back to their slabs.
   func drainObjects(_ local: UnsafeMutablePointer<CPULocal>, _ sizeClass: Int) {
+    let kept = local.pointee.objects[sizeClass].count >> 1
+    // SAFETY: the objects are on the CPU's list, which is so long, and of the linear map; their first words are the links.
+    var last = UnsafeMutablePointer<UInt>(bitPattern: local.pointee.objects[sizeClass].head).unsafelyUnwrapped
+    for _ in 1..<kept { last = UnsafeMutablePointer<UInt>(bitPattern: last.pointee).unsafelyUnwrapped }
+    let list = ObjectCache(head: last.pointee, count: local.pointee.objects[sizeClass].count &- kept)
+    last.pointee = 0
+    local.pointee.objects[sizeClass].count = kept
+    if !pointee.objects.put(list, sizeClass) { giveToSlabs(list, sizeClass) }
+  }
+
+  /// Gives a list of objects back to their slabs.
+  private func giveToSlabs(_ list: ObjectCache, _ sizeClass: Int) {
+    if list.count == 0 { return }
     pointee.heapLock.withLock {
       let capacity = (4096 << SizeClass.slabOrder(sizeClass)) / SizeClass.size(sizeClass)
-      var count = (local.pointee.objects[sizeClass].count &+ 1) >> 1
-      while count > 0 {
-        count &-= 1
-        let address = local.pointee.objects[sizeClass].head
-        // SAFETY: the object comes from the CPU's list of free objects of the linear map.
-        let object = UnsafeMutablePointer<UInt>(bitPattern: address).unsafelyUnwrapped
-        local.pointee.objects[sizeClass].head = object.pointee
-        local.pointee.objects[sizeClass].count &-= 1
+      var address = list.head
+      // SAFETY: as above.
+      while let object = UnsafeMutablePointer<UInt>(bitPattern: address) {
+        let following = object.pointee
+        defer { address = following }
         var slab = LinearMap.physical(of: UnsafeMutableRawPointer(object)).frameNumber
         var record = pointee.allocator.descriptor(slab).unsafelyUnwrapped
         if record.pointee.kind == FrameKind.slabPart {
@@ -71,11 +86,14 @@ extension UnsafeMutablePointer where Pointee == FrameState {
     }
   }
 
-  /// Gives all free objects of this CPU back to their slabs, and its magazine to the buddy allocator.
+  /// Gives all free objects of this CPU, and those in the depot, back to their slabs, and its magazine and the depots of frames to the
+  /// buddy allocator.
   func trimLocal() {
     withLocal { local in
       for sizeClass in 0..<SizeClass.count {
-        while local.pointee.objects[sizeClass].count > 0 { drainObjects(local, sizeClass) }
+        giveToSlabs(local.pointee.objects[sizeClass], sizeClass)
+        local.pointee.objects[sizeClass] = ObjectCache()
+        while let list = pointee.objects.take(sizeClass) { giveToSlabs(list, sizeClass) }
       }
       beginChange(local)
       drainAll(local)
@@ -84,9 +102,9 @@ extension UnsafeMutablePointer where Pointee == FrameState {
   }
 
   /// A new slab, in the list of its class; 0 if memory is out.
-  private func makeSlab(_ sizeClass: Int) -> UInt32 {
+  private func makeSlab(_ sizeClass: Int, _ local: UnsafeMutablePointer<CPULocal>) -> UInt32 {
     let order = SizeClass.slabOrder(sizeClass)
-    guard let block = pointee.lock.withLock({ take(order: order, .heap) }) else { return 0 }
+    guard let block = takeBlock(order: order, .heap, local) else { return 0 }
     let record = pointee.allocator.descriptor(block.frame).unsafelyUnwrapped
     record.pointee.kind = FrameKind.slab
     record.pointee.sizeClass = sizeClass.u8
