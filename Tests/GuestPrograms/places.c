@@ -1,5 +1,5 @@
 // Opening in all its forms: openat2's limits, descriptors that are only places, files without names; extended attributes, holes, sizes
-// that are not allowed, times, the older getdents.
+// that are not allowed, times, the older getdents. In a directory of its own, or in that of its argument.
 // linux: 6.6
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -42,10 +42,11 @@ static long open2(int at, const char *path, uint64_t flags, uint64_t mode, uint6
 enum { NO_XDEV = 1, NO_MAGIC = 2, NO_LINKS = 4, BENEATH = 8, IN_ROOT = 16 };
 static void limit(int s) { printf("signal %d\n", s); }
 
-int main(void) {
+int main(int count, char **arguments) {
   char directory[] = "/tmp/places-XXXXXX";
   mkdir("/tmp", 0777);
-  if (!mkdtemp(directory) || chdir(directory)) return perror("directory"), 1;
+  if (count < 2 && !mkdtemp(directory)) return perror("directory"), 1;
+  if (chdir(count < 2 ? directory : arguments[1])) return perror("chdir"), 1;
   setvbuf(stdout, NULL, _IONBF, 0);
   umask(022);
   mkdir("d", 0755), mkdir("d/e", 0755);

@@ -54,6 +54,22 @@ struct VolumeTests {
     }
   }
 
+  /// Opening in all its forms, files without names, extended attributes, holes.
+  @Test(arguments: ["none", "auto", "always"], [1, 2]) func placesAreLinuxs(_ cache: String, cpus: Int) throws {
+    for flavour in ["glibc-static", "musl-static"] {
+      try withTwoFolders { native, guest in
+        let host = try run(Self.rights + [program("places", flavour), native])
+        let inside = try vm([
+          "--cpus", "\(cpus)", "--volume", "\(guest):/data,cache=\(cache)", program("places", flavour), "/data",
+        ])
+        #expect(host.status == 0 && host.text.count > 1000)
+        #expect(inside.text == host.text, "\(inside.errorText)")
+        #expect(inside.status == 0, "\(inside.errorText)")
+        #expect(try tree(guest) == tree(native))
+      }
+    }
+  }
+
   @Test(arguments: ["none", "auto", "always"], [1, 2, 3]) func randomChangesFollowTheModel(_ cache: String, seed: Int)
     throws
   {

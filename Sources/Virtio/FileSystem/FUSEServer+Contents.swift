@@ -186,7 +186,11 @@ extension FUSEServer {
   private func userAttribute(_ name: UnsafeRawBufferPointer) throws(HostError) -> UnsafePointer<CChar>? {
     guard name.count > 0 else { throw .invalid }
     guard name.count <= 255 else { throw HostError(code: ERANGE) }
-    guard name.count > 5, name[..<5].elementsEqual("user.".utf8) else { throw HostError(code: EOPNOTSUPP) }
+    guard name.count > 5, name[..<5].elementsEqual("user.".utf8) else {
+      // What takes capabilities that nobody has here is refused as to anybody without them.
+      let isPrivileged = name.starts(with: "trusted.".utf8) || name.starts(with: "security.".utf8)
+      throw HostError(code: isPrivileged ? EPERM : EOPNOTSUPP)
+    }
     // SAFETY: `takeString` saw the NUL behind it.
     return name.assumingMemoryBound(to: CChar.self).baseAddress
   }

@@ -52,6 +52,22 @@ extension FUSEClient {
     }
   }
 
+  /// TMPFILE: a file without a name; with `exclusive` it never gets one.
+  func createTemporary(_ parent: UInt64, mode: UInt32, exclusive: Bool) throws(Errno) -> Created {
+    try change(FUSEOpcode.tmpfile, parent, body: Self.entryCount &+ MemoryLayout<FUSEOpenOut>.size) {
+      (message) throws(Errno) in
+      var arguments = FUSECreateIn()
+      arguments.flags = exclusive ? 0o202 : 0o2  // O_RDWR, O_EXCL
+      arguments.mode = mode
+      message.append(arguments)
+      // The protocol has a name here, which says nothing.
+      try message.append(name: UnsafeRawBufferPointer(start: nil, count: 0))
+    } _: { (message) throws(Errno) in
+      let opened = try message.result(FUSEOpenOut.self, at: Self.entryCount)
+      return Created(entry: try message.result(FUSEEntryOut.self, at: 0), handle: opened.handle)
+    }
+  }
+
   /// MKNOD of a FIFO or a socket.
   func mknod(_ parent: UInt64, _ name: UnsafeRawBufferPointer, mode: UInt32) throws(Errno) -> (
     FUSEEntryOut, FUSEChangeReport

@@ -92,9 +92,10 @@ public final class FUSEClient {
   }
 
   /// LSEEK: next data (3) or hole (4) at or behind an offset.
-  func seek(_ node: UInt64, offset: UInt64, whence: UInt32) throws(Errno) -> UInt64 {
+  func seek(_ node: UInt64, handle: UInt64, offset: UInt64, whence: UInt32) throws(Errno) -> UInt64 {
     try request(FUSEOpcode.lseek, node, FUSESeekOut.self) { message in
       var arguments = FUSESeekIn()
+      arguments.handle = handle
       arguments.offset = offset
       arguments.whence = whence
       message.append(arguments)

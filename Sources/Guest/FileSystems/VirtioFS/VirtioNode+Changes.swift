@@ -124,7 +124,7 @@ extension VirtioNode {
   }
 
   /// Runs a request that may need one of the server's descriptors for a file without a name; a second time where there was none.
-  private func retryingWithoutPins<R>(_ body: () throws(Errno) -> R) throws(Errno) -> R {
+  func retryingWithoutPins<R>(_ body: () throws(Errno) -> R) throws(Errno) -> R {
     do throws(Errno) { return try body() } catch {
       guard error == .ENFILE else { throw error }
       tree.giveBackAll()

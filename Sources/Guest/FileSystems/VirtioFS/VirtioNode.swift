@@ -372,19 +372,27 @@ final class VirtioNode: Vnode, Pager {
     try changeSpace(mode: mode, offset: offset, byteCount: byteCount)
   }
 
-  // MARK: Extended attributes
+  // MARK: What is asked each time (VirtioNode+Uncached.swift)
 
-  override func getExtendedAttribute(_ name: PathBytes) throws(Errno) -> [UInt8] {
-    try tree.withBuffer { (buffer) throws(Errno) in
-      let count = try tree.client.getxattr(node, name.bytes, into: buffer)
-      return PathBytes(UnsafeRawBufferPointer(rebasing: buffer[..<count])).copy
-    }
+  override func createTemporary(_ file: NewFile, canBeLinked: Bool) throws(Errno) -> Vnode {
+    try makeTemporary(file, canBeLinked: canBeLinked)
   }
 
-  override func listExtendedAttributes() throws(Errno) -> [UInt8] {
-    try tree.withBuffer { (buffer) throws(Errno) in
-      let count = try tree.client.listxattr(node, into: buffer)
-      return PathBytes(UnsafeRawBufferPointer(rebasing: buffer[..<count])).copy
-    }
+  override func findData(from offset: UInt64, end: UInt64) throws(Errno) -> UInt64 { try nextData(from: offset) }
+
+  override func findHole(from offset: UInt64, end: UInt64) throws(Errno) -> UInt64 {
+    try nextHole(from: offset, end: end)
   }
+
+  override func getExtendedAttribute(_ name: PathBytes) throws(Errno) -> [UInt8] { try attribute(name) }
+
+  override func listExtendedAttributes() throws(Errno) -> [UInt8] { try attributeNames() }
+
+  override func setExtendedAttribute(_ name: PathBytes, _ value: UnsafeRawBufferPointer, _ mode: AttributeSetting)
+    throws(Errno)
+  {
+    try setAttribute(name, value, mode)
+  }
+
+  override func removeExtendedAttribute(_ name: PathBytes) throws(Errno) { try removeAttribute(name) }
 }
