@@ -9,22 +9,22 @@ private let busybox = "/bin/busybox"
 @Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
 struct VolumeTests {
   /// osv-run gives up its capabilities, root's right to write everything among them: the host's run must not have it either.
-  private static let rights =
+  static let rights =
     geteuid() == 0 ? ["/usr/bin/setpriv", "--bounding-set=-all", "--inh-caps=-all"] : []
 
-  private func program(_ name: String, _ flavour: String = "glibc-static") -> String {
+  func program(_ name: String, _ flavour: String = "glibc-static") -> String {
     "\(packageRoot)/.build/guest-programs/\(flavour)/\(name)"
   }
 
   /// A directory for the native run and one for the guest's.
-  private func withTwoFolders(_ body: (_ native: String, _ guest: String) throws -> Void) throws {
+  func withTwoFolders(_ body: (_ native: String, _ guest: String) throws -> Void) throws {
     let (native, guest) = (try temporaryFolder(), try temporaryFolder())
     defer { for folder in [native, guest] { try? FileManager.default.removeItem(atPath: folder) } }
     try body(native, guest)
   }
 
   /// Everything in a directory: type, permissions, links, size and contents; and the modification time, if somebody has set it.
-  private func tree(_ folder: String) throws -> String {
+  func tree(_ folder: String) throws -> String {
     let script = """
       cd "$0" && find . -mindepth 1 -printf '%P|%y|%m|%n|%l|%T@\\n' | LC_ALL=C sort | while IFS='|' read -r name type mode links target time
       do

@@ -22,7 +22,7 @@ extension Mounted {
         configuration.cache = cache
         configuration.pinLimit = pinLimit
       })
-    #expect(!mounted.fileSystem.delaysWrites)
+    #expect(mounted.fileSystem.delaysWrites == (cache != .none))
     mounted.fileSystem.delaysWrites = delays
     return mounted
   }

@@ -2,11 +2,11 @@
 import Base
 import Files
 import Glibc
-import Memory
 import Testing
 import VirtioABI
 import VirtioFileSystem
 
+@testable import Memory
 @testable import VirtioFS
 
 @Suite(.serialized) struct DelayingTests {
@@ -161,5 +161,143 @@ import VirtioFileSystem
     try file.synchronise(dataOnly: false)
     #expect(try file.getAttributes().byteCount == UInt64(limit + 50))
     #expect(try mounted.read(file, limit - 51, 1000) == [0] + [UInt8](repeating: 1, count: 100))
+  }
+
+  /// One flusher has taken the last pages and not sent them when another finds nothing dirty: the size stays what was written.
+  @Test func theSizeIsKeptWhilePagesAreUnderWay() throws {
+    let tree = HostTree("printf old > file")
+    let mounted = try Mounted.writable(tree.path, delays: true)
+    let node = try mounted.node("file")!
+    let contents = try node.fileContents()
+    try mounted.write(node, 0, [UInt8](repeating: 0x41, count: 9000))
+    contents.object.visitor = { place in
+      guard place == .sending else { return }
+      contents.object.visitor = nil
+      node.delayEnds(contents)
+      #expect(node.isDelayed && contents.object.byteCount == 9000)
+    }
+    #expect(mounted.fileSystem.writeBackDirty() == nil)
+    #expect(tree.content("file") == [UInt8](repeating: 0x41, count: 9000))
+    #expect(!node.isDelayed)
+  }
+
+  /// From the first refusal on writes are told at once; what was written before is not lost.
+  @Test func aWriterHearsOfARefusal() throws {
+    let tree = HostTree()
+    let mounted = try Mounted.writable(tree.path, delays: true)
+    let file = try mounted.create(mounted.root, "file")
+    var old = rlimit()
+    getrlimit(__rlimit_resource_t(1), &old)
+    let limit = 1 << 33
+    var change = AttributeChange()
+    change.byteCount = UInt64(limit)
+    try file.setAttributes(change)
+    var small = rlimit(rlim_cur: rlim_t(limit), rlim_max: old.rlim_max)
+    setrlimit(__rlimit_resource_t(1), &small)
+    #expect(try mounted.write(file, limit, Array("first".utf8)) == 5)
+    #expect(mounted.fileSystem.writeBackDirty() == .EFBIG)
+    #expect(throws: Errno.EFBIG) { try mounted.write(file, limit + 5, Array("second".utf8)) }
+    #expect(try file.getAttributes().byteCount == UInt64(limit + 5))
+    // The many writes of one that does not listen end in the same way, and no page more is kept.
+    var refusals = 0
+    for index in 0..<1000 {
+      do { try mounted.write(file, limit + 8192 + index * 4096, [UInt8](repeating: 1, count: 4096)) } catch {
+        refusals += 1
+      }
+    }
+    #expect(refusals == 1000)
+    setrlimit(__rlimit_resource_t(1), &old)
+    #expect(mounted.fileSystem.writeBackDirty() == nil)
+    #expect(try mounted.write(file, limit + 5, Array("!".utf8)) == 1)
+    let quiet = try mounted.messages { try mounted.write(file, limit + 6, Array("?".utf8)) }
+    #expect(quiet.isEmpty)
+    try file.synchronise(dataOnly: true)
+    let host = open(tree.path + "/file", O_RDONLY)
+    var bytes = [UInt8](repeating: 0, count: 100)
+    #expect(pread(host, &bytes, 100, limit) == 7)
+    close(host)
+    #expect(Array(bytes[..<7]) == Array("first!?".utf8))
+  }
+
+  /// What must be at the host when the call returns does not wait, nor what takes set-user bits away.
+  @Test func someWritesDoNotWait() throws {
+    let tree = HostTree("printf 0123456789 > file && printf x > special && chmod 4755 special")
+    let mounted = try Mounted.writable(tree.path, delays: true)
+    let node = try mounted.node("file")!
+    #expect(try mounted.read(node).count == 10)
+    for flags in [OpenFlags.direct, .dataSynchronous, [.synchronous, .dataSynchronous]] {
+      let bytes: [UInt8] = [0x41]
+      let sent = try mounted.messages {
+        try bytes.withUnsafeBytes { bytes in
+          var transfer = Transfer(kernelSource: bytes)
+          _ = try node.write(at: 0, from: &transfer, flags: flags.union(.writeOnly))
+        }
+      }
+      #expect(sent == [FUSEOpcode.write])
+    }
+    let special = try mounted.node("special")!
+    try mounted.write(special, 0, [0x79])
+    #expect(try special.getAttributes().mode == 0o100755)
+    #expect(tree.content("special") == [0x79])
+    // Bits that are set after a write outlive its way to the host.
+    try mounted.write(node, 0, [0x42])
+    var change = AttributeChange()
+    change.mode = 0o4755
+    try node.setAttributes(change)
+    #expect(mounted.fileSystem.writeBackDirty() == nil)
+    #expect(try node.getAttributes().mode == 0o104755)
+    #expect(tree.content("file")![0] == 0x42)
+    // With cache=none nothing ever waits.
+    #expect(try !Mounted(tree.path, configure: { ($0.isWritable, $0.cache) = (true, .none) }).fileSystem.delaysWrites)
+    #expect(try Mounted(tree.path, configure: { $0.isWritable = true }).fileSystem.delaysWrites)
+    #expect(try !Mounted(tree.path).fileSystem.delaysWrites)
+  }
+
+  /// What stat tells does not move when the data is written: it is written before stat tells.
+  @Test func timesThatWereToldStay() throws {
+    let tree = HostTree()
+    let mounted = try Mounted.writable(tree.path, delays: true)
+    let file = try mounted.create(mounted.root, "file")
+    try mounted.write(file, 0, Array("text".utf8))
+    #expect(tree.content("file") == [])
+    // The size alone is known without.
+    #expect(try file.currentSize() == 4)
+    #expect(tree.content("file") == [])
+    file.settleTimes()
+    let told = try file.getAttributes().modificationTime
+    #expect(tree.content("file") == Array("text".utf8))
+    mounted.clock.now += 10_000_000_000
+    #expect(mounted.fileSystem.writeBackDirty() == nil)
+    #expect(try file.getAttributes().modificationTime == told)
+    // Behind a gap, and what is appended to that.
+    try mounted.write(file, 5000, [1])
+    try mounted.write(file, 10, [2])
+    #expect(try mounted.read(file, 0, 12) == Array("text".utf8) + [0, 0, 0, 0, 0, 0, 2, 0])
+    #expect(mounted.fileSystem.writeBackDirty() == nil)
+    #expect(tree.content("file")!.count == 5001)
+  }
+
+  /// A file is listed once, however often it becomes dirty.
+  @Test func theListOfDirtyFilesIsShort() throws {
+    let tree = HostTree()
+    let mounted = try Mounted.writable(tree.path, delays: true)
+    let files = try (0..<20).map { try mounted.create(mounted.root, "file\($0)") }
+    for round in 0..<10 {
+      for file in files {
+        try mounted.write(file, round, [1])
+        if round % 3 == 0 { try file.writeBackDirty() }
+      }
+    }
+    var seen = 0
+    mounted.fileSystem.dirty.beginPass()
+    while let node = mounted.fileSystem.dirty.next() {
+      seen += 1
+      // Dirty again within the pass: the next one's.
+      try mounted.write(node, 100, [2])
+    }
+    #expect(seen == 20)
+    #expect(mounted.fileSystem.writeBackDirty() == nil)
+    #expect(mounted.fileSystem.dirty.next() == nil)
+    #expect((0..<20).allSatisfy { tree.content("file\($0)")!.count == 101 })
   }
 }

@@ -6,7 +6,9 @@ extension FileSystemContext {
   public func getAttributes(_ path: PathBytes, from base: Location, flags: AtFlags = [], _ credentials: Credentials)
     throws(Errno) -> StatInformation
   {
-    try find(path, from: base, flags: flags, credentials).vnode.getAttributes()
+    let vnode = try find(path, from: base, flags: flags, credentials).vnode
+    vnode.settleTimes()
+    return try vnode.getAttributes()
   }
 
   /// Checks rights (faccessat): for the real user unless the flags say `effectiveAccess`. No rights: existence.

@@ -52,6 +52,12 @@ open class OpenFile: MappingOwner {
   /// Its name as an owner of locks.
   public final var lockOwner: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
 
+  /// Where the next read or write is, for /proc/N/fdinfo.
+  public final var currentPosition: UInt64 { positionLock.withLock { position } }
+
+  /// Adds lines about what kind of file it is, for /proc/N/fdinfo.
+  open func describe(_ text: inout TextBuffer) {}
+
   // MARK: Flags
 
   /// Access mode and status flags, as fcntl(F_GETFL) shows them.
@@ -138,7 +144,7 @@ open class OpenFile: MappingOwner {
   private final func append(from transfer: inout Transfer) throws(Errno) -> (position: UInt64, count: Int) {
     vnode.appendLock.lock()
     defer { vnode.appendLock.unlock() }
-    let end = try vnode.getAttributes().byteCount
+    let end = try vnode.currentSize()
     try limit(&transfer, at: end)
     let count = try writeData(at: end, from: &transfer)
     return (end &+ count.u64, count)
@@ -181,9 +187,9 @@ open class OpenFile: MappingOwner {
     switch origin {
     case .start: base = 0
     case .current: base = position.i64
-    case .end: base = try vnode.getAttributes().byteCount.i64
+    case .end: base = try vnode.currentSize().i64
     case .data, .hole:
-      let end = try vnode.getAttributes().byteCount
+      let end = try vnode.currentSize()
       guard offset >= 0, offset.u64 < end else { throw .ENXIO }
       position =
         try origin == .data ? vnode.findData(from: offset.u64, end: end) : vnode.findHole(from: offset.u64, end: end)
@@ -270,7 +276,10 @@ open class OpenFile: MappingOwner {
   }
 
   /// The attributes (fstat).
-  open func getAttributes() throws(Errno) -> StatInformation { try vnode.getAttributes() }
+  open func getAttributes() throws(Errno) -> StatInformation {
+    vnode.settleTimes()
+    return try vnode.getAttributes()
+  }
 
   /// Stores what has been written (fsync, fdatasync).
   open func synchronise(dataOnly: Bool) throws(Errno) { try vnode.synchronise(dataOnly: dataOnly) }

@@ -96,6 +96,12 @@ open class Vnode {
   /// The attributes (VOP_GETATTR). `device`, `inode` and the type in `mode` must be right too.
   open func getAttributes() throws(Errno) -> StatInformation { throw .EIO }
 
+  /// A program is about to be told the attributes: what still moves the times of its own accord comes first. Nothing is held.
+  open func settleTimes() {}
+
+  /// The size alone, for whoever writes at the end or moves to it; costs what the attributes cost, or less.
+  open func currentSize() throws(Errno) -> UInt64 { try getAttributes().byteCount }
+
   /// Changes attributes (VOP_SETATTR); the right to has been checked. The change time is the file system's to set.
   open func setAttributes(_ change: AttributeChange) throws(Errno) { throw .EROFS }
 

@@ -55,6 +55,14 @@ public final class MemoryObject: @unchecked Sendable {
   var pageTotal = 0
   /// Those of them that are dirty, if there is a pager.
   var dirtyTotal = 0
+  /// Held while a run of dirty pages is written back; taken before all other locks of the object, and of the file it belongs to.
+  let writeBackLock = Mutex()
+  /// Whether a run is under way: its pages are not dirty any more, and the source has not got them yet.
+  var isWritingBack = false
+  #if HOSTED
+    /// What a test puts between (Interleaving.swift).
+    var visitor: ((Interleaving) -> Void)?
+  #endif
   /// Who counts its pages together with those of others.
   let quota: PageQuota?
   /// Raised when pages stop filling; waiters wait for that.
@@ -113,6 +121,21 @@ public final class MemoryObject: @unchecked Sendable {
   /// Pages that differ from their source; a snapshot.
   public var dirtyPages: Int { dirtyTotal }
 
+  /// Whether the source has yet to get something: dirty pages, or some that are on their way.
+  public var isAheadOfSource: Bool {
+    lock.lock()
+    defer { lock.unlock() }
+    return dirtyTotal > 0 || isWritingBack
+  }
+
+  /// Dirty pages of all objects; a snapshot.
+  public static var dirtyPagesEverywhere: Int { max(PageCache.dirtyPages.load(ordering: .relaxed), 0) }
+
+  /// Whether so much is dirty everywhere that writing should wait for the sources.
+  public static var isMuchDirty: Bool {
+    PageCache.dirtyPages.load(ordering: .relaxed) > Frames.statistics.total &>> 2
+  }
+
   // MARK: Pages, under the lock
 
   @inline(__always) var hasPager: Bool { pager != nil }
@@ -144,9 +167,7 @@ public final class MemoryObject: @unchecked Sendable {
   }
 
   /// Whether whoever makes another page dirty must write back first: a quarter of memory is dirty, some of it here.
-  var mustWriteBack: Bool {
-    dirtyTotal > 0 && PageCache.dirtyPages.load(ordering: .relaxed) > Frames.statistics.total &>> 2
-  }
+  var mustWriteBack: Bool { dirtyTotal > 0 && Self.isMuchDirty }
 
   @inline(__always) func markUsed(_ page: UInt64) {
     if let slot = pages.slot(page), slot.pointee & PageWord.usedBit == 0 { slot.pointee |= PageWord.usedBit }

@@ -107,15 +107,39 @@ extension MemoryObject {
       try fetch(page: page, forWriting: true)
       return 0
     }
-    markDirty(page)
+    if hasPager { markUsed(page) }
+    // Clean or not, the reference keeps it.
     Frames.retain(word.frame)
     lock.unlock()
     defer { Frames.release(word.frame) }
     // SAFETY: the frame stays while we hold a reference to it.
     let target = UnsafeMutableRawBufferPointer(start: LinearMap.pointer(word.frame) + inPage, count: wanted)
     let copied = transfer.copied
-    defer { grow(to: position &+ (transfer.copied &- copied).u64) }
+    defer { if transfer.copied > copied { wrote(position, (transfer.copied &- copied).u64, to: word.frame) } }
+    reach(.copying)
     return try transfer.copyIn(into: target)
+  }
+
+  /// Bytes have been copied to a page: it is dirty from now on. Marked before, it could be written back, half copied, and count as clean
+  /// when the rest has come; and what lies behind the end is not written back, so the end moves with the mark.
+  private func wrote(_ position: UInt64, _ count: UInt64, to frame: PhysicalAddress) {
+    let page = position >> frameShift
+    lock.lock()
+    let old = byteCount
+    if position &+ count > old {
+      // What stores through mappings have left behind the end is not in the file.
+      if position > old, !old.isAligned(to: PageSize.small), let slot = pages.slot(old >> frameShift),
+        PageWord(slot.pointee).isPresent
+      {
+        let from = (old & 4095).int
+        let to = old >> frameShift == page ? (position & 4095).int : 4096
+        // SAFETY: within a frame of the cache.
+        clearMemory(LinearMap.pointer(PageWord(slot.pointee).frame) + from, byteCount: to &- from)
+      }
+      size.store(position &+ count, ordering: .releasing)
+    }
+    if hasPager, pages.word(page).frame == frame { markDirty(page) }
+    lock.unlock()
   }
 
   /// Moves the end up to `end` if it is lower.

@@ -89,10 +89,10 @@ extension MemoryObject {
 
   // MARK: Writing back and forgetting
 
-  /// Writes dirty pages of a range to the pager (fsync: everything). Sleeps.
+  /// Writes dirty pages of a range to the pager (fsync: everything), and waits for those that somebody else is writing. Sleeps.
   /// - Throws: what the pager throws; the pages stay dirty.
   public func writeBack(offset: UInt64 = 0, byteCount count: UInt64 = .max) throws(Errno) {
-    guard let pager, dirtyTotal > 0 else { return }
+    guard let pager, isAheadOfSource else { return }
     let limit = max(1, min(pager.maximumPages, 64))
     guard let memory = KernelHeap.allocate(byteCount: limit &* MemoryLayout<PhysicalAddress>.stride) else {
       throw .ENOMEM
@@ -103,46 +103,55 @@ extension MemoryObject {
     let (sum, overflow) = offset.addingReportingOverflow(count)
     let end = overflow ? UInt64.max : (sum >> frameShift) &+ (sum & 4095 == 0 ? 0 : 1)
     var page = offset >> frameShift
-    while true {
-      var first: UInt64 = 0
-      var found = 0
-      lock.lock()
-      pages.forEach(from: page, to: end) { number, slot in
-        let word = PageWord(slot.pointee)
-        guard word.isPresent && word.isDirty else { return found == 0 }
-        if found == 0 { first = number }
-        guard number == first &+ found.u64, found < limit else { return false }
-        markClean(slot)
-        Frames.retain(word.frame)
-        (frames + found).initialize(to: word.frame)
-        found &+= 1
-        return true
-      }
-      let size = byteCount
-      lock.unlock()
-      guard found > 0 else { return }
-      // From here a store makes the page dirty again; what was stored before is what we write.
-      protectMappings(from: first, to: first &+ found.u64)
-      let start = first << frameShift
-      let bytes = min(found.u64 << frameShift, size > start ? size &- start : 0).int
-      var failure: Errno?
-      do {
-        if bytes > 0 {
-          try pager.writeBack(page: first, frames: UnsafeBufferPointer(start: frames, count: found), byteCount: bytes)
-        }
-      } catch {
-        failure = error
-      }
-      for index in 0..<found {
-        if failure != nil {
-          lock.lock()
-          markDirty(first &+ index.u64)
-          lock.unlock()
-        }
-        Frames.release(frames[index])
-      }
-      if let failure { throw failure }
-      page = first &+ found.u64
+    while let next = try writeBackRun(from: page, to: end, frames, limit, pager) { page = next }
+  }
+
+  /// One run: consecutive dirty pages, as many as the pager takes at once. One at a time: who finds nothing dirty has waited for what was
+  /// under way.
+  /// - Returns: where to go on; nil: nothing is dirty there.
+  private func writeBackRun(
+    from page: UInt64, to end: UInt64, _ frames: UnsafeMutablePointer<PhysicalAddress>, _ limit: Int,
+    _ pager: any Pager
+  ) throws(Errno) -> UInt64? {
+    writeBackLock.lock()
+    defer { writeBackLock.unlock() }
+    var first: UInt64 = 0
+    var found = 0
+    lock.lock()
+    pages.forEach(from: page, to: end) { number, slot in
+      let word = PageWord(slot.pointee)
+      guard word.isPresent && word.isDirty else { return found == 0 }
+      if found == 0 { first = number }
+      guard number == first &+ found.u64, found < limit else { return false }
+      markClean(slot)
+      Frames.retain(word.frame)
+      (frames + found).initialize(to: word.frame)
+      found &+= 1
+      return true
     }
+    isWritingBack = found > 0
+    let size = byteCount
+    lock.unlock()
+    guard found > 0 else { return nil }
+    // From here a store makes the page dirty again; what was stored before is what we write.
+    protectMappings(from: first, to: first &+ found.u64)
+    reach(.sending)
+    let start = first << frameShift
+    let bytes = min(found.u64 << frameShift, size > start ? size &- start : 0).int
+    var failure: Errno?
+    do {
+      if bytes > 0 {
+        try pager.writeBack(page: first, frames: UnsafeBufferPointer(start: frames, count: found), byteCount: bytes)
+      }
+    } catch { failure = error }
+    lock.lock()
+    for index in 0..<found where failure != nil && pages.word(first &+ index.u64).frame == frames[index] {
+      markDirty(first &+ index.u64)
+    }
+    isWritingBack = false
+    lock.unlock()
+    for index in 0..<found { Frames.release(frames[index]) }
+    if let failure { throw failure }
+    return first &+ found.u64
   }
 }

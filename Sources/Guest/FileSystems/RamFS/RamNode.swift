@@ -62,6 +62,8 @@ class RamNode: Vnode {
     return result
   }
 
+  override func currentSize() throws(Errno) -> UInt64 { byteCount }
+
   override func setAttributes(_ change: AttributeChange) throws(Errno) {
     if let byteCount = change.byteCount { try resize(to: byteCount) }
     let now = FileTime.now

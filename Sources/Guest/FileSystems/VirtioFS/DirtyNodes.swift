@@ -1,9 +1,9 @@
 // The files of one file system with dirty pages, and the thread that writes them in time.
 //
 // A file enters the list with its first dirty page, under its memory object's lock; so `lock` is innermost: nothing is taken under it.
-// The list keeps its files. Whoever writes back takes them all out first: a page that becomes dirty meanwhile enters its file again.
-// One at a time does (`passes`), and whoever writes a single file back shares `underWay`: the end of the machine waits for both, for pages that
-// are on their way are not dirty any more.
+// The list keeps its files, each at most once. Whoever writes back takes one out before it looks at its pages: a page that becomes
+// dirty meanwhile enters its file again, behind those that were there. One at a time does (`passes`), and whoever writes a single file back
+// shares `underWay`: the end of the machine waits for both, for pages that are on their way are not dirty any more.
 import Base
 import Files
 import Locks
@@ -14,28 +14,54 @@ import Threads
 
 /// Files with dirty pages.
 final class DirtyNodes {
-  /// How long a page may stay dirty, ns.
-  static let delay: UInt64 = 1_000_000_000
+  /// How long a page may stay dirty, ns: others see within a second what was written.
+  static let delay: UInt64 = 500_000_000
 
   let passes = Mutex()
   let underWay = ReaderWriterLock()
   private let lock = Mutex()
-  private var nodes: [VirtioNode] = []
+  /// Files that have come since the pass began, the newest first, and those of the pass.
+  private var incoming: VirtioNode?
+  private var batch: VirtioNode?
   private let work = Semaphore()
   private let haste = Semaphore()
   private let isAwake = Atomic<Bool>(false)
 
+  deinit {
+    // One after the other: a chain of any length would otherwise end in as many calls.
+    beginPass()
+    while next() != nil {}
+  }
+
   /// Notes a file, and wakes the thread.
   func add(_ node: VirtioNode) {
-    lock.withLock { nodes.append(node) }
+    lock.withLock {
+      guard !node.isListedDirty else { return }
+      node.isListedDirty = true
+      node.nextDirty = incoming
+      incoming = node
+    }
     wake()
   }
 
-  /// Takes all files out.
-  func takeAll() -> [VirtioNode] {
-    var taken: [VirtioNode] = []
-    lock.withLock { swap(&taken, &nodes) }
-    return taken
+  /// A pass is about all files that are there now.
+  func beginPass() {
+    lock.withLock {
+      guard batch == nil else { return }
+      batch = incoming
+      incoming = nil
+    }
+  }
+
+  /// Takes the next file of the pass out.
+  func next() -> VirtioNode? {
+    lock.withLock {
+      guard let node = batch else { return nil }
+      batch = node.nextDirty
+      node.nextDirty = nil
+      node.isListedDirty = false
+      return node
+    }
   }
 
   /// Wakes the thread, once for all that happens until it looks.
@@ -65,7 +91,8 @@ extension VirtioFileSystem {
     dirty.passes.lock()
     defer { dirty.passes.unlock() }
     var failure: Errno?
-    for node in dirty.takeAll() {
+    dirty.beginPass()
+    while let node = dirty.next() {
       do throws(Errno) { try node.writeBackDirty() } catch {
         if failure == nil { failure = error }
         // Another attempt, as long as somebody may want the data.

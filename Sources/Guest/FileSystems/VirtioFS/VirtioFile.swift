@@ -37,7 +37,7 @@ extension VirtioNode {
   /// An open file has ended. What is still dirty needs the handle: it goes when that is written.
   func fileEnded() {
     guard openFiles.wrappingSubtract(1, ordering: .acquiringAndReleasing).newValue == 0 else { return }
-    if (knownContents?.object.dirtyPages ?? 0) == 0 { giveHandleBack() }
+    if knownContents?.object.isAheadOfSource != true { giveHandleBack() }
   }
 
   /// Gives back the handle that nobody needs.

@@ -45,7 +45,7 @@ public final class VirtioFileSystem: FileSystem {
   private var waitingNodes = [UInt64](repeating: 0, count: 64)
   private var waitingNext = 0
   private var spareBuffer: UnsafeMutableRawPointer?
-  /// Whether small writes wait for others. Off: writing back while a write is under way has to be made safe first (docs/limits.md).
+  /// Whether small writes wait for others.
   var delaysWrites = false
   /// How long the server lets us believe attributes, ns; for what has no time of its own.
   private(set) var validity: UInt64 = 0
@@ -75,6 +75,8 @@ public final class VirtioFileSystem: FileSystem {
     let node = try enter(entry, asked: now)
     guard node.isDirectory else { throw .EIO }
     validity = VirtioFileSystem.expiry(0, root.valid, root.validNanoseconds)
+    // With cache=none nothing is believed on either side, for however short a time.
+    delaysWrites = client.isWritable && validity > 0
     setRoot(node)
   }
 

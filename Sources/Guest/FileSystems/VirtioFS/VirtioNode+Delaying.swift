@@ -1,9 +1,13 @@
 // Small writes wait in the cache for others to go with, where what is known of a file may be believed for a while (cache=auto and
-// always): they are dirty pages like those that were stored to, and are written at the latest a second later, or when there are many.
+// always): they are dirty pages like those that were stored to. They are written by close, fsync and stat, by the writer when there are many,
+// by a thread half a second later, and at the end of the machine.
 //
 // `attributes` are the server's all the time. What programs see is ahead of them while `isDelayed`: the object's size, and the time of the
-// last write, which the server is told if it would otherwise take a much later one. The flag is raised before the size moves, and
-// taken away with the size lock held alone, when nothing is dirty.
+// last write, which the server is told if it would otherwise take a much later one. The flag is raised before the size moves, with the size
+// lock held, and taken away with that held alone, when the server has everything.
+//
+// Errors are told as by Linux, and not lost: what the server refuses stays dirty, close and fsync try again and say why they failed, and
+// from the first refusal on writes do not wait any more.
 import Base
 import Files
 import Locks
@@ -20,10 +24,16 @@ extension VirtioNode {
   /// How much later than a write the server's own time may be, ns: a tick of most clocks.
   static let delayedTimeSlack: UInt64 = 10_000_000
 
-  func mayDelay(_ byteCount: Int) -> Bool {
-    tree.delaysWrites && byteCount < VirtioNode.delayedByteCount && Frames.hasRoom
+  /// Whether a write may wait. Those may not that have to be at the host when the call returns, that take set-user bits away, or that would
+  /// find no room.
+  func mayDelay(_ byteCount: Int, _ flags: OpenFlags) -> Bool {
+    guard tree.delaysWrites, byteCount < VirtioNode.delayedByteCount,
+      flags.isDisjoint(with: [.direct, .dataSynchronous, .synchronous]), Frames.hasRoom, !MemoryObject.isMuchDirty
+    else { return false }
+    return tree.lock.withLock { !isRefused && attributes.mode & 0o6000 == 0 }
   }
 
+  /// A write is about to wait. Under the size lock.
   func delayBegins() {
     let now = FileTime.now
     tree.lock.withLock {
@@ -34,7 +44,7 @@ extension VirtioNode {
 
   /// What is written and the server does not know, for whoever asks.
   func addDelayed(_ result: inout StatInformation) {
-    guard type == .regular, tree.lock.withLock({ isDelayed }), let object = knownContents?.object else { return }
+    guard isDelayed, let object = knownContents?.object else { return }
     result.byteCount = object.byteCount
     if let time = tree.lock.withLock({ delayedTime }) {
       result.modificationTime = time
@@ -42,18 +52,20 @@ extension VirtioNode {
     }
   }
 
-  /// Everything has been written back.
+  /// Dirty pages have been written back, perhaps all.
   func delayEnds(_ contents: VirtioContents) {
-    guard tree.lock.withLock({ isDelayed }) else { return }
+    guard isDelayed else { return }
     var time: FileTime?
     var size: UInt64?
     contents.sizeLock.writeLock()
-    tree.lock.withLock {
-      guard contents.object.dirtyPages == 0 else { return }
-      isDelayed = false
-      time = delayedTime
-      delayedTime = nil
-      if attributes.size != contents.object.byteCount { size = attributes.size }
+    // Somebody else may have taken the last pages and not sent them yet: the flag is for them to take away.
+    if !contents.object.isAheadOfSource {
+      tree.lock.withLock {
+        isDelayed = false
+        time = delayedTime
+        delayedTime = nil
+        if attributes.size != contents.object.byteCount { size = attributes.size }
+      }
     }
     // Somebody else has cut the file, or made it longer.
     if let size { sizeChanged(contents.object, size) }

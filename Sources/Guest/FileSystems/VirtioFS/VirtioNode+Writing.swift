@@ -55,16 +55,15 @@ extension VirtioNode {
 
   // MARK: Data
 
-  func writeData(at offset: UInt64, from transfer: inout Transfer) throws(Errno) -> Int {
+  func writeData(at offset: UInt64, from transfer: inout Transfer, _ flags: OpenFlags) throws(Errno) -> Int {
     guard tree.client.isWritable else { throw .EROFS }
     let contents = try fileContents()
     let (end, overflow) = offset.addingReportingOverflow(transfer.remaining.u64)
     guard !overflow else { throw .EFBIG }
-    // Behind a gap, what stores through mappings have left after the end has to be cleared: the direct way does that.
-    let delays = mayDelay(transfer.remaining) && offset <= contents.object.byteCount
+    let delays = mayDelay(transfer.remaining, flags)
     let count = try writeLocked(contents, at: offset, end: end, from: &transfer, delays: delays)
-    // As much as a few requests take: the writer waits for its own.
-    if delays, contents.object.dirtyPages >= VirtioNode.delayedPages { try writeBackDirty() }
+    // As much as a few requests take: the writer waits for its own. It is told of an error by what it does next: these bytes are written.
+    if delays, contents.object.dirtyPages >= VirtioNode.delayedPages { try? writeBackDirty() }
     return count
   }
 
@@ -86,9 +85,7 @@ extension VirtioNode {
     _ object: MemoryObject, at offset: UInt64, from transfer: inout Transfer, delays: Bool
   ) throws(Errno) -> Int {
     guard delays else { return try writeThrough(object, at: offset, from: &transfer) }
-    // Before the size moves and after: whoever finds nothing dirty in between must not take the flag away for good.
     delayBegins()
-    defer { delayBegins() }
     return try object.write(at: offset, from: &transfer)
   }
 
@@ -168,13 +165,18 @@ extension VirtioNode {
   }
 
   /// Writes all dirty pages.
+  /// - Throws: why the server did not take them; they stay dirty.
   func writeBackDirty() throws(Errno) {
     guard type == .regular, let contents = knownContents else { return }
     tree.dirty.underWay.readLock()
     defer { tree.dirty.underWay.readUnlock() }
-    if contents.object.dirtyPages > 0 { try contents.object.writeBack() }
+    do throws(Errno) { try contents.object.writeBack() } catch {
+      tree.lock.withLock { isRefused = true }
+      throw error
+    }
+    if tree.lock.withLock({ isRefused }) { tree.lock.withLock { isRefused = false } }
     delayEnds(contents)
-    if openFiles.load(ordering: .acquiring) == 0 { giveHandleBack() }
+    if openFiles.load(ordering: .acquiring) == 0, !contents.object.isAheadOfSource { giveHandleBack() }
   }
 
   func makeDurable(dataOnly: Bool) throws(Errno) {
@@ -189,6 +191,8 @@ extension VirtioNode {
   func changeAttributes(_ change: AttributeChange) throws(Errno) {
     guard tree.client.isWritable else { throw .EROFS }
     var arguments = FUSESetattrIn()
+    // What was written before must not take away what is set now, nor need rights that are about to go. What cannot be written stays dirty.
+    if isDelayed { try? writeBackDirty() }
     if let mode = change.mode {
       arguments.valid |= FUSESetattrFlags.mode
       arguments.mode = mode
@@ -213,7 +217,7 @@ extension VirtioNode {
     if let time = change.modificationTime {
       // What is dirty has been written before, whenever that was.
       tree.lock.withLock { delayedTime = nil }
-      try writeBackDirty()
+      try? writeBackDirty()
       arguments.valid |= FUSESetattrFlags.mtime
       if let (seconds, nanoseconds) = VirtioNode.parts(time) {
         (arguments.mtime, arguments.mtimeNanoseconds) = (seconds, nanoseconds)
@@ -234,8 +238,8 @@ extension VirtioNode {
 
   private func resize(to size: UInt64, _ other: FUSESetattrIn) throws(Errno) {
     let contents = try fileContents()
-    // Before the lock, which writing back takes.
-    try writeBackDirty()
+    // Before the lock, which writing back takes. Cutting a file may be what makes room for the rest.
+    try? writeBackDirty()
     contents.sizeLock.writeLock()
     defer { contents.sizeLock.writeUnlock() }
     var arguments = other
@@ -277,7 +281,7 @@ extension VirtioNode {
     guard tree.client.isWritable else { throw .EROFS }
     let contents = try fileContents()
     let object = contents.object
-    try writeBackDirty()
+    try? writeBackDirty()
     contents.sizeLock.writeLock()
     defer { contents.sizeLock.writeUnlock() }
     let asked = tree.ask()

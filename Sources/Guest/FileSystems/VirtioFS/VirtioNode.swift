@@ -35,10 +35,16 @@ final class VirtioNode: Vnode, Pager {
   var handle: UInt64 = 0
   var handleAccess: UInt32 = 0
   /// Whether the size may be ahead of the server's, and when the data was written that the server has not got: nil where that is all there.
-  var isDelayed = false
+  private let delayed = Atomic<Bool>(false)
   var delayedTime: FileTime?
+  /// The server did not take what was to be written back: until it does, writes do not wait, so that whoever writes hears of it.
+  var isRefused = false
   /// The directory it was listed in last, and its place there: a hint, for reading ahead.
   var listedIn: (directory: UInt64, place: Int) = (0, 0)
+
+  // Under the lock of the list of dirty files:
+  var nextDirty: VirtioNode?
+  var isListedDirty = false
 
   // Under the node's own lock, which is taken before the tree's and may be held over a request:
   let lock = Mutex()
@@ -69,6 +75,12 @@ final class VirtioNode: Vnode, Pager {
     super.init(fileSystem: tree, inode: attributes.ino, type: FileType(mode: attributes.mode))
   }
 
+  /// Written under the tree's lock; who reads it without may see what was a moment ago.
+  var isDelayed: Bool {
+    get { delayed.load(ordering: .acquiring) }
+    set { delayed.store(newValue, ordering: .releasing) }
+  }
+
   // MARK: Attributes
 
   /// Caches attributes, unless they may be older than a change of ours; what they show to be old goes.
@@ -89,7 +101,7 @@ final class VirtioNode: Vnode, Pager {
   /// The server has told the size: it is the file's, unless more has been written than the server knows.
   func sizeChanged(_ object: MemoryObject, _ size: UInt64) {
     guard size <= Int64.max.u64, size != object.byteCount else { return }
-    let isAhead = object.dirtyPages > 0 || tree.lock.withLock { isDelayed }
+    let isAhead = object.isAheadOfSource || isDelayed
     if size > object.byteCount || !isAhead { object.sourceChanged(byteCount: size) }
   }
 
@@ -112,6 +124,11 @@ final class VirtioNode: Vnode, Pager {
     return answer.attributes
   }
 
+  /// What waits in the cache is written: the server tells the times, and they stay what they were told to be.
+  override func settleTimes() {
+    if isDelayed { try? writeBackDirty() }
+  }
+
   override func getAttributes() throws(Errno) -> StatInformation {
     let attributes = try freshAttributes()
     var result = StatInformation()
@@ -131,6 +148,11 @@ final class VirtioNode: Vnode, Pager {
     result.changeTime = VirtioNode.time(attributes.ctime, attributes.ctimeNanoseconds)
     addDelayed(&result)
     return result
+  }
+
+  override func currentSize() throws(Errno) -> UInt64 {
+    if isDelayed, let object = knownContents?.object { return object.byteCount }
+    return try freshAttributes().size
   }
 
   private static func time(_ seconds: UInt64, _ nanoseconds: UInt32) -> FileTime {
@@ -363,7 +385,7 @@ final class VirtioNode: Vnode, Pager {
   override func setAttributes(_ change: AttributeChange) throws(Errno) { try changeAttributes(change) }
 
   override func write(at offset: UInt64, from transfer: inout Transfer, flags: OpenFlags) throws(Errno) -> Int {
-    try writeData(at: offset, from: &transfer)
+    try writeData(at: offset, from: &transfer, flags)
   }
 
   override func synchronise(dataOnly: Bool) throws(Errno) { try makeDurable(dataOnly: dataOnly) }

@@ -1,0 +1,127 @@
+// Writes that wait in the guest's cache: what is left on the host is what Linux leaves there, the host sees it within a second, and
+// what was there longer outlives the machine.
+import Foundation
+import Glibc
+import Testing
+
+private let busybox = "/bin/busybox"
+
+extension VolumeTests {
+  @Test(arguments: ["none", "auto", "always"], [1, 2]) func smallWritesOfSeveralThreads(_ cache: String, cpus: Int)
+    throws
+  {
+    for seed in 1...2 {
+      try withTwoFolders { native, guest in
+        let arguments = ["\(seed + 10 * cpus)", "40"]
+        let host = try run(Self.rights + [program("file_small"), native] + arguments)
+        let inside = try vm(
+          [
+            "--cpus", "\(cpus)", "--volume", "\(guest):/data,cache=\(cache)", program("file_small"), "/data",
+          ] + arguments)
+        #expect(host.status == 0, "\(host.text)")
+        #expect(inside.text == host.text, "\(inside.errorText)")
+        #expect(inside.status == 0)
+        #expect(try tree(guest) == tree(native))
+      }
+    }
+  }
+
+  /// An archive of some thousand files, unpacked by machines one after the other.
+  @Test(arguments: ["auto", "always"], [1, 2]) func archivesUnpackAlike(_ cache: String, cpus: Int) throws {
+    try withTwoFolders { native, guest in
+      let archive = native + ".tar"
+      defer { try? FileManager.default.removeItem(atPath: archive) }
+      let made = try run([
+        "/bin/sh", "-c",
+        "cd /usr/include && tar --sort=name --mtime=@1000000000 -cf \"$0\" linux asm-generic x86_64-linux-gnu/sys",
+        archive,
+      ])
+      try #require(made.status == 0, "\(made.errorText)")
+      for round in 0..<3 {
+        for folder in [native, guest] {
+          try FileManager.default.createDirectory(atPath: "\(folder)/\(round)", withIntermediateDirectories: true)
+        }
+        let command = [busybox, "tar", "-xf"]
+        let host = try run(Self.rights + command + [archive, "-C", "\(native)/\(round)"])
+        let inside = try vm(
+          [
+            "--cpus", "\(cpus)", "--volume", "\(guest):/data,cache=\(cache)", "--volume",
+            "\((archive as NSString).deletingLastPathComponent):/archives:ro",
+          ] + command + ["/archives/" + (archive as NSString).lastPathComponent, "-C", "/data/\(round)"])
+        #expect(host.status == 0 && inside.status == 0, "\(inside.errorText)")
+      }
+      let expected = try tree(native)
+      #expect(expected.split(separator: "\n").count > 1000)
+      #expect(try tree(guest) == expected)
+    }
+  }
+
+  /// A compiler, an assembler and a linker, a machine each: what they make of a source is the same to the byte.
+  @Test(arguments: [1, 2]) func aBuildMakesTheSame(cpus: Int) throws {
+    let compiler = try run(["/usr/bin/gcc", "-print-prog-name=cc1"]).text.trimmingCharacters(in: .newlines)
+    let includes = try run(["/usr/bin/gcc", "-print-file-name=include"]).text.trimmingCharacters(in: .newlines)
+    try withTwoFolders { native, guest in
+      for folder in [native, guest] {
+        for name in ["hello", "files", "polling"] {
+          try FileManager.default.copyItem(
+            atPath: "\(packageRoot)/Tests/GuestPrograms/\(name).c", toPath: "\(folder)/\(name).c")
+        }
+      }
+      let volumes = [
+        "/usr/include:/usr/include:ro", "\(includes):\(includes):ro", "/usr/lib/x86_64-linux-gnu:/libraries:ro",
+      ]
+      func both(_ command: [String]) throws {
+        let script = "cd \"$0\" && exec \"$@\""
+        let host = try run(Self.rights + ["/bin/sh", "-c", script, native] + command)
+        let inside = try vm(
+          ["--cpus", "\(cpus)", "--memory", "512M", "--volume", "\(guest):/data", "--workdir", "/data"]
+            + volumes.flatMap { ["--volume", $0] } + command)
+        #expect(inside.text == host.text)
+        #expect(inside.status == 0 && host.status == 0, "\(command): \(inside.errorText) \(host.errorText)")
+      }
+      for name in ["hello", "files", "polling"] {
+        try both([
+          compiler, "-quiet", "-O1", "-g0", "-imultiarch", "x86_64-linux-gnu", "\(name).c", "-o", "\(name).s",
+        ])
+        try both(["/usr/bin/as", "-o", "\(name).o", "\(name).s"])
+      }
+      try both(["/usr/bin/ld", "-r", "-o", "all.o", "hello.o", "-z", "muldefs", "files.o", "polling.o"])
+      try both(["/usr/bin/ar", "rcD", "all.a", "hello.o", "files.o", "polling.o"])
+      #expect(try tree(guest) == tree(native))
+      #expect(try tree(guest).contains("all.a f "))
+    }
+  }
+
+  /// What was written and not closed is on the host within a second, and stays there when the machine is killed.
+  @Test func theHostSeesWritesWithinASecond() throws {
+    let folder = try temporaryFolder()
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    let path = folder + "/file"
+    try Data("old\n".utf8).write(to: URL(filePath: path))
+    let output = Pipe()
+    let child = try start(
+      [osvRun, "--volume", "\(folder):/data", program("file_shared"), "60", "/data/file"],
+      environment: ProcessInfo.processInfo.environment.map { "\($0.key)=\($0.value)" }
+    ) { actions in
+      posix_spawn_file_actions_adddup2(&actions, FileHandle.nullDevice.fileDescriptor, 0)
+      posix_spawn_file_actions_adddup2(&actions, output.fileHandleForWriting.fileDescriptor, 1)
+      posix_spawn_file_actions_adddup2(&actions, FileHandle.nullDevice.fileDescriptor, 2)
+    }
+    try output.fileHandleForWriting.close()
+    var text = ""
+    while !text.contains("then"), case let more = output.fileHandleForReading.availableData, !more.isEmpty {
+      text += String(decoding: more, as: UTF8.self)
+    }
+    #expect(text == "old\nthen\n")
+    let written = Date()
+    while try String(contentsOfFile: path, encoding: .utf8) != "old\nmine\n", written.timeIntervalSinceNow > -20 {
+      usleep(5000)
+    }
+    // Half a second, and what a busy machine adds.
+    #expect(written.timeIntervalSinceNow > -1.5)
+    kill(child, SIGKILL)
+    var status: Int32 = 0
+    while waitpid(child, &status, 0) < 0 && errno == EINTR {}
+    #expect(try String(contentsOfFile: path, encoding: .utf8) == "old\nmine\n")
+  }
+}
