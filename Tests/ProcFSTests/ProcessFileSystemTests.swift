@@ -154,8 +154,11 @@ final class FakeProcesses: ProcessList {
     let names = try list("/proc")
     #expect(Array(names.suffix(3)) == ["self", "5", "70"])
     #expect(Set(names).count == names.count)
+    let files = Set(try list("/proc/70"))
     #expect(
-      try list("/proc/70").sorted() == [".", "..", "comm", "cwd", "exe", "fd", "mountinfo", "mounts", "root", "task"])
+      files.isSuperset(of: [
+        ".", "..", "cgroup", "comm", "cwd", "exe", "fd", "fdinfo", "mountinfo", "mounts", "net", "root", "task",
+      ]))
     #expect(try list("/proc/70/task") == [".", "..", "70", "71"])
     processes.all.removeLast()
     #expect(throws: Errno.ENOENT) { try list("/proc/70") }
@@ -183,5 +186,30 @@ final class FakeProcesses: ProcessList {
     }
     #expect(ends.reader.readyMask == .readable)
     #expect(try read("/proc/self/root/proc/self/comm") == "process 5\n")
+  }
+
+  @Test func openFilesAreDescribed() throws {
+    let table = processes.all[0].descriptorTable
+    let file = try context.open(PathBytes("/prog"), from: context.root, [.readWrite, .append], Credentials())
+    let number = try table.install(file, closeOnExec: true)
+    _ = try file.seek(100, from: .start)
+    let events = try table.install(EventFile(value: 31, isSemaphore: true))
+    #expect(try list("/proc/5/fdinfo") == [".", "..", "\(number)", "\(events)"])
+    let text = try read("/proc/5/fdinfo/\(number)")
+    #expect(text.hasPrefix("pos:\t100\nflags:\t02102002\nmnt_id:\t1\nino:\t"))
+    #expect(try read("/proc/5/fdinfo/\(events)").hasSuffix("eventfd-count: 1f\neventfd-semaphore: 1\n"))
+    try table.close(events)
+    #expect(throws: Errno.ENOENT) { try read("/proc/5/fdinfo/\(events)") }
+    try table.close(number)
+  }
+
+  @Test func theNetworkIsEverybodys() throws {
+    let table = try read("/proc/net/tcp")
+    #expect(table.hasPrefix("  sl  local_address") && table.split(separator: "\n").count == 1)
+    #expect(try read("/proc/5/net/tcp") == table && read("/proc/self/task/6/net/tcp") == table)
+    #expect(try list("/proc/70/net") == list("/proc/net"))
+    #expect(try read("/proc/net/dev").split(separator: "\n").count == 2)
+    #expect(try read("/proc/sys/vm/overcommit_memory") == "0\n")
+    #expect(try Int(read("/proc/sys/vm/min_free_kbytes").dropLast()) != nil)
   }
 }

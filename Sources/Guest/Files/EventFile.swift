@@ -23,6 +23,12 @@ public final class EventFile: OpenFile {
       flags: flags.intersection(.nonBlocking).union(.readWrite))
   }
 
+  public override func describe(_ text: inout TextBuffer) {
+    text.append("eventfd-count: ")
+    text.append(hexadecimal: counter.load(ordering: .acquiring))
+    text.append(isSemaphore ? "\neventfd-semaphore: 1\n" : "\neventfd-semaphore: 0\n")
+  }
+
   /// The largest value.
   private static var limit: UInt64 { .max &- 1 }
 

@@ -49,6 +49,16 @@ public struct TextBuffer {
       bytes.append(digit < 10 ? 0x30 &+ digit : 0x57 &+ digit)
     }
   }
+  /// Appends a number in octal.
+  public mutating func append(octal number: UInt64) {
+    var shift: UInt64 = 63
+    while shift > 0 && number &>> shift == 0 { shift &-= 3 }
+    while true {
+      bytes.append(0x30 &+ (number &>> shift & 7).u8)
+      if shift == 0 { return }
+      shift &-= 3
+    }
+  }
   /// Appends hundredths as a decimal fraction.
   public mutating func append(hundredths: UInt64) {
     bytes.append(decimal: hundredths / 100)

@@ -68,6 +68,20 @@ public final class TimerFile: OpenFile {
     return (interval &- (now &- next) % interval, interval)
   }
 
+  public override func describe(_ text: inout TextBuffer) {
+    let (remaining, interval) = setting
+    text.append(isRealtime ? "clockid: 0\nticks: " : "clockid: 1\nticks: ")
+    text.append(lock.withLock { expirations(at: Clock.now()) })
+    for (name, span) in [("\nit_value: (", remaining), ("\nit_interval: (", interval)] as [(StaticString, UInt64)] {
+      text.append(name)
+      text.append(span / 1_000_000_000)
+      text.append(", ")
+      text.append(span % 1_000_000_000)
+      text.append(")")
+    }
+    text.append("\n")
+  }
+
   private func expirations(at now: UInt64) -> UInt64 {
     guard let next, next <= now else { return 0 }
     return TimerExpirations(due: next, interval: interval, now: now).count

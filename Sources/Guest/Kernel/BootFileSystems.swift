@@ -34,8 +34,10 @@
         random: { Random.fill($0) }, input: Self.terminalInput(drivers) ?? streams[0],
         output: Self.terminalOutput(streams))
       let processes = ProcessFileSystem(processes: ProcessTable.shared)
-      processes.addSystemFiles()
-      ProcessFiles.add(to: processes)
+      processes.addLater {
+        processes.addSystemFiles()
+        ProcessFiles.add(to: processes)
+      }
       devicesMount = try Self.mount(devices, PathBytes("/dev"), PathBytes("devtmpfs"), [], context)
       mounts.register(processes)
       mounts.register(devices)
@@ -43,6 +45,10 @@
       try Self.mount(
         RamFileSystem(mode: 0o1777, byteLimit: half), PathBytes("/dev/shm"), PathBytes("tmpfs"), [], context)
       try Self.mount(processes, PathBytes("/proc"), PathBytes("proc"), [], context)
+      // A root that can be changed has it; another one may do without.
+      let system = SystemFileSystem(cpuCount: CPU.count) { Processors().caches }
+      mounts.register(system)
+      _ = try? Self.mount(system, PathBytes("/sys"), PathBytes("sysfs"), [], context)
       if !rootFlags.contains(.readOnly) { try Self.makeDirectory(PathBytes("/tmp"), mode: 0o1777, context) }
       try mountVolumes()
       // A name and its file together take about a kilobyte.

@@ -242,10 +242,7 @@ public final class AddressSpace: @unchecked Sendable {
     lock.readLock()
     defer { lock.readUnlock() }
     guard let region = regions.first(endingAbove: address) else { return nil }
-    return MappingInformation(
-      range: VirtualRange(start: VirtualAddress(region.pointee.start), end: VirtualAddress(region.pointee.end)),
-      protection: region.pointee.protection, isShared: region.pointee.flags.contains(.shared),
-      offset: region.pointee.offset, owner: region.pointee.owner, label: region.pointee.label)
+    return region.pointee.information
   }
 
   /// Bytes mapped (VmSize).

@@ -75,6 +75,13 @@ struct Region {
       && flags.isDisjoint(with: [.shared, .wasWritable])
   }
 
+  /// What is told of it.
+  var information: MappingInformation {
+    MappingInformation(
+      range: VirtualRange(start: VirtualAddress(start), end: VirtualAddress(end)), protection: protection,
+      isShared: flags.contains(.shared), offset: offset, owner: owner, label: label)
+  }
+
   /// Whether `next`, which starts where this one ends, could be one region with it.
   func continues(into next: borrowing Region) -> Bool {
     guard end == next.start, protection == next.protection, flags == next.flags, label == next.label,

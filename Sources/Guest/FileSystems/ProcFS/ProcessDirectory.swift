@@ -31,13 +31,16 @@ final class ProcessDirectory: OwnedDirectory {
     static let tasks = 5
     static let descriptor = 6
     static let task = 7
+    static let descriptorTexts = 8
+    static let network = 9
     static let firstFile = 16
   }
 
   private static let names: [(name: StaticString, kind: Int, type: FileType)] = [
     ("fd", Kind.descriptors, .directory), ("exe", Kind.executable, .symbolicLink),
     ("cwd", Kind.workingDirectory, .symbolicLink), ("root", Kind.root, .symbolicLink),
-    ("task", Kind.tasks, .directory),
+    ("task", Kind.tasks, .directory), ("fdinfo", Kind.descriptorTexts, .directory),
+    ("net", Kind.network, .directory),
   ]
   /// The thread; 0: the process.
   private let thread: Int32
@@ -49,13 +52,16 @@ final class ProcessDirectory: OwnedDirectory {
   }
 
   override func lookup(_ name: PathBytes) throws(Errno) -> LookupResult {
+    tree.fill()
     for entry in Self.names where PathBytes(entry.name) == name && !(isTask && entry.kind == Kind.tasks) {
+      // The network's directory is the same for all, and stays.
+      if entry.kind == Kind.network { return LookupResult(tree.network) }
       return LookupResult(node(entry.kind), validity: 0)
     }
     let files = tree.processFiles
     for index in 0..<files.count where files[index].name.withPath({ $0 == name }) {
       let (process, thread, file) = (process, thread, files[index])
-      var consume: ProcessFileSystem.Consume?
+      var consume: TextTree.Consume?
       if let function = file.consume { consume = { (bytes) throws(Errno) in try function(process, thread, bytes) } }
       let node = TextNode(
         tree, inode: inode(Kind.firstFile &+ index, thread.int), mode: file.mode, owner: process.fileOwner,
@@ -69,6 +75,7 @@ final class ProcessDirectory: OwnedDirectory {
   private func node(_ kind: Int) -> Vnode {
     switch kind {
     case Kind.descriptors: DescriptorDirectory(tree, process, kind: kind, mode: 0o500)
+    case Kind.descriptorTexts: DescriptorTexts(tree, process, kind: kind)
     case Kind.tasks: TaskDirectory(tree, process, kind: kind)
     case Kind.executable: PlaceLink(tree, process, inode: inode(kind)) { $0.executableLocation }
     case Kind.workingDirectory: PlaceLink(tree, process, inode: inode(kind)) { $0.fileSystemContext.workingDirectory }
@@ -78,6 +85,7 @@ final class ProcessDirectory: OwnedDirectory {
 
   override func readDirectory(from cookie: UInt64, parent: UInt64, into sink: inout DirectoryEntrySink) throws(Errno) {
     guard sink.addDots(from: cookie, own: inode, parent: parent) else { return }
+    tree.fill()
     let files = tree.processFiles
     var index = max(cookie, 2).int &- 2
     while index < Self.names.count &+ files.count {
@@ -101,15 +109,21 @@ final class ProcessDirectory: OwnedDirectory {
 }
 
 /// /proc/N/fd.
-final class DescriptorDirectory: OwnedDirectory {
+class DescriptorDirectory: OwnedDirectory {
+  /// What the names are: links to the open files.
+  var entryType: FileType { .symbolicLink }
+
   override func lookup(_ name: PathBytes) throws(Errno) -> LookupResult {
     guard let number = name.decimal, (try? process.descriptorTable.file(number)) != nil else {
       return LookupResult(nil, validity: 0)
     }
-    let link = PlaceLink(tree, process, inode: inode(6, number), mode: 0o700) {
+    return LookupResult(node(number), validity: 0)
+  }
+
+  func node(_ number: Int) -> Vnode {
+    PlaceLink(tree, process, inode: inode(6, number), mode: 0o700) {
       (try? $0.descriptorTable.file(number))?.location
     }
-    return LookupResult(link, validity: 0)
   }
 
   override func readDirectory(from cookie: UInt64, parent: UInt64, into sink: inout DirectoryEntrySink) throws(Errno) {
@@ -118,11 +132,36 @@ final class DescriptorDirectory: OwnedDirectory {
     while let found = process.descriptorTable.next(from: number) {
       var name: [UInt8] = []
       name.append(decimal: found.u64)
-      let inode = inode(6, found)
-      guard name.withPath({ sink.add($0, inode: inode, type: .symbolicLink, nextCookie: (found &+ 3).u64) }) else {
-        return
-      }
+      let inode = inode(entryType == .symbolicLink ? 6 : 10, found)
+      guard name.withPath({ sink.add($0, inode: inode, type: entryType, nextCookie: (found &+ 3).u64) }) else { return }
       number = found &+ 1
+    }
+  }
+}
+
+/// /proc/N/fdinfo: texts about the open files.
+final class DescriptorTexts: DescriptorDirectory {
+  override var entryType: FileType { .regular }
+
+  override func node(_ number: Int) -> Vnode {
+    let process = process
+    return TextNode(tree, inode: inode(10, number), mode: 0o444, owner: process.fileOwner) { (text) throws(Errno) in
+      let table = process.descriptorTable
+      let file = try table.file(number)
+      // O_CLOEXEC is the descriptor's.
+      let closes = try table.closesOnExec(number)
+      text.append("pos:\t")
+      text.append(file.currentPosition)
+      text.append("\nflags:\t0")
+      var flags = file.isPathOnly ? file.flags : file.flags.union(.largeFile)
+      if closes { flags.insert(.closeOnExec) }
+      text.append(octal: flags.rawValue.u64)
+      text.append("\nmnt_id:\t")
+      text.append(file.location.mount.identifier.u64)
+      text.append("\nino:\t")
+      text.append(file.vnode.inode)
+      text.append("\n")
+      file.describe(&text)
     }
   }
 }

@@ -1,8 +1,6 @@
 // ProcessFileSystem: /proc. What it shows is registered: a name and a function that writes the text.
 //
-// Fixed files hang in a tree of `PseudoDirectory`s; the directories of processes are made when they are looked up, and
-// believed for no longer than that. A text is written as a whole when it is first read after opening, so that a reader in pieces
-// gets one consistent text.
+// Fixed files hang in a `TextTree`; the directories of processes are made when they are looked up, and believed for no longer than that.
 import Base
 import Files
 
@@ -35,17 +33,13 @@ public protocol ProcessList: AnyObject {
 }
 
 /// The tree of /proc.
-public final class ProcessFileSystem: FileSystem {
-  /// Writes a file's text.
-  public typealias Produce = (inout TextBuffer) throws(Errno) -> Void
+public final class ProcessFileSystem: TextTree {
   /// Writes the text of a file of a process.
   public typealias ProduceOfProcess = (any ProcessView, inout TextBuffer) throws(Errno) -> Void
   /// Writes the text of a file of a thread; 0 stands for the process as a whole.
   public typealias ProduceOfThread = (any ProcessView, Int32, inout TextBuffer) throws(Errno) -> Void
   /// Takes what was written to a file of a thread.
   public typealias ConsumeOfThread = (any ProcessView, Int32, UnsafeRawBufferPointer) throws(Errno) -> Void
-  /// Takes what was written to a file.
-  typealias Consume = (UnsafeRawBufferPointer) throws(Errno) -> Void
 
   /// A file of every process' and every thread's directory.
   struct ThreadFile {
@@ -56,9 +50,10 @@ public final class ProcessFileSystem: FileSystem {
   }
 
   let processes: any ProcessList
-  /// Files of every process' directory; added at boot.
+  /// Files of every process' directory.
   private(set) var processFiles: [ThreadFile] = []
-  private var lastInode: UInt64 = 1
+  /// What /proc/N/net leads to; there is one network.
+  private(set) var network: PseudoDirectory?
 
   /// /proc with self, thread-self, and the files of each process that need nothing but a `ProcessView`.
   public init(processes: any ProcessList) {
@@ -74,16 +69,6 @@ public final class ProcessFileSystem: FileSystem {
 
   // MARK: Registration, at boot
 
-  /// Adds a file; directories on the way are made.
-  /// - Parameters:
-  ///   - path: its path in this tree, without a slash before it.
-  ///   - mode: its permissions.
-  ///   - produce: writes its text, each time it is opened and read.
-  public func add(_ path: StaticString, mode: UInt32 = 0o444, _ produce: @escaping Produce) {
-    let (directory, name) = place(PathBytes(path))
-    directory.add(name, TextNode(self, inode: newInode(), mode: mode, produce: produce))
-  }
-
   /// Adds a file to the directory of every process and thread, the same for all threads.
   public func add(processFile name: StaticString, mode: UInt32 = 0o444, _ produce: @escaping ProduceOfProcess) {
     add(threadFile: name, mode: mode) { (process, _, text) throws(Errno) in try produce(process, &text) }
@@ -98,34 +83,8 @@ public final class ProcessFileSystem: FileSystem {
     processFiles.append(ThreadFile(name: PathBytes(name).copy, mode: mode, produce: produce, consume: consume))
   }
 
-  /// Adds a symbolic link.
-  public func addLink(_ path: StaticString, to target: StaticString) {
-    let (directory, name) = place(PathBytes(path))
-    directory.add(name, PseudoLink(self, inode: newInode(), target: PathBytes(target)))
-  }
-
-  private func newInode() -> UInt64 {
-    lastInode &+= 1
-    return lastInode
-  }
-
-  private func place(_ path: PathBytes) -> (PseudoDirectory, PathBytes) {
-    // SAFETY: `init` gave `setRoot` a ProcessRoot, and only PseudoDirectories are put where directories are.
-    var directory = unsafeDowncast(root.vnode.unsafelyUnwrapped, to: PseudoDirectory.self)
-    var start = 0
-    for index in 0..<path.count where path[index] == 0x2f {
-      let name = path.slice(start, index)
-      start = index &+ 1
-      if let node = directory.node(name), node.isDirectory {
-        directory = unsafeDowncast(node, to: PseudoDirectory.self)
-      } else {
-        let made = PseudoDirectory(self, inode: newInode())
-        directory.add(name, made)
-        directory = made
-      }
-    }
-    return (directory, path.slice(start, path.count))
-  }
+  /// Makes the directory of the network's files.
+  func addNetwork() { network = addDirectory("net") }
 
   /// Numbers for files of processes: high enough never to meet the fixed ones.
   static func inode(process: Int32, kind: Int, number: Int = 0) -> UInt64 {
@@ -134,8 +93,8 @@ public final class ProcessFileSystem: FileSystem {
 }
 
 /// /proc itself: the fixed names, then self, thread-self and the processes.
-final class ProcessRoot: PseudoDirectory {
-  init(_ fileSystem: ProcessFileSystem) { super.init(fileSystem, inode: 1) }
+final class ProcessRoot: TextRoot {
+  init(_ fileSystem: ProcessFileSystem) { super.init(fileSystem) }
 
   private var tree: ProcessFileSystem { unsafeDowncast(fileSystem, to: ProcessFileSystem.self) }
   private static var processCookies: UInt64 { 1 << 32 }

@@ -1,9 +1,11 @@
 // The texts of files about the whole machine, as far as lower layers know them.
 import Base
 import Files
+import Memory
 import Pages
 import Platform
 import Threads
+import VirtioABI
 
 /// /proc/N/mounts.
 func writeMounts(_ context: FileSystemContext, _ text: inout TextBuffer) {
@@ -59,7 +61,7 @@ private func writeFlags(_ flags: MountFlags, _ text: inout TextBuffer) {
 }
 
 extension ProcessFileSystem {
-  /// Adds what lower layers can tell: meminfo, uptime, loadavg, filesystems, sys/kernel and sys/vm as far as programs read them.
+  /// Adds what lower layers can tell: meminfo, uptime, loadavg, filesystems, settings, empty tables.
   public func addSystemFiles() {
     add("meminfo") { (text) throws(Errno) in writeMemory(&text) }
     add("uptime") { (text) throws(Errno) in
@@ -71,17 +73,15 @@ extension ProcessFileSystem {
       text.append(hundredths: idle / 10_000_000)
       text.append("\n")
     }
-    add("loadavg") { (text) throws(Errno) in text.append("0.00 0.00 0.00 1/1 1\n") }
-    add("filesystems") { (text) throws(Errno) in
-      text.append("nodev\tramfs\nnodev\ttmpfs\nnodev\tdevtmpfs\nnodev\tproc\nnodev\tvirtiofs\n")
+    add("cpuinfo") { (text) throws(Errno) in
+      Processors().write(count: CPU.count, frequency: Boot.clockPage.pointee.frequency, &text)
     }
-    add("sys/kernel/pid_max") { (text) throws(Errno) in text.append("32768\n") }
-    add("sys/kernel/ostype") { (text) throws(Errno) in text.append("Linux\n") }
-    add("sys/kernel/randomize_va_space") { (text) throws(Errno) in text.append("2\n") }
-    add("sys/vm/overcommit_memory") { (text) throws(Errno) in text.append("0\n") }
-    add("sys/vm/max_map_count") { (text) throws(Errno) in text.append("65530\n") }
-    add("sys/fs/file-max") { (text) throws(Errno) in text.append("1048576\n") }
-    add("sys/fs/pipe-max-size") { (text) throws(Errno) in text.append("1048576\n") }
+    add("vmstat") { (text) throws(Errno) in writeMemoryCounts(&text) }
+    add("filesystems") { (text) throws(Errno) in
+      text.append("nodev\tramfs\nnodev\ttmpfs\nnodev\tdevtmpfs\nnodev\tproc\nnodev\tsysfs\nnodev\tvirtiofs\n")
+    }
+    addSettings()
+    addTables()
   }
 }
 
@@ -95,7 +95,8 @@ private func writeMemory(_ text: inout TextBuffer) {
     ("MemTotal:       ", account.total), ("MemFree:        ", free),
     ("MemAvailable:   ", max(free &- Frames.reserve, 0) &+ account[.file]), ("Buffers:        ", 0),
     ("Cached:         ", cached), ("SwapCached:     ", 0), ("Active:         ", account[.program] &+ cached),
-    ("Inactive:       ", 0), ("SwapTotal:      ", 0), ("SwapFree:       ", 0), ("Dirty:          ", 0),
+    ("Inactive:       ", 0), ("SwapTotal:      ", 0), ("SwapFree:       ", 0),
+    ("Dirty:          ", MemoryObject.dirtyPagesEverywhere),
     ("AnonPages:      ", account[.program]), ("Shmem:          ", account[.shared]),
     ("Slab:           ", account[.heap]), ("SUnreclaim:     ", account[.heap]),
     ("KernelStack:    ", account[.stack]), ("PageTables:     ", account[.table]),
@@ -107,4 +108,20 @@ private func writeMemory(_ text: inout TextBuffer) {
     text.append(" kB\n")
   }
   text.append("HugePages_Total:       0\nHugePages_Free:        0\nHugepagesize:       2048 kB\n")
+}
+
+/// /proc/vmstat, as far as it is counted: pages.
+private func writeMemoryCounts(_ text: inout TextBuffer) {
+  let account = Frames.account()
+  let lines: [7 of (StaticString, Int)] = [
+    ("nr_free_pages ", account.free &+ account.inMagazines), ("nr_anon_pages ", account[.program]),
+    ("nr_file_pages ", account[.file] &+ account[.shared]), ("nr_shmem ", account[.shared]),
+    ("nr_slab_unreclaimable ", account[.heap]), ("nr_page_table_pages ", account[.table]),
+    ("nr_dirty ", MemoryObject.dirtyPagesEverywhere),
+  ]
+  for index in 0..<lines.count {
+    text.append(lines[index].0)
+    text.append(lines[index].1.u64)
+    text.append("\n")
+  }
 }

@@ -6,13 +6,13 @@ import Memory
 
 /// A file with a function that writes its text.
 final class TextNode: PseudoNode {
-  private let produce: ProcessFileSystem.Produce
-  private let consume: ProcessFileSystem.Consume?
+  private let produce: TextTree.Produce
+  private let consume: TextTree.Consume?
   private let fileOwner: (userID: UInt32, groupID: UInt32)
 
   init(
     _ fileSystem: FileSystem, inode: UInt64, mode: UInt32, owner: (userID: UInt32, groupID: UInt32) = (0, 0),
-    consume: ProcessFileSystem.Consume? = nil, produce: @escaping ProcessFileSystem.Produce
+    consume: TextTree.Consume? = nil, produce: @escaping TextTree.Produce
   ) {
     self.produce = produce
     self.consume = consume
@@ -35,14 +35,14 @@ final class TextNode: PseudoNode {
 
 /// An open one: keeps the text from the first read, or the last from the start, on.
 private final class TextFile: OpenFile {
-  private let produce: ProcessFileSystem.Produce
-  private let consume: ProcessFileSystem.Consume?
+  private let produce: TextTree.Produce
+  private let consume: TextTree.Consume?
   private let lock = Mutex()
   private var text: [UInt8]?
 
   init(
-    _ vnode: Vnode, at location: Location, _ flags: OpenFlags, _ produce: @escaping ProcessFileSystem.Produce,
-    _ consume: ProcessFileSystem.Consume?
+    _ vnode: Vnode, at location: Location, _ flags: OpenFlags, _ produce: @escaping TextTree.Produce,
+    _ consume: TextTree.Consume?
   ) {
     self.produce = produce
     self.consume = consume

@@ -42,6 +42,11 @@ INSTRUCTION _Bool instruction_rdrand(uint64_t *value) {
   return ok;
 }
 
+/// CPUID: the leaf in *a, the subleaf in *c; the answer in all four.
+INSTRUCTION void instruction_cpuid(uint32_t *a, uint32_t *b, uint32_t *c, uint32_t *d) {
+  __asm__ volatile("cpuid" : "+a"(*a), "=b"(*b), "+c"(*c), "=d"(*d));
+}
+
 /// XGETBV of register 0.
 INSTRUCTION uint64_t instruction_xgetbv(void) {
   uint32_t low, high;

@@ -193,6 +193,9 @@ struct ProgramLoader {
     try UserSpan(VirtualAddress(stackPointer), count: used).write(
       from: UnsafeRawBufferPointer(rebasing: buffer[(byteCount &- used)...]))
     noteStrings(top: top, path: path, arguments: arguments, environment: environment)
+    // Behind argc and the two lists of pointers.
+    let vector = VirtualAddress(stackPointer) + (arguments.count &+ environment.count &+ 3) &* 8
+    process.auxiliaryRange = VirtualRange(start: vector, end: vector + InitialStack.auxiliaryCount &* 16)
     return VirtualAddress(stackPointer)
   }
 

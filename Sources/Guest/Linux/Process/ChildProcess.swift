@@ -70,6 +70,7 @@ extension Process {
     name = parent.name
     argumentRange = parent.argumentRange
     environmentRange = parent.environmentRange
+    auxiliaryRange = parent.auxiliaryRange
   }
 
   /// The process that made this one; nil for the first.

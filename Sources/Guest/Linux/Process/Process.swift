@@ -87,6 +87,8 @@ public final class Process {
   /// Where argv's and envp's strings lie in program memory, for /proc.
   var argumentRange = VirtualRange(start: .zero, end: .zero)
   var environmentRange = VirtualRange(start: .zero, end: .zero)
+  /// The auxiliary vector, likewise.
+  var auxiliaryRange = VirtualRange(start: .zero, end: .zero)
 
   init(
     identifier: Int32, addressSpace: AddressSpace, descriptors: DescriptorTable, context: FileSystemContext,

@@ -15,21 +15,21 @@ public enum ProcessFiles {
   public static func add(to tree: ProcessFileSystem) {
     add(tree, "cmdline", arguments)
     add(tree, "environ", environment)
+    add(tree, "auxv", auxiliaryVector, mode: 0o400)
     addThreadFiles(to: tree)
-    add(tree, "maps", maps)
+    addMappingFiles(to: tree)
     add(tree, "statm", statm)
     add(tree, "limits", limits)
-    tree.add("version") { (text) throws(Errno) in text.append("Linux version 6.1.0-osv (OSv) #1 SMP\n") }
-    tree.add("cpuinfo", cpuInformation)
     tree.add("stat", systemStat)
     tree.add("interrupts", interrupts)
-    tree.add("sys/kernel/osrelease") { (text) throws(Errno) in text.append("6.1.0-osv\n") }
+    addSystemTexts(to: tree)
   }
 
-  private static func add(
-    _ tree: ProcessFileSystem, _ name: StaticString, _ body: @escaping (Process, inout TextBuffer) throws(Errno) -> Void
+  static func add(
+    _ tree: ProcessFileSystem, _ name: StaticString,
+    _ body: @escaping (Process, inout TextBuffer) throws(Errno) -> Void, mode: UInt32 = 0o444
   ) {
-    tree.add(processFile: name) { (view, text) throws(Errno) in
+    tree.add(processFile: name, mode: mode) { (view, text) throws(Errno) in
       // SAFETY: the process list hands out processes only.
       try body(unsafeDowncast(view, to: Process.self), &text)
     }
@@ -44,6 +44,10 @@ public enum ProcessFiles {
     try append(process.environmentRange, &text)
   }
 
+  private static func auxiliaryVector(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
+    try append(process.auxiliaryRange, &text)
+  }
+
   private static func append(_ range: VirtualRange, _ text: inout TextBuffer) throws(Errno) {
     guard let buffer = CopyBuffer(byteCount: range.count.int) else { throw .ENOMEM }
     let count = min(range.count.int, buffer.bytes.count)
@@ -54,52 +58,6 @@ public enum ProcessFiles {
   }
 
   // MARK: Memory
-
-  private static func maps(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
-    var lines = text
-    process.addressSpace.forEachMapping { mapping in
-      lines.append(hexadecimal: mapping.range.start.rawValue, width: 8)
-      lines.append("-")
-      lines.append(hexadecimal: mapping.range.end.rawValue, width: 8)
-      lines.append(mapping.protection.contains(.read) ? " r" : " -")
-      lines.append(mapping.protection.contains(.write) ? "w" : "-")
-      lines.append(mapping.protection.contains(.execute) ? "x" : "-")
-      lines.append(mapping.isShared ? "s " : "p ")
-      lines.append(hexadecimal: mapping.offset, width: 8)
-      let device = mapping.owner?.mappingDevice ?? 0
-      lines.append(" ")
-      lines.append(hexadecimal: DeviceNumber.major(device).u64, width: 2)
-      lines.append(":")
-      lines.append(hexadecimal: DeviceNumber.minor(device).u64, width: 2)
-      lines.append(" ")
-      lines.append(mapping.owner?.mappingInode ?? 0)
-      appendPlace(mapping, &lines)
-      lines.append("\n")
-      return true
-    }
-    text = lines
-  }
-
-  private static func appendPlace(_ mapping: MappingInformation, _ text: inout TextBuffer) {
-    let label: StaticString? =
-      switch mapping.label {
-      case .none: nil
-      case .heap: "[heap]"
-      case .stack: "[stack]"
-      case .vdso: "[vdso]"
-      case .patches: "[patches]"
-      case .vvar: "[vvar]"
-      }
-    if let label {
-      text.append("                          ")
-      text.append(label)
-    } else if let owner = mapping.owner {
-      text.append("                          ")
-      var copy = text
-      owner.withMappingPath { copy.append($0) }
-      text = copy
-    }
-  }
 
   /// Pages: size, present, of those shared with a file, code, 0, data and stack, 0.
   private static func statm(_ process: Process, _ text: inout TextBuffer) throws(Errno) {
@@ -145,21 +103,6 @@ public enum ProcessFiles {
   }
 
   // MARK: The machine
-
-  private static func cpuInformation(_ text: inout TextBuffer) throws(Errno) {
-    let frequency = Boot.clockPage.pointee.frequency
-    for cpu in 0..<CPU.count {
-      text.append("processor\t: ")
-      text.append(cpu.u64)
-      text.append("\nmodel name\t: virtual CPU\ncpu MHz\t\t: ")
-      text.append(frequency / 1_000_000)
-      text.append(".")
-      text.append(frequency / 100_000 % 10)
-      text.append("00\ncpu cores\t: ")
-      text.append(CPU.count.u64)
-      text.append("\nflags\t\t: fpu tsc msr cx8 apic cmov mmx fxsr sse sse2 syscall nx lm\n\n")
-    }
-  }
 
   private static func systemStat(_ text: inout TextBuffer) throws(Errno) {
     var (busy, idle): (UInt64, UInt64) = (0, 0)

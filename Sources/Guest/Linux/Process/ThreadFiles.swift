@@ -262,7 +262,7 @@ extension ProcessFiles {
     text.append("\n")
   }
 
-  private static func appendKibibytes(_ name: StaticString, _ byteCount: UInt64, _ text: inout TextBuffer) {
+  static func appendKibibytes(_ name: StaticString, _ byteCount: UInt64, _ text: inout TextBuffer) {
     text.append(name)
     text.append(byteCount &>> 10, width: 8)
     text.append(" kB\n")

@@ -82,6 +82,12 @@ final class SignalFile: OpenFile {
     }
   }
 
+  override func describe(_ text: inout TextBuffer) {
+    text.append("sigmask:\t")
+    text.append(hexadecimal: signals.bits, width: 16)
+    text.append("\n")
+  }
+
   private func take() -> SignalInformation? {
     let (task, set) = (Task.current, signals)
     let process = task.process

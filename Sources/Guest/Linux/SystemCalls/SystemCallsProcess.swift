@@ -11,6 +11,10 @@ import VirtioABI
 /// struct utsname: six fields of 65 bytes.
 struct SystemName {
   static let fieldByteCount = 65
+  /// The fields, in their order.
+  enum Field: Int {
+    case system, host, release, version, machine, domain
+  }
   private var bytes: [390 of UInt8] = .init(repeating: 0)
 
   /// Everything but the host name is a constant: programs look at the release to decide what a kernel can do.
@@ -29,6 +33,17 @@ struct SystemName {
       bytes[Self.fieldByteCount &+ index] = hostName[index]
       index &+= 1
     }
+  }
+
+  /// A field without its NULs.
+  func bytes(of field: Field) -> [UInt8] {
+    var result: [UInt8] = []
+    var index = field.rawValue &* Self.fieldByteCount
+    while bytes[index] != 0 {
+      result.append(bytes[index])
+      index &+= 1
+    }
+    return result
   }
 
   private mutating func set(_ field: Int, _ text: StaticString) {
