@@ -1,6 +1,6 @@
 // flavours: glibc-static
-// Random changes to one file against a model in memory: writes, appends, reads, truncation, holes, stores and loads through mappings,
-// msync, fsync, closing and opening again. Arguments: a directory (else a RAM file system), a seed, how many.
+// Random changes to one file against a model in memory: writes, appends, reads, truncation, holes, zeroed and allocated ranges, copies within
+// the file, data and holes, stores and loads through mappings (behind the end too), msync, fsync, closing and opening again. Arguments: a directory (else a RAM file system), a seed, how many.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -59,7 +59,7 @@ int main(int count, char **arguments) {
   int f = open(name, O_RDWR | O_CREAT | O_TRUNC, 0644);
   if (f < 0) return perror(name), 1;
   for (step = 0; step < steps; step++) {
-    operation = (int)random_below(14);
+    operation = (int)random_below(19);
     long at = place(size), length = (long)random_below(random_below(4) ? 3000 : 60000) + 1;
     switch (operation) {
     case 0: case 1: case 2: {  // write, perhaps behind the end
@@ -105,6 +105,8 @@ int main(int count, char **arguments) {
         long from = place(length - 1);
         fill(start + from, length - from);
         memcpy(m + from, buffer, (size_t)(length - from));
+        // What is stored behind the end, in its page, is never the file's.
+        if (start + length == size) for (long i = length; i % PAGE; i++) m[i] = 0xee;
       }
       if (random_below(3) == 0 && msync(m, (size_t)length, MS_SYNC)) fail("msync", start);
       munmap(m, (size_t)length);
@@ -126,6 +128,47 @@ int main(int count, char **arguments) {
       break;
     case 12:
       if (fsync(f)) fail("fsync", 0);
+      break;
+    case 14:
+      if (at + length > LARGEST) break;
+      if (fallocate(f, FALLOC_FL_ZERO_RANGE, at, length)) {
+        if (errno != EOPNOTSUPP) fail("zero", at);
+        break;
+      }
+      memset(model + at, 0, (size_t)length);
+      grow(at + length);
+      break;
+    case 15:
+      if (at + length > LARGEST) break;
+      if (fallocate(f, random_below(2) ? FALLOC_FL_KEEP_SIZE : 0, at, length)) fail("allocate", at);
+      {
+        struct stat s;
+        fstat(f, &s);
+        if (s.st_size != size && s.st_size != at + length) fail("allocated size", (long)s.st_size);
+        if (s.st_size > size) memset(model + size, 0, (size_t)(s.st_size - size)), size = s.st_size;
+      }
+      break;
+    case 16: {  // copy within the file
+      long to = place(size);
+      if (at + length > size) length = size - at;
+      if (length <= 0 || to + length > LARGEST || (to < at + length && at < to + length)) break;
+      off_t source = at, target = to;
+      ssize_t n = copy_file_range(f, &source, f, &target, (size_t)length, 0);
+      if (n < 0 && (errno == EXDEV || errno == EOPNOTSUPP)) break;
+      if (n != length) fail("copy", n);
+      memmove(model + to, model + at, (size_t)length);
+      grow(to + length);
+      break;
+    }
+    case 17: {  // where there is said to be a hole, there are zeros
+      off_t hole = lseek(f, at, SEEK_HOLE), data = hole < 0 ? -1 : lseek(f, hole, SEEK_DATA);
+      if (at < size && (hole < at || hole > size)) fail("hole", (long)hole);
+      if (hole < 0) break;
+      for (long i = (long)hole; i < (data < 0 ? size : (long)data); i++) if (model[i]) fail("hole with data", i);
+      break;
+    }
+    case 18:
+      if (ftruncate(f, size)) fail("truncate to the same", size);
       break;
     case 13:
       if (close(f)) fail("close", 0);

@@ -74,7 +74,9 @@ struct VolumeTests {
     throws
   {
     try withTwoFolders { native, guest in
-      let arguments = ["\(seed)", "1500"]
+      // OSV_LONG: as many as one likes to wait for.
+      let steps = ProcessInfo.processInfo.environment["OSV_LONG"].flatMap { Int($0) } ?? 1500
+      let arguments = ["\(seed)", "\(steps)"]
       let host = try run([program("file_random"), native] + arguments)
       let inside = try vm(["--volume", "\(guest):/data,cache=\(cache)", program("file_random"), "/data"] + arguments)
       #expect(host.status == 0, "\(host.text)")
@@ -82,6 +84,24 @@ struct VolumeTests {
       #expect(inside.status == 0)
       #expect(try tree(guest) == tree(native))
     }
+  }
+
+  /// Every call on every kind of file and of path. (With cache=none each of the hundred thousand looks would be a request.)
+  @Test(arguments: ["auto", "always"], [1, 2]) func theRulesAreLinuxs(_ cache: String, cpus: Int) throws {
+    // A file system of the host that does not write to a disk: renaming over a file is slow on others.
+    let folder = "/dev/shm/osv-rules-\(UUID().uuidString)"
+    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    let host = try run(Self.rights + [program("file_rules"), folder])
+    let inside = try vm([
+      "--cpus", "\(cpus)", "--volume", "\(folder):/data,cache=\(cache)", program("file_rules"), "/data",
+    ])
+    #expect(host.status == 0 && host.text.count > 100_000, "\(host.errorText)")
+    #expect(inside.status == 0, "\(inside.errorText)")
+    let (theirs, ours) = (host.text.split(separator: "\n"), inside.text.split(separator: "\n"))
+    #expect(theirs.count == ours.count)
+    for (native, guest) in zip(theirs, ours) where native != guest { Issue.record("\(guest), natively \(native)") }
+    #expect(try FileManager.default.contentsOfDirectory(atPath: folder).isEmpty)
   }
 
   /// The commands that people use, one after the other: a machine each.

@@ -233,6 +233,13 @@ extension FileSystemContext {
     }
     try checkRemoval(vnode, source)
     if let replaced { try checkRemoval(replaced, target) } else { try checkNewName(target) }
+    // What a directory says is above it changes.
+    if source.location.vnode !== target.location.vnode {
+      if vnode.isDirectory { try vnode.checkAccess(.write, source.credentials) }
+      if flags.contains(.exchange), let replaced, replaced.isDirectory {
+        try replaced.checkAccess(.write, source.credentials)
+      }
+    }
     if vnode === replaced { return }  // Two names of one file: POSIX wants nothing done.
     if let replaced, !flags.contains(.exchange) {
       if vnode.isDirectory, !replaced.isDirectory { throw .ENOTDIR }

@@ -22,14 +22,15 @@ extension FileSystemContext {
       let place = try find(path, from: base, credentials, resolve: resolve)
       return try openTemporary(in: place, flags, mode & ~umask & FileMode.permissionMask, credentials)
     }
+    if flags.contains(.create), flags.contains(.directory) { throw .EINVAL }
     var walk = try walk(path, from: base, credentials, resolve)
     guard flags.contains(.create) else {
       let place = try walk.finish(followsLink: !flags.contains(.noFollow))
       return try open(place, flags, credentials)
     }
-    if flags.contains(.directory) { throw .EINVAL }
     while true {
-      guard walk.last == .name, !walk.hasTrailingSlash else { throw .EISDIR }
+      guard walk.last == .name else { throw flags.contains(.exclusive) ? .EEXIST : .EISDIR }
+      guard !walk.hasTrailingSlash else { throw .EISDIR }
       let (entry, isNew) = try findOrCreate(walk, flags, mode & ~umask & FileMode.permissionMask, credentials)
       let place = mounts.top(of: Location(mount: walk.location.mount, dentry: entry))
       if isNew {
@@ -83,7 +84,9 @@ extension FileSystemContext {
   /// Opens the file at a place, as if it had been found by path: what reopening through procfs does.
   public func open(_ place: Location, _ flags: OpenFlags, _ credentials: Credentials) throws(Errno) -> OpenFile {
     let vnode = place.vnode
-    let writes = flags.allowsWriting || flags.contains(.truncate)
+    // With both bits of the access mode set one needs both rights and can do neither.
+    let needsBoth = flags.rawValue & OpenFlags.accessModeMask == 3
+    let writes = flags.allowsWriting || flags.contains(.truncate) || needsBoth
     if flags.contains(.directory), !vnode.isDirectory { throw .ENOTDIR }
     switch vnode.type {
     case .symbolicLink: throw .ELOOP
@@ -93,7 +96,7 @@ extension FileSystemContext {
     default: break
     }
     var rights: AccessRights = []
-    if flags.allowsReading { rights.insert(.read) }
+    if flags.allowsReading || needsBoth { rights.insert(.read) }
     if writes { rights.insert(.write) }
     try vnode.checkAccess(rights, credentials)
     if flags.contains(.noAccessTime), !credentials.isPrivileged {

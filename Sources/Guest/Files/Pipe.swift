@@ -64,6 +64,7 @@ public final class Pipe {
   /// - Throws: ENXIO (for writing, not to block, and nobody reads), EINTR, ENOMEM.
   public func open(_ flags: OpenFlags, vnode: Vnode, at location: Location) throws(Errno) -> OpenFile {
     let (reads, writes) = (flags.allowsReading, flags.allowsWriting)
+    guard reads || writes else { throw .EINVAL }
     let waits = !flags.contains(.nonBlocking) && reads != writes
     try makeRing()
     let before = lock.withLock { () -> (readers: UInt64, writers: UInt64, hasPartner: Bool)? in

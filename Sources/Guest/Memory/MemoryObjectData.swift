@@ -170,7 +170,7 @@ extension MemoryObject {
     lock.lock()
     let old = self.byteCount
     // What stores through mappings have left behind the end is not in the file.
-    if hasPager, byteCount > old, let slot = pages.slot(old >> frameShift), PageWord(slot.pointee).isPresent {
+    if byteCount > old, let slot = pages.slot(old >> frameShift), PageWord(slot.pointee).isPresent {
       clearTail(old >> frameShift, PageWord(slot.pointee).frame)
     }
     size.store(byteCount, ordering: .releasing)

@@ -26,6 +26,12 @@ extension SystemCall {
     _ directory: UInt64, _ path: VirtualAddress, _ mode: UInt64, _ device: UInt64
   ) throws(Errno) -> Int {
     let type = mode.u32 & FileMode.typeMask == 0 ? FileType.regular : FileType(mode: mode.u32)
+    // Before the path is looked at.
+    switch type {
+    case .regular, .fifo, .socket, .characterDevice, .blockDevice: break
+    case .directory: throw .EPERM
+    default: throw .EINVAL
+    }
     try withPath(path) { (path) throws(Errno) in
       try context.makeNode(
         path, from: try base(directory), type: type, mode: mode.u32, device: device, credentials)
