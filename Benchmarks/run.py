@@ -6,7 +6,7 @@ Native and guest runs are interleaved, pinned alike, repeated, and reported as m
 bars stand in thresholds.json, on ratios and counts, and on start-up times where the project promises one.
 --check-only reads the last results and fails where a bar is missed. --quick takes fewer runs.
 """
-import argparse, json, os, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, shutil, statistics, subprocess, sys, tempfile, time
 
 import plot
 
@@ -152,6 +152,29 @@ def trees(results, runs):
         results.add(f"10,000 files: {name}", "us", g, n)
 
 
+def volume(results, runs):
+    """A directory of the host in its memory: reading, writing, walking, making files; and the messages that all of it takes."""
+    path = tool("volume")
+    folder = tempfile.mkdtemp(dir="/dev/shm")
+    try:
+        subprocess.run(["cp", "-r", tree(10_000), os.path.join(folder, "tree")], check=True)
+        subprocess.run(["dd", "if=/dev/zero", f"of={folder}/big", "bs=1M", "count=256", "status=none"], check=True)
+        commands = ([path, folder, "256"], [OSV, "--memory", "1G", "--volume", f"{folder}:/data", path, "/data", "256"])
+        samples = ({}, {})
+        for number in range(runs):
+            progress(f"{number + 1}/{runs} volume")
+            for command, sample in zip(commands, samples):
+                for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines():
+                    key, value = line.split("\t")
+                    sample.setdefault(key, []).append(float(value) / 1000)
+        progress("")
+        for key in samples[0]:
+            n, g = (statistics.median(sample[key]) for sample in samples)
+            results.add(f"volume: {key}", "us", g, n)
+    finally:
+        shutil.rmtree(folder)
+
+
 def calls(results, runs):
     """System calls in a loop, in code that may be changed and in code that may not."""
     program = tool("calls")
@@ -279,6 +302,8 @@ def main():
         "startup": lambda r: startup(r, 15 if arguments.quick else 101),
         "clocks": lambda r: program(r, "clocks", 3 if arguments.quick else 15),
         "trees": lambda r: trees(r, 3 if arguments.quick else 9),
+        "files": lambda r: program(r, "files", 1 if arguments.quick else 5),
+        "volume": lambda r: volume(r, 1 if arguments.quick else 5),
         "calls": lambda r: calls(r, 3 if arguments.quick else 9),
         "console": lambda r: console(r, 3 if arguments.quick else 9),
         "threads": lambda r: threads(r, 1 if arguments.quick else 5),
