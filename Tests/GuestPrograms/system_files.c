@@ -6,12 +6,16 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -121,6 +125,17 @@ int main(void) {
     snprintf(name, sizeof name, "/proc/%s", tables[i]);
     check(tables[i], slurp(name) > 10 && text[strlen(text) - 1] == '\n');
   }
+  struct sockaddr_un name_ = {.sun_family = AF_UNIX, .sun_path = "\0of system_files"};
+  int listener = socket(AF_UNIX, SOCK_STREAM, 0), pair[2];
+  bind(listener, (void *)&name_, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 16));
+  listen(listener, 3), socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair);
+  struct stat status;
+  fstat(pair[0], &status);
+  slurp("/proc/net/unix");
+  char *at = strstr(text, " @of system_files\n"), inode[30];
+  check("net/unix listening", at && at - text > 45 && (memcpy(name, at - 45, 45), name[45] = 0, strstr(name, "00010000 0001 01") != NULL));
+  snprintf(inode, sizeof inode, " 0005 03 %5lu\n", (unsigned long)status.st_ino);
+  check("net/unix pair", strstr(text, inode) != NULL);
   check("cgroup", slurp("/proc/self/cgroup") > 3);
   check("oom_score_adj", slurp("/proc/self/oom_score_adj") > 1 && atol(text) == 0);
   check("timerslack_ns", isNumber("/proc/self/timerslack_ns") && atol(text) == 50000);

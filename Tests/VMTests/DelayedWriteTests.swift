@@ -124,4 +124,37 @@ extension VolumeTests {
     while waitpid(child, &status, 0) < 0 && errno == EINTR {}
     #expect(try String(contentsOfFile: path, encoding: .utf8) == "old\nmine\n")
   }
+
+  /// A full file system: whoever writes, synchronises or closes hears of it, and what was written before is not lost.
+  @Test(arguments: ["auto", "always"]) func aFullFileSystemIsTold(_ cache: String) throws {
+    let folder = try temporaryFolder()
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    // A mount of its own, in a namespace of its own: gone with its last process.
+    let script = """
+      mount -t tmpfs -o size=2M full "$0" && "$1" --volume "$0:/data,cache=\(cache)" "$2" /data && stat -c '%n %s' "$0"/* &&
+      tr -d x < "$0/large" | wc -c && tr -d x < "$0/small" | wc -c
+      """
+    let outcome = try run([
+      "/usr/bin/unshare", "--mount", "--map-root-user", "/bin/sh", "-c", script, folder, osvRun, program("file_full"),
+    ])
+    let full = "No space left on device"
+    #expect(
+      outcome.text == """
+        write: \(full)
+        next write: \(full)
+        fsync: \(full)
+        end 1
+        close: \(full)
+        close or write: \(full)
+        truncate: done
+        write: done
+        fsync: done
+        close: done
+        \(folder)/large 1000
+        \(folder)/small 500
+        0
+        0
+
+        """, "\(outcome.errorText)")
+  }
 }

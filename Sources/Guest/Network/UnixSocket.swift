@@ -62,6 +62,21 @@ public final class UnixSocket: Socket {
     return (one, two)
   }
 
+  /// What /proc/net/unix tells of it. Abstract names are written with "@" for each NUL.
+  public var status: (isListening: Bool, isConnected: Bool, name: [UInt8]) {
+    lock.lock()
+    let (isListening, isConnected, address) = (backlogLimit != nil, peer != nil, name)
+    lock.unlock()
+    var text: [UInt8] = []
+    if let bytes = address?.bytes, bytes.count > 2 {
+      let isAbstract = bytes[2] == 0
+      for index in 2..<bytes.count where isAbstract || bytes[index] != 0 {
+        text.append(bytes[index] == 0 ? 0x40 : bytes[index])
+      }
+    }
+    return (isListening, isConnected, text)
+  }
+
   private var isConnectionBased: Bool { kind != .datagram }
 
   // MARK: Names

@@ -3,6 +3,7 @@ import Base
 import Files
 import Locks
 import Memory
+import Network
 import Pages
 import Platform
 import ProcFS
@@ -15,6 +16,7 @@ extension ProcessFiles {
     addRandom(to: tree)
     tree.add("loadavg", load)
     tree.add("sysvipc/shm", segments)
+    tree.add("net/unix", sockets)
     // The limits that shmctl tells.
     tree.add("sys/kernel/shmmax") { (text) throws(Errno) in append(SharedSegments.limits.largest, &text) }
     tree.add("sys/kernel/shmall") { (text) throws(Errno) in append(SharedSegments.limits.pages, &text) }
@@ -112,6 +114,38 @@ extension ProcessFiles {
     text.append(all)
     text.append(" ")
     append(TaskNumbers.last.u64, &text)
+  }
+
+  // MARK: Sockets
+
+  /// Those that somebody has a descriptor of, of all processes with a table of their own.
+  private static func sockets(_ text: inout TextBuffer) throws(Errno) {
+    text.append("Num       RefCount Protocol Flags    Type St Inode Path\n")
+    var number: Int32 = 1
+    while let found = ProcessTable.shared.next(from: number) {
+      number = found &+ 1
+      guard let process = Process.find(found), process === Process.first || process.ownsDescriptors else { continue }
+      var descriptor = 0
+      while let next = process.descriptors.next(from: descriptor) {
+        descriptor = next &+ 1
+        guard let socket = (try? process.descriptors.file(next)) as? UnixSocket else { continue }
+        append(socket, &text)
+      }
+    }
+  }
+
+  private static func append(_ socket: UnixSocket, _ text: inout TextBuffer) {
+    let status = socket.status
+    text.append("0000000000000000: 00000002 00000000 ")
+    text.append(status.isListening ? "00010000 " : "00000000 ")
+    text.append(hexadecimal: socket.kind.rawValue.u64, width: 4)
+    text.append(status.isConnected ? " 03 " : " 01 ")
+    text.append(socket.vnode.inode, width: 5)
+    if !status.name.isEmpty {
+      text.append(" ")
+      text.append(status.name)
+    }
+    text.append("\n")
   }
 
   // MARK: Segments of shared memory
