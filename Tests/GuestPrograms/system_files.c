@@ -1,4 +1,5 @@
 // flavours: glibc-static musl-static
+// linux: 6.6
 // What /proc and /sys tell, against what the program knows by other ways: files that libraries, servers and tools of the system read.
 #define _GNU_SOURCE
 #include <elf.h>
