@@ -20,6 +20,8 @@ open class FileSystem {
 
   // All of them, for `shrinkAll`.
   private static let allLock = Mutex()
+  // SAFETY: the list and its links are touched with `allLock`. Who is in it is there as long as that is held, for a `deinit`
+  // takes it out first. It is used without being counted: whoever let go last would come to `deinit` with the lock.
   nonisolated(unsafe) private static var first: Unmanaged<FileSystem>?
   private var nextInAll: Unmanaged<FileSystem>?
   private var previousInAll: Unmanaged<FileSystem>?
@@ -31,18 +33,20 @@ open class FileSystem {
     device = DeviceNumber.make(0, FileSystem.lastMinor.wrappingAdd(1, ordering: .relaxed).newValue)
     FileSystem.allLock.lock()
     nextInAll = FileSystem.first
-    FileSystem.first?.takeUnretainedValue().previousInAll = Unmanaged.passUnretained(self)
-    FileSystem.first = Unmanaged.passUnretained(self)
+    let entry = Unmanaged.passUnretained(self)
+    if let next = FileSystem.first { next._withUnsafeGuaranteedRef { $0.previousInAll = entry } }
+    FileSystem.first = entry
     FileSystem.allLock.unlock()
   }
 
   deinit {
     FileSystem.allLock.lock()
-    nextInAll?.takeUnretainedValue().previousInAll = previousInAll
-    if let previousInAll {
-      previousInAll.takeUnretainedValue().nextInAll = nextInAll
+    let (next, previous) = (nextInAll, previousInAll)
+    if let next { next._withUnsafeGuaranteedRef { $0.previousInAll = previous } }
+    if let previous {
+      previous._withUnsafeGuaranteedRef { $0.nextInAll = next }
     } else {
-      FileSystem.first = nextInAll
+      FileSystem.first = next
     }
     FileSystem.allLock.unlock()
   }
@@ -68,9 +72,10 @@ open class FileSystem {
     defer { allLock.unlock() }
     var given = 0
     var next = first
-    while given < limit, let fileSystem = next?.takeUnretainedValue() {
-      given &+= fileSystem.shrink(limit &- given)
-      next = fileSystem.nextInAll
+    while given < limit, let entry = next {
+      let wanted = limit &- given
+      given &+= entry._withUnsafeGuaranteedRef { $0.shrink(wanted) }
+      next = entry._withUnsafeGuaranteedRef { $0.nextInAll }
     }
     return given
   }

@@ -140,6 +140,8 @@ extension MemoryObject {
 /// All objects with a pager: what can be forgotten when memory is short.
 enum PageCache {
   private static let lock = Mutex()
+  // SAFETY: the list and its links are touched with `lock`. Who is in it is there as long as that is held, for a `deinit`
+  // takes it out first. It is used without being counted: whoever let go last would come to `deinit` with the lock.
   nonisolated(unsafe) private static var first: Unmanaged<MemoryObject>?
   nonisolated(unsafe) private static var last: Unmanaged<MemoryObject>?
   nonisolated(unsafe) private static var count = 0
@@ -162,7 +164,7 @@ enum PageCache {
     let entry = Unmanaged.passUnretained(object)
     object.nextObject = nil
     object.previousObject = last
-    if let last { last.takeUnretainedValue().nextObject = entry } else { first = entry }
+    if let last { last._withUnsafeGuaranteedRef { $0.nextObject = entry } } else { first = entry }
     last = entry
     count &+= 1
   }
@@ -170,8 +172,8 @@ enum PageCache {
   private static func unlink(_ object: MemoryObject) {
     let next = object.nextObject
     let previous = object.previousObject
-    if let next { next.takeUnretainedValue().previousObject = previous } else { last = previous }
-    if let previous { previous.takeUnretainedValue().nextObject = next } else { first = next }
+    if let next { next._withUnsafeGuaranteedRef { $0.previousObject = previous } } else { last = previous }
+    if let previous { previous._withUnsafeGuaranteedRef { $0.nextObject = next } } else { first = next }
     count &-= 1
   }
 
@@ -181,9 +183,9 @@ enum PageCache {
     defer { lock.unlock() }
     var sum = 0
     var next = first
-    while let object = next?.takeUnretainedValue() {
-      sum &+= object.pageTotal
-      next = object.nextObject
+    while let entry = next {
+      sum &+= entry._withUnsafeGuaranteedRef { $0.pageTotal }
+      next = entry._withUnsafeGuaranteedRef { $0.nextObject }
     }
     return sum
   }
@@ -196,17 +198,18 @@ enum PageCache {
     lock.lock()
     for round in 0..<3 {
       var turns = count
-      while given < pages, turns > 0, let object = first?.takeUnretainedValue() {
+      while given < pages, turns > 0, let entry = first {
         turns &-= 1
-        if let count = shrink(object, pages &- given, round < 2 ? .unused : .any) {
+        let wanted = pages &- given
+        if let count = entry._withUnsafeGuaranteedRef({ shrink($0, wanted, round < 2 ? .unused : .any) }) {
           given &+= count
         } else {
           wasBusy = true
         }
         // Where enough was found, the next look begins here again.
         if given < pages {
-          unlink(object)
-          append(object)
+          entry._withUnsafeGuaranteedRef { unlink($0) }
+          entry._withUnsafeGuaranteedRef { append($0) }
         }
       }
     }
