@@ -3,6 +3,9 @@
 // A member is in one list of a kind at a time and knows whether it is in one. Its owner keeps it alive and in place.
 // Invariants: `first` has no previous, `last` no next; both are nil together; a member's `isLinked` is true just while
 // it is between (or at) them.
+//
+// SAFETY of all: a member's owner keeps it alive and in place while it is linked. Links are nil or members of the same list;
+// they are touched by the list's calls only, and whoever makes one that changes the list is alone with it.
 
 /// A member's links; the list's alone.
 public struct ListLinks<Member: ~Copyable> {

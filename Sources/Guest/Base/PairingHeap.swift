@@ -4,6 +4,9 @@
 // needs no array that could be full, and over a red-black tree because nothing needs the order of all.
 // Invariants: the root precedes (or equals) all; every node precedes its children; `previous` of a node is its left
 // sibling or, for a leftmost child, its parent; the root has neither sibling nor previous. Depth of recursion: none.
+//
+// SAFETY of all: a node's owner keeps it alive and in place while it is in a heap. Links are nil or nodes of the same heap;
+// they are touched by the heap's calls only, and whoever makes one that changes the heap is alone with it.
 
 /// The links of a node in a `PairingHeap`; the heap's alone.
 public struct PairingLinks<Node: ~Copyable> {

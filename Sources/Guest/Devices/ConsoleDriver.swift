@@ -200,6 +200,7 @@ public final class ConsoleDriver {
       self.terminalInput = terminalInput
     }
     // Interrupts come back to this object by a reference that does not count: it stays for ever.
+    // SAFETY: one reference, never given up: those below and the device's interrupts do not count theirs.
     _ = Unmanaged.passRetained(self)
     input.onChange = { [unowned(unsafe) self] in self.onInputChange?() }
     control.onChange = { [unowned(unsafe) self] in

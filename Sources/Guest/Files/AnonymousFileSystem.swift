@@ -63,8 +63,10 @@ public final class AnonymousFileSystem: FileSystem {
   }
 
   #if HOSTED
+    // SAFETY: made once, by the first use; a mount is made to be shared.
     nonisolated(unsafe) private static let hosted = makeMount()
   #else
+    // SAFETY: set once at boot, before the first pipe, and so before all who look.
     nonisolated(unsafe) private static var instance: Mount? = nil
   #endif
 

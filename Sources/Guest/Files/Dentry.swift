@@ -34,5 +34,6 @@ public final class Dentry {
     self.init(parent: nil, name: name, vnode: vnode, validUntil: .max)
   }
 
+  // SAFETY: a number for the hash, never followed; entries of a chain keep their parents, whose addresses stay theirs.
   var address: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
 }

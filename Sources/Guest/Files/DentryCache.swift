@@ -7,6 +7,9 @@
 //
 // Order of locks: directory locks, then `topology`, then a shard's. Renames take `topology` for writing; paths and ".."
 // are read under it. Lookups need only the shard.
+//
+// SAFETY of all: what is unwrapped unchecked is the parent of an entry that is in a chain, or that is renamed; only roots
+// have none, and those are neither. A parent changes under `topology` and while its entry is in no chain.
 import Base
 import Locks
 import Platform

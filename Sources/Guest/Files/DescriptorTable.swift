@@ -110,6 +110,7 @@ public final class DescriptorTable {
     try removed(file)
   }
 
+  // SAFETY: a number, never followed; a table's descriptors are closed, and its locks with them, before it ends.
   /// Its name as an owner of locks.
   public var lockOwner: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
 

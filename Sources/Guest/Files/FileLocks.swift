@@ -142,6 +142,7 @@ struct LockWait {
 /// Which processes wait for which, for ranges of all files.
 enum LockWaits {
   private static let lock = Mutex()
+  // SAFETY: the list and its links are touched with `lock`; a wait lies in its waiter's frame until `end` has taken it out.
   nonisolated(unsafe) private static var first: UnsafeMutablePointer<LockWait>? = nil
   /// How far a chain of waits is followed.
   private static var deepest: Int { 10 }

@@ -8,6 +8,7 @@ import Memory
 /// The limit of the process that calls.
 public enum FileSizeLimit {
   private static let isInUse = Atomic<Bool>(false)
+  // SAFETY: both are set once at boot, before the first program; C function pointers.
   nonisolated(unsafe) private static var limit: (@convention(c) () -> UInt64)? = nil
   nonisolated(unsafe) private static var exceeded: (@convention(c) () -> Void)? = nil
 

@@ -49,6 +49,8 @@ open class OpenFile: MappingOwner {
     location.use(-1, writes: isWritable)
   }
 
+  // SAFETY: a number, never followed. No other open file has it meanwhile: its locks go in `deinit`, before its memory can
+  // be another's.
   /// Its name as an owner of locks.
   public final var lockOwner: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
 

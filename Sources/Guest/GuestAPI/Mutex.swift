@@ -1,4 +1,6 @@
 // Locks for threads of the program: the kernel's own algorithms, over the program's words (ProgramWord).
+// SAFETY of all: that these objects are shared unchecked: what is in them, a `core`, never changes but for its words, which
+// are atomic (or the holder's), and an object does not move.
 import Base
 import Locks
 

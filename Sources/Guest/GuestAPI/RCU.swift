@@ -9,6 +9,7 @@ public enum RCU {
   /// Calls that are put off until readers are gone; more than this are made by whoever adds the next.
   private static var most: Int { 64 }
 
+  // SAFETY: `later` is touched with `mutex`; the sections' words are atomic.
   private final class State: @unchecked Sendable {
     let sections: ReadSectionsCore<ProgramWord>
     let mutex = Mutex()
@@ -59,6 +60,7 @@ public enum RCU {
   }
 }
 
+// SAFETY: the pointer is an atomic word; writers come one after the other, by `writers`.
 /// A value that is read without a lock and replaced as a whole.
 public final class RCUPointer<Value>: @unchecked Sendable {
   private let pointer: RCUPointerCore<ProgramWord, Value>

@@ -26,6 +26,7 @@ private final class ThreadResult<Result> {
   var value: Result?
 }
 
+// SAFETY: the result is written by the thread before it ends, and read by who has seen its end; the rest never changes.
 /// Another thread of control in the same memory, which comes to a result. It runs on if nobody keeps this object.
 public final class Thread<Result>: @unchecked Sendable {
   private let stack: ThreadStack
@@ -112,6 +113,7 @@ private struct ThreadStack {
     Self.abandoned.mutex.withLock { Self.abandoned.stacks.append(self) }
   }
 
+  // SAFETY: `stacks` is touched with `mutex`.
   private final class Abandoned: @unchecked Sendable {
     let mutex = Mutex()
     var stacks: [ThreadStack] = []

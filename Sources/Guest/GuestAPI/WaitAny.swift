@@ -44,6 +44,7 @@ public func waitForAny(_ sources: [WaitSource], until deadline: Deadline = .neve
   }
 }
 
+// SAFETY: `next` is touched with `mutex`, and the rest never changes.
 /// Expires at a time, once or again and again. Nothing runs for it: who waits for it wakes up by itself.
 public final class Timer: @unchecked Sendable {
   private let mutex = Mutex()

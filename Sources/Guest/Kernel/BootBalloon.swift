@@ -11,6 +11,8 @@
   import VirtioABI
 
   enum BootBalloon {
+    // SAFETY: written at boot, before the watch for a surplus and the monitor's events begin, and from then on changed by
+    // the work thread alone; `startWhenNeeded` only looks whether there is one.
     nonisolated(unsafe) private static var description: BootDevice?
     private static let hasSurplus = Atomic<Bool>(false)
 

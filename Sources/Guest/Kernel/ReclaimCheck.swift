@@ -11,6 +11,8 @@
   /// The check of shrinkers that defer.
   enum ReclaimCheck {
     private static let count = 64
+    // SAFETY: the check writes them before its shrinker is registered; from then on they are the shrinker's and its call's,
+    // one at a time.
     nonisolated(unsafe) private static var frames: InlineArray<64, PhysicalAddress> = .init(
       repeating: PhysicalAddress(0))
     nonisolated(unsafe) private static var call: UnsafeMutablePointer<RCU.Call>?

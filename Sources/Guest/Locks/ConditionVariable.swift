@@ -34,4 +34,5 @@ public struct ConditionVariableCore<Word: LockWord & ~Copyable>: ~Copyable {
 public typealias ConditionVariable = ConditionVariableCore<LiveWord>
 
 // Locks are made to be shared.
+// SAFETY: all that changes is an atomic word, or guarded by such a lock; it is made to be shared.
 extension ConditionVariableCore: @unchecked Sendable where Word: ~Copyable {}

@@ -16,6 +16,7 @@
       var nextFree: UnsafeMutablePointer<Block>?
     }
 
+    // SAFETY: touched with `freeMutex`, which is a global and so never moved. Blocks are never freed.
     nonisolated(unsafe) private static var freeBlocks: UnsafeMutablePointer<Block>?
     nonisolated(unsafe) private static var freeMutex = pthread_mutex_t()
     private static let key: pthread_key_t = {

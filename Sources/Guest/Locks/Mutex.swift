@@ -144,4 +144,6 @@ public struct MutexCore<Word: LockWord & ~Copyable>: ~Copyable {
 public typealias Mutex = MutexCore<LiveWord>
 
 // Locks are made to be shared.
+// SAFETY: all that changes is an atomic word. Those of the queue hold 0 or addresses of records (`WaitRecord.at`), each in
+// the frame of a thread that does not return before its record has been taken out and told so.
 extension MutexCore: @unchecked Sendable where Word: ~Copyable {}

@@ -30,4 +30,5 @@ public struct RCUPointerCore<Word: LockWord & ~Copyable, Pointee: ~Copyable>: ~C
 public typealias RCUPointer<Pointee: ~Copyable> = RCUPointerCore<LiveWord, Pointee>
 
 // Pointers under RCU are made to be shared.
+// SAFETY: all that changes is an atomic word. (Whether what it points to may be shared is for its users to say.)
 extension RCUPointerCore: @unchecked Sendable where Word: ~Copyable, Pointee: ~Copyable {}

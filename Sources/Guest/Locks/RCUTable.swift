@@ -175,4 +175,5 @@ public struct RCUTableCore<Word: LockWord & ~Copyable>: ~Copyable {
 /// The kernel's.
 public typealias RCUTable = RCUTableCore<LiveWord>
 
+// SAFETY: all that changes is an atomic word; what chains lead to is freed behind a grace period.
 extension RCUTableCore: @unchecked Sendable where Word: ~Copyable {}

@@ -17,6 +17,9 @@
 //  3. No wake-up is missed: a reader counts itself out (read-modify-write), then looks for a `waiter`; the writer puts itself
 //     there (exchange), then looks at the counters, then sleeps.
 // Writers come one at a time, by `writers`.
+//
+// SAFETY of all: there are `stride` words for each of at least one CPU, fresh and never freed; a counter's place is within
+// them, for its CPU's number is cut off at the last one's, and a parity is 0 or 1. All words are atomic.
 
 import Base
 
@@ -94,4 +97,5 @@ public struct ReadSectionsCore<Word: LockWord & ~Copyable>: ~Copyable {
   }
 }
 
+// SAFETY: all that changes is an atomic word.
 extension ReadSectionsCore: @unchecked Sendable where Word: ~Copyable {}

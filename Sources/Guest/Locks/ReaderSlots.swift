@@ -10,6 +10,7 @@
 
 import Base
 
+// SAFETY: the words are atomic and outlive all locks; the rest never changes.
 /// The slots of all CPUs; the same for all locks of a world.
 public struct ReaderSlots<Word: LockWord & ~Copyable>: @unchecked Sendable {
   private let words: UnsafeMutablePointer<Word>?
@@ -95,6 +96,7 @@ public enum LiveReaderSlots {
       uninitialised: .allocate(capacity: ReaderSlots<LiveWord>.usualCount(cpuCount: 4)), cpuCount: 4)
     static var current: ReaderSlots<LiveWord> { slots }
   #else
+    // SAFETY: set once at boot, before a second CPU starts.
     nonisolated(unsafe) private static var words: UnsafeMutablePointer<LiveWord>? = nil
     nonisolated(unsafe) private static var cpuCount: Int = 0
 

@@ -262,4 +262,5 @@ public struct ReaderWriterLockCore<Word: LockWord & ~Copyable>: ~Copyable {
 public typealias ReaderWriterLock = ReaderWriterLockCore<LiveWord>
 
 // Locks are made to be shared.
+// SAFETY: all that changes is an atomic word.
 extension ReaderWriterLockCore: @unchecked Sendable where Word: ~Copyable {}

@@ -70,4 +70,5 @@ public struct RecursiveMutexCore<Word: LockWord & ~Copyable>: ~Copyable {
 public typealias RecursiveMutex = RecursiveMutexCore<LiveWord>
 
 // Locks are made to be shared.
+// SAFETY: all that changes is an atomic word, or the holder's.
 extension RecursiveMutexCore: @unchecked Sendable where Word: ~Copyable {}

@@ -51,4 +51,5 @@ public struct SemaphoreCore<Word: LockWord & ~Copyable>: ~Copyable {
 public typealias Semaphore = SemaphoreCore<LiveWord>
 
 // Locks are made to be shared.
+// SAFETY: all that changes is an atomic word.
 extension SemaphoreCore: @unchecked Sendable where Word: ~Copyable {}

@@ -54,4 +54,5 @@ public struct TaggedStack<Word: LockWord & ~Copyable>: ~Copyable {
 }
 
 // Made to be shared.
+// SAFETY: its one word is atomic. Links are the users', a word for each number that they push.
 extension TaggedStack: @unchecked Sendable where Word: ~Copyable {}

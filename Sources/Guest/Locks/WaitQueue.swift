@@ -260,4 +260,5 @@ public struct WaitQueueCore<Word: LockWord & ~Copyable>: ~Copyable {
 public typealias WaitQueue = WaitQueueCore<LiveWord>
 
 // Locks are made to be shared.
+// SAFETY: all that changes is an atomic word, or guarded by such a lock.
 extension WaitQueueCore: @unchecked Sendable where Word: ~Copyable {}

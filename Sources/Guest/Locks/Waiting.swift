@@ -57,6 +57,7 @@ public enum Parking {
   /// Gives a thread its permit; from any context, interrupt handlers included.
   public typealias Unpark = @convention(c) (UInt) -> Void
 
+  // SAFETY: set once at boot (`install`), before a second CPU starts and before anything can contend.
   nonisolated(unsafe) private static var currentFunction: Current? = nil
   nonisolated(unsafe) private static var parkFunction: Park? = nil
   nonisolated(unsafe) private static var unparkFunction: Unpark? = nil

@@ -8,6 +8,7 @@ import Locks
 import Pages
 import Synchronization
 
+// SAFETY: regions, tables and the break are changed with `lock` held alone; the rest is atomic, constant, or whole words.
 /// Mappings of programs, and the page tables that show them to the CPU.
 public final class AddressSpace: @unchecked Sendable {
   let tables: AddressSpaceTablesPointer

@@ -10,6 +10,8 @@ extension AddressSpace {
         let object = region.pointee.object
       else { return nil }
       return (
+        // SAFETY: a number, never followed; the region keeps the object while the lock is held, and as long as it is mapped
+        // no other has its address.
         UInt(bitPattern: Unmanaged.passUnretained(object).toOpaque()), region.pointee.objectOffset(address.rawValue)
       )
     }

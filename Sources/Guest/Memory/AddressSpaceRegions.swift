@@ -32,6 +32,7 @@ extension AddressSpace {
 
   /// Puts a new region in, and joins it with its neighbours if they are alike.
   func adopt(_ region: RegionPointer) {
+    // SAFETY: a region that is in an object's list is in its space's tree, and `deinit` drops all of them.
     region.pointee.space = Unmanaged.passUnretained(self)
     regions.insert(region)
     region.pointee.object?.link(region)

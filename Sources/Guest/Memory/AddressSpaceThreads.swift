@@ -16,6 +16,8 @@ extension AddressSpace {
 
   /// Tells the scheduler how to switch address spaces. Boot only.
   public static func installSwitch() {
+    // SAFETY: the slot holds nothing else. The tables are there: the address space outlives its threads, and a CPU's are
+    // used once more by it.
     Scheduler.switchAddressSpace = { $0.assumingMemoryBound(to: AddressSpaceTables.self).activate() }
   }
 }

@@ -37,6 +37,8 @@ extension Pager {
   public func contentsDirtied() {}
 }
 
+// SAFETY: pages and what is known of them are touched with `lock`, the list of mappings with `mappingsLock`, the links of
+// `PageCache` with its lock; the rest is atomic or constant.
 /// Pages of one file or of shared memory.
 ///
 /// Without a pager, absent pages are zero. With `direct` memory (a file that lies in guest memory), absent pages

@@ -7,6 +7,7 @@
 
   /// The self-test of frames, heap, page tables and faults.
   public enum MemorySelfTest {
+    // SAFETY: the self-test runs on one CPU; its page-fault upcall, which looks at both, runs on the same.
     nonisolated(unsafe) private static var space: AddressSpace?
     nonisolated(unsafe) private static var faults: UInt64 = 0
 

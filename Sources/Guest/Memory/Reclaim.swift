@@ -23,6 +23,8 @@ public enum Reclaim {
   public typealias Shrinker = @convention(c) (Int) -> Int
 
   private static let capacity = 8
+  // SAFETY: set by the first `register`, which come one after the other, and read only where `count`, stored after it, is
+  // above 0.
   nonisolated(unsafe) private static var shrinkers: UnsafeMutablePointer<Shrinker>?
   private static let count = Atomic<Int>(0)
   /// Those that are asked only by who holds no lock, a bit each.

@@ -219,6 +219,7 @@ open class Socket: OpenFile {
     }
   }
 
+  // SAFETY: set once at boot, before the first program; a closure that captures nothing.
   /// Who calls, where only bytes are given (write(2)). Set once, at boot.
   nonisolated(unsafe) public static var credentialsOfCaller: (() -> SocketCredentials)? = nil
 

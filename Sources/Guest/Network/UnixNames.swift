@@ -6,6 +6,7 @@ import Locks
 /// Sockets that have a name.
 enum UnixNames {
   private static let lock = Mutex()
+  // SAFETY: the list and its links are touched with `lock`, and keep what is in them.
   nonisolated(unsafe) private static var first: UnixSocket? = nil
   private static let lastNumber = Atomic<UInt32>(0)
   private static let family: [UInt8] = [1, 0]

@@ -15,6 +15,7 @@ extension Frames {
   /// sleeping locks of others.
   public typealias SurplusHandler = @convention(c) () -> Void
 
+  // SAFETY: the same each time, written before `isWatching` is raised, and read by who has lowered it.
   nonisolated(unsafe) private static var handler: SurplusHandler?
   private static let isWatching = Atomic<Bool>(false)
 
@@ -63,6 +64,7 @@ extension Frames {
         return nil
       }
       // Counted as the kernel's until it comes back.
+      // SAFETY: a block that the allocator has given has a descriptor, and is ours.
       state.pointee.allocator.descriptor(block.frame).unsafelyUnwrapped.pointee.sizeClass = FrameUse.kernel.rawValue
       state.pointee.used[FrameUse.kernel.rawValue.int] &+= 1 << block.order
       return (PhysicalAddress(block.frame.u64 << frameShift), block.order)
@@ -105,6 +107,7 @@ public struct FrameStash: ~Copyable {
       let frame = heads[order]
       if frame != 0 {
         let address = PhysicalAddress(frame.u64 << frameShift)
+        // SAFETY: `push` put in only frames with a record, and nobody else has the frame.
         heads[order] = state.record(address).unsafelyUnwrapped.pointee.next
         frameCount &-= 1 << order
         state.pointee.stashedFrames.subtract(1 << order, ordering: .relaxed)

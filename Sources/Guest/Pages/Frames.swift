@@ -56,6 +56,7 @@ public struct FrameStatistics {
 
 /// The allocator of physical memory.
 public enum Frames {
+  // SAFETY: set once, before a second CPU starts and before anything allocates; what is behind it has locks of its own.
   nonisolated(unsafe) private static var installed: UnsafeMutablePointer<FrameState>?
 
   @inline(__always)
@@ -185,6 +186,7 @@ public enum Frames {
     return left >= state.pointee.reserve
   }
 
+  // SAFETY: a C function pointer, set once at boot.
   /// Called when few frames are left for programs, in any context that allocates for them. Installed once, at boot.
   nonisolated(unsafe) public static var wakeReclaimer: (@convention(c) () -> Void)?
 

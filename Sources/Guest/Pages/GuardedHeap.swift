@@ -69,6 +69,7 @@ struct GuardWord: Equatable {
 struct GuardedHeap: ~Copyable {
   typealias Pointer = UnsafeMutablePointer<GuardedHeap>
 
+  // SAFETY: set once at boot, by the only CPU (`enable`).
   /// The one that stands in for the kernel heap, once `enable` was called.
   nonisolated(unsafe) static var installed: Pointer?
 

@@ -12,6 +12,7 @@
     /// Bytes of the whole arena.
     public static let byteCount: UInt64 = 4 << 30
 
+    // SAFETY: made once, by the first use; whoever changes what is behind it has its locks. The arena is mapped for good.
     /// The state of `Frames` over the arena, made at the first use.
     nonisolated(unsafe) static let state: UnsafeMutablePointer<FrameState>? = {
       let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
@@ -39,6 +40,7 @@
     /// - Returns: where they are.
     public static func placeFile(_ bytes: [UInt8]) -> PhysicalAddress {
       let place = place(byteCount: bytes.count.u64)
+      // SAFETY: `place` gave that many bytes of the arena to nobody else.
       LinearMap.pointer(place).copyMemory(from: bytes, byteCount: bytes.count)
       return place
     }

@@ -65,6 +65,7 @@ public enum KernelHeap {
     return reclaim(.max) ? tryAllocate(byteCount: byteCount, alignment: alignment) : nil
   }
 
+  // SAFETY: a C function pointer, set once at boot.
   /// Asked for so many pages when memory is out, where the caller may sleep; says whether it gave any. It takes no lock that may be
   /// held around an allocation. Installed once, at boot, by the module that has something to give.
   nonisolated(unsafe) public static var reclaim: (@convention(c) (Int) -> Bool)?

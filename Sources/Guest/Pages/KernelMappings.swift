@@ -8,10 +8,13 @@ import Synchronization
 
 /// The kernel's own tree of page tables.
 public enum KernelMappings {
+  // SAFETY: set at boot by the only CPU; from then on touched with `mappingLock`, but for `table` and `firstStack`, which
+  // stay as they are.
   nonisolated(unsafe) static var table = PageTable(root: PhysicalAddress(0))
   nonisolated(unsafe) static var firstStack = VirtualAddress(0)
   nonisolated(unsafe) static var nextStack = VirtualAddress(0)
   nonisolated(unsafe) static var nextWindow = VirtualAddress(0)
+  // SAFETY: as those above, with `mappingLock`; stacks in the two lists belong to nobody.
   /// Lowest byte of the first free stack; each has the next one's address in its first word.
   nonisolated(unsafe) static var freeStacks = VirtualAddress(0)
   /// First address of a free stack without memory; the entry of its first page has the next one's address.

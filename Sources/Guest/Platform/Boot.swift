@@ -4,6 +4,7 @@ import VirtioABI
 
 /// The boot information, and the tables and strings that hang on it.
 public enum Boot {
+  // SAFETY: set once, before anything reads it, to memory that stays.
   nonisolated(unsafe) private static var pointer: UnsafePointer<BootInformation>? = nil
 
   /// The head. Set by `Platform.start` (or by a unit test through `install`), before anything reads it.

@@ -67,4 +67,5 @@ public enum CPUSlot: UInt64 {
   case test = 15
 }
 
+// SAFETY: set once, by the boot CPU before there is another.
 nonisolated(unsafe) var cpuCount: Int = 1

@@ -1,4 +1,7 @@
 // Time: the TSC, made nanoseconds by the clock page that the monitor keeps.
+// SAFETY of all: the page is osv-run's, laid down before the kernel starts, for good. What may change is read between two
+// looks at its sequence number; `cycles(at:)` reads the base and the rate alone, which do not. `timerShortestCycles` is set
+// at boot by the only CPU; `hostedTimerDeadline` is for the one unit test that looks at it.
 import Base
 import Instructions
 import VirtioABI

@@ -144,6 +144,7 @@ public enum ExtendedState {
   }
 }
 
+// SAFETY: set by the boot CPU before there is another; the others set them to the same once more (`start`).
 nonisolated(unsafe) private var extendedStateMask: UInt64 = 3
 nonisolated(unsafe) private var extendedStateByteCount: Int = 512
 nonisolated(unsafe) private var extendedStateMethod: ExtendedState.Method = .fxsave

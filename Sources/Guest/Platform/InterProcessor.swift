@@ -40,6 +40,7 @@ public enum InterProcessor {
 }
 
 #if HOSTED
+  // SAFETY: counts for unit tests: interrupts that several of their threads send at once may be counted as one.
   nonisolated(unsafe) private var hostedInterruptsSent: Int = 0
   nonisolated(unsafe) private var hostedLastInterrupt: (vector: UInt32, cpu: Int) = (0, 0)
 #endif

@@ -45,5 +45,7 @@ public enum InterruptTable {
   }
 }
 
+// SAFETY: never moved. A vector's entry is written before its source can interrupt, and by no two CPUs; counts of CPUs that
+// race may be lost.
 nonisolated(unsafe) var interruptEntries: InlineArray<256, InterruptTable.Entry> = InlineArray(
   repeating: InterruptTable.Entry(handler: nil, context: nil, count: 0))

@@ -5,6 +5,7 @@ import VirtioABI
 
 /// Where physical addresses appear.
 public enum LinearMap {
+  // SAFETY: set once, by the boot CPU before there is another (by unit tests, when their arena is made).
   nonisolated(unsafe) private static var baseAddress: UInt64 = 0
 
   /// The virtual address of physical address 0.

@@ -33,6 +33,8 @@
     }
   }
 
+  // SAFETY: written by whoever has `monitorTextBusy`; one that has waited in vain for a CPU that died may garble its line,
+  // within the buffer.
   nonisolated(unsafe) private var monitorText: MonitorBuffer = MonitorBuffer()
   private let monitorTextBusy = Atomic<Bool>(false)
 

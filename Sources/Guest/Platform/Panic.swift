@@ -159,6 +159,7 @@ public func panic(_ message: StaticString, _ value: UInt64? = nil) -> Never {
     }
   }
 
+  // SAFETY: of the CPU that panics; another one that panics at the same time may garble the text, within the buffer.
   nonisolated(unsafe) private var panicText: MonitorBuffer = MonitorBuffer()
   nonisolated(unsafe) private var panicCount: Int = 0
   nonisolated(unsafe) private var panicDepth: Int = 0

@@ -22,4 +22,5 @@ public enum Platform {
   }
 }
 
+// SAFETY: set once, by the boot CPU before there is another.
 nonisolated(unsafe) var platformIsPVM: Bool = false

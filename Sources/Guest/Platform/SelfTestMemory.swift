@@ -15,6 +15,8 @@
   extension SelfTestCheck {
     /// Lengths to 300 at some alignments, overlaps both ways; bytes around must stay.
     static func memoryFunctions(_ bench: TestBench, _ report: inout SelfTestReport) {
+      // SAFETY: `samples` is a page of the bench's; its words are not in use during this check, and all offsets below are
+      // within 1024.
       let area = UnsafeMutableRawPointer(bench.samples).assumingMemoryBound(to: UInt8.self)
       func fill() {
         for index in 0..<896 { area[index] = pattern(index) }

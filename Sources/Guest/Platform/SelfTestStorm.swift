@@ -283,6 +283,7 @@
 
   private let nonMaskableCount = Atomic<UInt64>(0)
   private let isOver = Atomic<Bool>(false)
+  // SAFETY: set before the storm begins; `failedCheck` also by whoever finds a failure: any of several will do.
   nonisolated(unsafe) private var damage: Storm.Damage = .none
   nonisolated(unsafe) private var limit: UInt64 = 0
   nonisolated(unsafe) private var timeLimit: UInt64 = 0

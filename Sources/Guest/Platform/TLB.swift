@@ -82,6 +82,7 @@ public enum TLB {
 }
 
 #if HOSTED
+  // SAFETY: whole words for unit tests: flushes of several threads at once may be counted as one.
   nonisolated(unsafe) private var hostedFlushes: Int = 0
   nonisolated(unsafe) private var hostedRoot: PhysicalAddress = PhysicalAddress(0)
 

@@ -6,6 +6,7 @@
   import Synchronization
   import VirtioABI
 
+  // SAFETY: set before the upcalls that look at it, by the thread of the self-test.
   nonisolated(unsafe) var testBench: TestBench? = nil
 
   /// One thread of the bench.
@@ -269,6 +270,8 @@
     case refuse, map, mapAndFlush
   }
 
+  // SAFETY: the checks run one after the other on one CPU; what their programs' calls and exceptions leave here is looked at
+  // afterwards.
   nonisolated(unsafe) var testResult: UInt64 = 0
   nonisolated(unsafe) var testExceptions: UInt64 = 0
   nonisolated(unsafe) var testSteps: UInt64 = 0

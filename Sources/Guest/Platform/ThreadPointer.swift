@@ -23,5 +23,6 @@ public enum ThreadPointer {
 }
 
 #if HOSTED
+  // SAFETY: a whole word, for unit tests: one stands for all threads' registers.
   nonisolated(unsafe) private var hostedThreadPointer: UInt64 = 0
 #endif

@@ -2,6 +2,10 @@
 //
 // They are C function pointers: a call is a load and a jump, with no reference counting. None is optional once
 // interrupts are on in a system that runs programs; before that, an event without an upcall is a panic.
+//
+// SAFETY of all: each is set before anything can call it: `preempt` before a second CPU schedules, the others before the
+// first program runs. The self-tests' are set and taken back while no program runs. A C function pointer is an address and
+// nothing else.
 import Base
 import Instructions
 

@@ -69,6 +69,7 @@ struct Deferring: ~Copyable {
   /// How often this grace period has been looked at.
   var looks: Int = 0
 
+  // SAFETY: set once (`begin`), before there is a work thread and who defers.
   nonisolated(unsafe) private(set) static var shared: UnsafeMutablePointer<Deferring>? = nil
 
   /// More calls than this are pressing.
@@ -122,6 +123,7 @@ private func deferringMain(_ argument: UnsafeMutableRawPointer?) { Deferring.sha
 /// Grace periods of the running machine, for who does not wait for them.
 private enum GracePeriodClock {
   #if GUEST
+    // SAFETY: the work thread's alone.
     nonisolated(unsafe) private static var period: GracePeriod?
 
     static func begin() -> UInt {

@@ -1,5 +1,8 @@
 // The scheduler's stand-in for unit tests on the host: a thread is a pthread, locks park on the host (no `Parking.install`),
 // and one pthread keeps the timers, with the real timer queue.
+// SAFETY of all: control blocks and the timers are never freed, and a host thread's `CPU.currentThread` is what `adopt` put
+// there. A block's plain fields are written before its thread starts, or by that thread; `timers` is touched under
+// `timerLock` alone.
 #if HOSTED
   import Base
   import Glibc

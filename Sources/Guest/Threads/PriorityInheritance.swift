@@ -11,6 +11,10 @@
 //
 // Which lock a wait is for is known to the layer that owns the locks, which says who has each one now. Only real-time
 // priorities are inherited: ordinary threads get on whatever the others do.
+//
+// SAFETY of all: control blocks are never freed, and a wait lies in its waiter's frame until `end` has taken it out of the
+// heap that it was in. Links, owners and priorities are touched under `lock`; whose wait it is never changes, and a thread's
+// policy is atomic.
 import Base
 import Locks
 

@@ -8,6 +8,9 @@
 // The running thread keeps the CPU until it is ahead of the first in the queue by `slice` of its own time: two equal ones
 // change places every 2 * slice. A thread that wakes takes the CPU at once if it is behind by `lead`, or, woken by an event rather
 // than by the running thread, by a fraction of that: a sleeper's latency is not bought with switches between the two.
+//
+// SAFETY of all: nodes lie in control blocks, which are neither moved nor freed. A queue, the nodes in it and that of the
+// thread that runs are their CPU's, with interrupts off; other CPUs look at `place` alone, which is atomic.
 
 import Base
 import Instructions

@@ -13,6 +13,7 @@
 
   /// The scheduler.
   public enum Scheduler {
+    // SAFETY: a C function pointer, set once at boot before a thread has an address space.
     /// Called with interrupts off when a thread gets the CPU whose `ThreadSlot.addressSpace` is not nil and not what
     /// `CPUSlot.addressSpace` holds: makes that address space the CPU's and sets the CPU slot. Set by Memory, once.
     nonisolated(unsafe) public static var switchAddressSpace: (@convention(c) (UnsafeMutableRawPointer) -> Void)? = nil
@@ -28,6 +29,7 @@
       let periods: GracePeriods
       var schedulers: InlineArray<64, UnsafeMutablePointer<CPUScheduler>?> = InlineArray(repeating: nil)
     }
+    // SAFETY: set once (`makeShared`), by the only CPU, before scheduling begins.
     nonisolated(unsafe) private static var sharedPointer: UnsafeMutablePointer<Shared>? = nil
     @inline(__always) static var shared: UnsafeMutablePointer<Shared> { sharedPointer.unsafelyUnwrapped }
 

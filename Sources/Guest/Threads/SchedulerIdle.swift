@@ -5,6 +5,10 @@
 // `pollTime` doubles when a wait was short, and halves when it was long. Where it polls in vain again and again although waits are short,
 // the other CPU does not run while it does (the host has fewer CPUs free than the guest): then it polls least, and tries anew
 // now and then. The monitor has KVM poll further, on the host (Machine: halt polling), before the CPU really sleeps.
+//
+// SAFETY of all: `here` is this CPU's scheduler, which is never freed and which its idle thread never leaves. With
+// interrupts on, only atomic words of it are touched, what the idle thread alone changes (`pollTime`, `vainPolls`), and
+// `loaded`, which is looked at again with interrupts off.
 #if GUEST
   import Base
   import Instructions

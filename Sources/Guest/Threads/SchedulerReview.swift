@@ -8,6 +8,9 @@
 // and looks at the word after that. So either that CPU sees the new word when it queues the thread, or the changer sees the CPU and
 // sends it the thread for review, which comes after, because the CPU queues with interrupts off. A thread that has gone on by then is
 // sent after. `isInReview` is lowered before the word is looked at, so a later change makes another review.
+//
+// SAFETY of all: control blocks and the CPUs' schedulers are never freed. A thread's run node is touched by the CPU that has
+// it, with interrupts off; all that a changer on another CPU touches is atomic.
 #if GUEST
   import Base
   import Instructions

@@ -4,6 +4,10 @@
 // may use is idle: a switch is cheaper than anything between CPUs. Else on an idle CPU, the one it ran on last if that is
 // among them: without an interrupt if that CPU is still polling. What this gets wrong is put right within `patience` by the
 // CPU whose threads wait, or sooner by an idle CPU that asks it to.
+//
+// SAFETY of all: control blocks and the CPUs' schedulers are never freed, so whoever a parker, a node or a number names is
+// there. `here` is this CPU's, with interrupts off. The plain fields of a thread that sleeps are its that took it out of its
+// sleep, once (`ParkWord`), until it is queued or sent; what others look at is atomic.
 #if GUEST
   import Base
   import Instructions

@@ -3,6 +3,10 @@
 // A handle is one pointer to a control block. Control blocks are recycled and never freed: a handle may be compared,
 // woken or interrupted at any time; but after a thread was joined (or, if detached, has ended) its handle may name
 // another one. Whoever keeps handles of others takes care of that.
+//
+// SAFETY of all: a handle points to a control block, which is never freed. From outside, only words that are atomic are
+// changed once the thread has started; its counts and slots are whole words that it alone writes (a slot's also its creator,
+// before), so others may see an old one.
 
 import Base
 import Locks

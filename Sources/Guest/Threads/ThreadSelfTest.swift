@@ -2,6 +2,9 @@
 //
 // Runs on a thread, after `Scheduler.begin` and, if there are more CPUs, `Scheduler.startOtherCPUs`. Figures are for people;
 // limits are generous, because the host may be busy.
+//
+// SAFETY of all: the checks run one after the other; in `shared`, what is not a lock or atomic is changed with `mutex`, or
+// while no thread of a check is left.
 #if GUEST
   import Base
   import Instructions

@@ -1,4 +1,6 @@
 // The checks of `ThreadSelfTest`.
+// SAFETY of all: an argument that stands for a number of rounds is never followed. The work item lies in the frame of its
+// check, which waits for the last call; the work thread touches no item that it has called.
 #if GUEST
   import Base
   import Instructions

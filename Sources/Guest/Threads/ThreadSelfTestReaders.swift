@@ -34,6 +34,7 @@
     let wrong = Atomic<UInt64>(0)
   }
 
+  // SAFETY: set before the threads of the check start; what it points to is freed when they, and the calls put off, are done.
   nonisolated(unsafe) private var directory: UnsafeMutablePointer<Directory>? = nil
 
   extension ThreadSelfTest {

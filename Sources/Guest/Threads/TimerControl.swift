@@ -12,6 +12,7 @@ struct TimerControl: ~Copyable {
   var context: UnsafeMutableRawPointer?
   var nextFree: UnsafeMutablePointer<TimerControl>?
 
+  // SAFETY: the list and its links are touched with `freeLock`.
   nonisolated(unsafe) private static var free: UnsafeMutablePointer<TimerControl>? = nil
   private static let freeLock = Mutex()
 

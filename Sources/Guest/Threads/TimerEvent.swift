@@ -1,4 +1,6 @@
 // TimerEvent: a function that is called at a time.
+// SAFETY of all: a handle points to a control, which is never freed; whoever arms and cancels it does so by its node's
+// atomic words, and handler and context are written before it can be armed.
 
 import Base
 import Locks

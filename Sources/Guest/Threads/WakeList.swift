@@ -70,4 +70,5 @@ struct WakeList<Word: LockWord & ~Copyable>: ~Copyable {
   }
 }
 
+// SAFETY: both words are atomic; it is made to be shared.
 extension WakeList: @unchecked Sendable where Word: ~Copyable {}

@@ -32,6 +32,7 @@ public enum WorkQueue {
     let list = WakeList<LiveWord>()
     let submissions = Semaphore()
   }
+  // SAFETY: set once (`begin`), before there is a work thread and who submits.
   nonisolated(unsafe) private static var sharedPointer: UnsafeMutablePointer<Shared>? = nil
   /// The work thread's name among waiters; 0 before it runs.
   private static let worker = LiveWord(0)

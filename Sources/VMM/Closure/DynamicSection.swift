@@ -44,6 +44,7 @@ public struct DynamicSection: Equatable, Sendable {
   /// The string table, for questions about versions; borrows the file's bytes.
   private(set) var strings = StringTable()
 
+  // SAFETY: it reads bytes that nobody writes.
   /// A string table within a file.
   struct StringTable: Equatable, @unchecked Sendable {
     // SAFETY: a slice that `ELFFile` has checked, of a mapping that lives as long as the process (or the test's buffer).

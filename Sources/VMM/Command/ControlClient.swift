@@ -12,6 +12,7 @@ enum ControlClient {
 
   /// The path as C has it; the parser has refused zero bytes.
   private static func withPath<Result>(_ path: [UInt8], _ body: (UnsafePointer<CChar>) -> Result) -> Result {
+    // SAFETY: the array's own bytes, for as long as the body runs, and a zero at their end; a CChar is a byte.
     (path + [0]).withUnsafeBytes { body($0.baseAddress!.assumingMemoryBound(to: CChar.self)) }
   }
 

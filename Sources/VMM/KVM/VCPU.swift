@@ -8,6 +8,7 @@ import CKVM
   import Glibc
 #endif
 
+// SAFETY: the run page is of the one thread that calls `run`; others store `immediate_exit` alone, one byte.
 /// A virtual CPU and the run page it shares with KVM.
 public final class VCPU: @unchecked Sendable {
   /// Its number, which is also its x2APIC id.

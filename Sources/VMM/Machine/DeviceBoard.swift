@@ -17,6 +17,7 @@ protocol BoardDevice: AnyObject {
   func notify(queue: Int)
 }
 
+// SAFETY: complete before the guest runs; devices have locks of their own.
 /// All devices of a machine.
 final class DeviceBoard: @unchecked Sendable {
   /// First physical address of the devices, and the distance between two of them.

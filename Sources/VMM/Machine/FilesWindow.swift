@@ -34,6 +34,7 @@ public struct GuestFile {
   }
 }
 
+// SAFETY: laid out in `init`; the mappings, which alone change after it, are touched with `repairs`' lock.
 /// The memory behind `GuestMemory.filesStart`, laid out once.
 final class FilesWindow: @unchecked Sendable {
   private struct Mapping {

@@ -85,6 +85,7 @@ struct GuestLayout {
       }
     }
 
+    // SAFETY: a page of guest memory, aligned; 8 + 2 descriptors a CPU, for 64 at most, are in it, and no CPU runs yet.
     let descriptors = gdtPage.host.assumingMemoryBound(to: UInt64.self)
     descriptors[2] = 0x00af_9b00_0000_ffff  // 0x10: code, 64-bit, DPL 0
     descriptors[3] = 0x00cf_9300_0000_ffff  // 0x18: data, DPL 0

@@ -10,6 +10,7 @@ import VirtioABI
   import Glibc
 #endif
 
+// SAFETY: the regions never change; what is in them is the guest's, which changes it whenever it likes.
 /// RAM and file pages of one guest. Lives as long as the process.
 public final class GuestMemory: @unchecked Sendable {
   /// Physical address from which there is no RAM below 4 GiB: devices are there.

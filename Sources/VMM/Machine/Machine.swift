@@ -97,6 +97,8 @@ public struct SharedDirectory {
   }
 }
 
+// SAFETY: complete before a second thread starts; what changes from then on is guarded by `ending`, or each CPU's own
+// (`exits`), or has locks.
 /// A virtual machine with its memory, CPUs and devices.
 public final class Machine: @unchecked Sendable {
   /// The first memory slot is at most this large: slots cost time by size, and the rest can come later.

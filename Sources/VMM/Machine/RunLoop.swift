@@ -1,4 +1,7 @@
 // A CPU's life: run, serve the exit, run again.
+// SAFETY of all: words of the clock page, which `pointer` has found in the guest's memory, mapped for the life of the
+// process; they are 8-byte aligned, and both sides change them atomically. `exits` has a record for each CPU, and each CPU's
+// thread writes its own.
 
 import CKVM
 import Jail

@@ -19,6 +19,7 @@ enum Signals {
   static let forwarded: [CInt] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGTSTP, SIGCONT]
 
   // Set once, before the handlers are installed, and only read by them.
+  // SAFETY: set once (`forward`), before the handlers are installed, and only read from then on.
   nonisolated(unsafe) private static var machine: VirtualMachine?
   nonisolated(unsafe) private static var boot: VCPU?
   nonisolated(unsafe) private static var events: UnsafeMutablePointer<UInt64>?

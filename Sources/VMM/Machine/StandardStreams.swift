@@ -9,6 +9,7 @@ import VirtioABI
 /// Standard input, output and error of this process.
 public enum StandardStreams {
   // Set once, before there is a second thread.
+  // SAFETY: set once, before there is a second thread.
   nonisolated(unsafe) private static var closed: UInt32 = 0
 
   /// Gives streams that the caller has closed to /dev/null, so that no file opened later passes for one of them; the program finds them

@@ -12,6 +12,7 @@ import VirtioABI
 import VirtioPCI
 import VirtioQueue
 
+// SAFETY: chains, numbers and `holdsStatistics` are touched with their queue's lock, the rest with `state`'s.
 /// A virtio memory balloon.
 public final class VirtioBalloon: VirtioDevice, @unchecked Sendable {
   /// Most page numbers in one request: 16 MiB.

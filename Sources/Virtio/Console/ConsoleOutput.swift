@@ -7,6 +7,7 @@ import CSystemCalls
 import Glibc
 import Synchronization
 
+// SAFETY: all but the atomic `code` and what never changes is touched with the lock of the port's queue.
 /// Writes a port's output. All but `failure` is used under the lock of the port's queue.
 final class ConsoleOutput: @unchecked Sendable {
   /// How to write without waiting for whoever reads.

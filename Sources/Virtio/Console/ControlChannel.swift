@@ -2,6 +2,9 @@
 //
 // Messages wait here until the driver has buffers for them. The lock is a leaf; messages are put into the queue under the
 // queue's lock, which is taken first.
+//
+// SAFETY of all: bytes of trivial structures, within the closures. Every message that waits was made by `append` and begins
+// with a whole head; a driver's message is a copy.
 import Synchronization
 import VirtioABI
 import VirtioQueue

@@ -10,6 +10,7 @@ import Synchronization
 import VirtioPCI
 import VirtioQueue
 
+// SAFETY: the chain is touched with the queue's lock, the rest with `state`'s, or never changes.
 /// Reads a port's input.
 final class InputPump: @unchecked Sendable {
   /// Starts a thread that runs the body.

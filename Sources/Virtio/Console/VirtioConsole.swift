@@ -12,6 +12,7 @@ import VirtioABI
 import VirtioPCI
 import VirtioQueue
 
+// SAFETY: a chain and an output are touched with their queue's lock, the host with its own; the rest never changes.
 /// The console of one virtual machine.
 public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
   /// What the console is connected to.
@@ -87,6 +88,7 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
     tell.console = self
   }
 
+  // SAFETY: set once, before a thread that looks starts.
   /// From the pump back to the console: set once, before the pump runs.
   private final class Relay: @unchecked Sendable { weak var console: VirtioConsole? }
 

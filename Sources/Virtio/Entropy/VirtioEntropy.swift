@@ -5,6 +5,7 @@ import VirtioABI
 import VirtioPCI
 import VirtioQueue
 
+// SAFETY: the chain is touched with the queue's lock.
 /// A virtio entropy source over the host's generator.
 public final class VirtioEntropy: VirtioDevice, @unchecked Sendable {
   /// Most bytes for one request: a guest cannot keep us busy with one.

@@ -9,6 +9,8 @@ import VirtioABI
 import VirtioPCI
 import VirtioQueue
 
+// SAFETY: a chain and its request buffer are touched with the lock of the queue of their number, and freed with the device,
+// when no queue serves it any more; the server has locks of its own.
 /// A virtio file system over a FUSE server.
 public final class VirtioFileSystemDevice: VirtioDevice, @unchecked Sendable {
   /// Longest request that is served, without the data of a WRITE; longer ones are answered by EINVAL. The longest is the

@@ -2,6 +2,7 @@
 import Synchronization
 import VirtioQueue
 
+// SAFETY: `queue`, and what is in it, is touched with `lock`; the rest is atomic.
 /// A queue's place in the function: empty unless the driver is there.
 final class QueueSlot: @unchecked Sendable {
   /// Notifications that nobody has answered yet.

@@ -1,4 +1,6 @@
 // The registers in the BAR, and what a write to them sets off.
+// SAFETY of all: a value's own bytes, within the closures: `count` is 1, 2, 4 or 8. The image of the common configuration is
+// 72 bytes; the registers are its first `VirtioPCICommon.byteCount`, so that 8 bytes from any of them are inside.
 import Synchronization
 import VirtioABI
 import VirtioQueue

@@ -17,6 +17,7 @@ import Synchronization
 }
 
 // Unchecked: tables are immutable once stored, and freed only with the map.
+// SAFETY: tables are written before their address is stored, releasing, and freed with the map.
 /// Guest-physical memory: RAM, and files mapped read-only.
 public final class GuestMemoryMap: @unchecked Sendable {
   /// A run of guest-physical addresses and the host memory behind it.

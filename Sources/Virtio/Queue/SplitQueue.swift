@@ -8,6 +8,7 @@
 import Synchronization
 import VirtioABI
 
+// SAFETY: all calls are made under one lock, the transport's.
 /// A live virtqueue.
 public final class SplitQueue: @unchecked Sendable {
   /// What the driver set up.

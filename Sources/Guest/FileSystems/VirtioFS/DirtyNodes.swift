@@ -122,5 +122,6 @@ extension VirtioFileSystem {
 /// The thread's life. `argument` is the file system, whose reference was given away.
 private func writeBackMain(_ argument: UnsafeMutableRawPointer?) {
   guard let argument else { return }
+  // SAFETY: `startWritingBack` counted a reference for this thread, which never ends.
   Unmanaged<VirtioFileSystem>.fromOpaque(argument).takeUnretainedValue().writeBackForEver()
 }

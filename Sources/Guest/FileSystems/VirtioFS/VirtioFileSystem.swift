@@ -3,6 +3,9 @@
 // The file system owns the table of nodes: one `VirtioNode` for each node of the server that the guest knows, with the number of
 // lookups it owes. A node that nobody else refers to may leave the table when there are too many; the server then gets its lookups
 // back, many nodes to a message. `lock` guards the table, the lookup counts and the cached attributes; nothing sleeps under it.
+//
+// SAFETY of all: the spare buffer is `bufferByteCount` bytes and belongs to whoever has taken it out under `lock`, one at a
+// time. A bucket's list is unwrapped only where it was not nil.
 import Base
 import Files
 import Locks

@@ -1,5 +1,8 @@
 // Directories of the host: one READDIRPLUS brings names, nodes and attributes, and what follows it (lookups, stats, and reading the
 // directory again) is answered from there for as long as the server allows.
+// SAFETY of all: what is unwrapped unchecked is the listing: it is there from where the loop begins it, under the node's
+// lock; `fetch` puts it back, or throws, and then nobody goes on with it. Names lie within the buffer that the server's
+// reply is in, which is ours until `withBuffer` returns.
 import Base
 import Files
 import Locks

@@ -3,6 +3,9 @@
 // Rules: it is pure (no allocation, no memory mapping, no file system), reads through a `ByteSource`, and trusts
 // nothing: every offset, size and address is checked for overflow and against its limits before it is used, so the
 // loader may compute with the results freely. It accepts what Linux accepts of x86-64 executables.
+//
+// SAFETY of all: headers are trivial structures without padding, for which any bytes will do; a source fills all of the
+// buffer that it is given, or says no, and then what is in it is not looked at.
 
 /// Where the parser reads from: a file, or bytes in memory.
 protocol ByteSource {

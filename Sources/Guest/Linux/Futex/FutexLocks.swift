@@ -7,6 +7,10 @@
 // back free locks without asking. A waiter that is woken has the lock. The waits of a lock's waiters are behind its owner: all are
 // moved, under the bucket's lock, before the next owner is woken. The running thread gives up a priority that it had inherited
 // before it wakes anybody, and looks whether it may still have the CPU when it holds no lock.
+//
+// SAFETY of all: buckets are never moved or freed. A waiter and its wait lie in the frame of the thread that waits, which
+// returns only when `sleep` has found the waiter out of its queue, by its bucket's lock, and `end` has taken the wait out of
+// the heap; whoever wakes one is done with both before (`handOver`).
 import Base
 import Locks
 import Memory

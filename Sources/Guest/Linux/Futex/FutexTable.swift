@@ -386,5 +386,6 @@ struct FutexOperation {
   }
 }
 
+// SAFETY: a global, never moved; `buckets` is the only way to it, and says who may take it.
 /// The memory of `FutexTable.buckets`.
 nonisolated(unsafe) private var futexStorage = InlineArray<1792, UInt>(repeating: 0)

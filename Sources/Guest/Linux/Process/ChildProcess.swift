@@ -15,6 +15,8 @@ import Threads
 
 /// What a parent knows of a child. In a record of its own: most processes have neither.
 final class ChildRecord {
+  // SAFETY: looked at by the child's own threads only (getppid, and `tellParent`, which keeps it), while the parent's thread
+  // waits for them and so keeps its process.
   /// Who made it; lives longer, since its thread waits.
   let parent: Unmanaged<Process>
   /// Sent to the parent at the end; nil for none.
@@ -131,6 +133,7 @@ extension Process {
       hasAny = true
     }
     for entry in created { entry.timer.clear() }
+    // SAFETY: one reference more, never given up: `ProcessTimer.process` does not count, and timers stay.
     if hasAny { _ = Unmanaged.passRetained(self) }
   }
 

@@ -12,6 +12,7 @@ import Threads
 
 /// A running program.
 public final class Process {
+  // SAFETY: set once, before the first process has a thread.
   /// The first process: its end is the machine's.
   nonisolated(unsafe) static var first: Process? = nil
 

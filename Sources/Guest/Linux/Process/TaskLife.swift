@@ -1,4 +1,7 @@
 // The beginning and the end of a task.
+// SAFETY of all: a thread's task slot holds one reference, counted in `attach` and given up in `end` when the slot is empty;
+// only the thread itself takes a task from its slot. A process outlives its tasks: until the last one has told the parent it
+// is among the parent's children, and from `passRetained` on it is kept here.
 import Base
 import Locks
 import Memory

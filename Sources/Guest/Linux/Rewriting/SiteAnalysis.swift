@@ -2,6 +2,10 @@
 //
 // A hit counts if decoding from the start of its function stays in step up to it. Behind a function's known end (hand-written
 // assembly, code without unwind records) that is not enough: there the number of the call must also be loaded nearby.
+//
+// SAFETY of all: `scratch` is its caller's for as long as the analysis is used, by one thread; of it only the
+// `loadedByteCount` bytes that were read are decoded. `CodeScan` loads words and pairs that lie within the bytes by its
+// loops' conditions.
 import Base
 
 /// Decides about the sites of one file. Not for two threads at once: they would share the scratch memory.

@@ -9,6 +9,10 @@
 //
 // RCX ends as after `syscall`: the address behind it. Displaced instructions keep their lengths, so that a place in a stub
 // and its original are the same distance from their starts.
+//
+// SAFETY of all: every write is within the buffer: `put` and `move` compare with its size first. A field to be relocated
+// lies in its instruction, which lies in the bytes that are moved (`Instruction` reads no further), and it is loaded
+// unaligned.
 import Base
 
 /// One site that jumps, in addresses of the running program.

@@ -5,6 +5,10 @@
 // instruction of the old page still begins where it did, or traps into `replacement(for:)`.
 //
 // Whoever rewrites holds the rewriter's lock (`CodeRewriter`); what has been rewritten is read without one (`SiteTable`).
+//
+// SAFETY of all: the temporary buffer is one stub and the longest window (`SiteWindow.displacedLimit`), used within the
+// closure alone; a scratch page is its owner's and freed with it. A jump's five bytes lie in one page (`fitsPage`), and that
+// page is a copy until it is published.
 import Base
 import Memory
 import Pages

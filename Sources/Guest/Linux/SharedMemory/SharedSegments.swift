@@ -153,6 +153,7 @@ enum SharedSegments {
   }
 
   private static let lock = Mutex()
+  // SAFETY: touched with `lock`; whoever finds a segment keeps it by a reference of its own.
   /// By index; an identifier is index + sequence number * 32768, so that old identifiers do not hit new segments.
   nonisolated(unsafe) private static var table: [SharedSegment?] = []
   nonisolated(unsafe) private static var sequence: Int32 = 0

@@ -2,6 +2,10 @@
 //
 // Runs on the thread's own kernel stack with interrupts enabled; the frame holds the program's registers, vector
 // registers are live in the CPU.
+//
+// SAFETY of all: a frame lies on the kernel stack of the running thread until that is back in its program. An image's buffer
+// is as large as the area (`ExtendedState.byteCount`, never less than `programByteCount`) and a line more, is its owner's
+// alone, and is freed with it.
 import Base
 import Locks
 import Memory

@@ -2,6 +2,10 @@
 // them the XSAVE image with the software words that say how large it is (arch/x86/include/uapi/asm/sigcontext.h).
 //
 // Pure: layout and checks only. Delivery and rt_sigreturn move the bytes and the registers.
+//
+// SAFETY of all: an image is a buffer of the area's size and the closing word (`ExtendedStateImage`), or what XSAVE or
+// FXSAVE wrote, 512 bytes at least; offsets below that are constants, and those behind are looked at only where the byte
+// count says that they are there. Loads are unaligned and of trivial types.
 
 /// sigcontext_64: the registers of the interrupted program.
 struct SignalContext {

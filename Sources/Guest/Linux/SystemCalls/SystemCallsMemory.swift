@@ -199,6 +199,7 @@ extension SystemCall {
   }
 }
 
+// SAFETY: the value is borrowed for as long as the body runs; its callers' are bytes without padding.
 /// The bytes of a value, for bodies that throw an `Errno`.
 @inline(__always)
 func withUnsafeBytesThrowing<T, R>(

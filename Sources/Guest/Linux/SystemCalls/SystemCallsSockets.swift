@@ -147,6 +147,7 @@ extension SystemCall {
 }
 
 extension Array where Element == UInt8 {
+  // SAFETY: the array's own elements, for as long as the body runs.
   /// The array's bytes, for a body that fills them and throws an `Errno`.
   mutating func withUnsafeMutableBytesThrowing<R>(_ body: (UnsafeMutableRawBufferPointer) throws(Errno) -> R)
     throws(Errno) -> R

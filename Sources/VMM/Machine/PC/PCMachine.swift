@@ -14,6 +14,7 @@ import VirtioQueue
   import Glibc
 #endif
 
+// SAFETY: complete before a second thread starts; what is behind it has locks of its own.
 /// A virtual PC with its memory, CPUs and devices.
 public final class PCMachine: @unchecked Sendable {
   private let configuration: MachineConfiguration
@@ -166,6 +167,7 @@ public final class PCMachine: @unchecked Sendable {
 /// SIGQUIT ends the machine and says where CPU 0 was.
 private enum PCAutopsy {
   // Set once, before the handler is installed, and only read by it.
+  // SAFETY: set once, before the handler is installed, and only read by it.
   nonisolated(unsafe) private static var boot: VCPU?
   // SAFETY: one word for good, which the handler and CPU 0's thread change atomically.
   nonisolated(unsafe) private static let asked: UnsafeMutablePointer<UInt64> = {
