@@ -51,9 +51,10 @@ test: prerequisites all ## Run every test: modules, devices, programs in VMs on 
 	@swift test --disable-xctest 2>&1 | { grep -v "Using 'dlopen' in statically linked" || true; }
 
 .PHONY: lint
-lint: ## Check formatting and the layering of the modules
+lint: ## Check formatting, the layering of the modules, and that unsafe constructs say why they are sound
 	@swift format lint --strict --recursive --configuration .swift-format Sources Tests Plugins images Benchmarks Fuzz Package.swift
 	@Tests/Lint/layers.sh
+	@Tests/Lint/safety.sh
 
 .PHONY: format
 format: ## Format every Swift file in place
