@@ -18,10 +18,9 @@ static void exceeded(int signal) {
   getrlimit(RLIMIT_CPU, &limit);
   long used = used_milliseconds();
   char text[96];
-  // Within a fifth of a second, since a tick or a busy machine may be late.
-  long seconds = (used + 500) / 1000, away = used - seconds * 1000;
-  int length = snprintf(text, sizeof text, "signal %d after %ld s%s, next at %ld of %ld\n", signal, seconds,
-                        away < 200 && away > -200 ? "" : " or so", (long)limit.rlim_cur, (long)limit.rlim_max);
+  // To the nearest second: a tick or a busy machine may be late.
+  int length = snprintf(text, sizeof text, "signal %d after %ld s, next at %ld of %ld\n", signal, (used + 500) / 1000,
+                        (long)limit.rlim_cur, (long)limit.rlim_max);
   if (write(1, text, (size_t)length) != length) _exit(1);
 }
 
