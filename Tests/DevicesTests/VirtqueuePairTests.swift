@@ -1,6 +1,7 @@
 // The driver's end of a queue: against a real device, a lying one, and many threads.
 import Base
 import Glibc
+import Locks
 import Pages
 import Platform
 import Testing
@@ -231,5 +232,21 @@ private func perform(_ channel: FUSEChannel, _ calls: [TestCall]) -> Errno? {
     } catch { #expect(error == .EIO) }
     // The device was reset, if somebody could do it.
     if result != nil { #expect(bench.function.readBAR(at: 20, count: 1) == 0) }
+  }
+
+  /// Somebody else may have taken the answer, and freed the slot, before a wait for it begins.
+  @Test func aSlotThatIsFreeAgainIsNotWaitedFor() throws {
+    HostedArena.prepare()
+    let bench = Bench(TurningDevice())
+    let queue = try #require(
+      Virtqueue(
+        size: 64, memory: KernelHeap.allocateZeroed(byteCount: Virtqueue.byteCount(size: 64), alignment: 16)!))
+    try bench.driver.start([nil, queue])
+    let call = TestCall(count: 50, pieces: 1, salt: 0)
+    let slot = try #require(try queue.add(call.segments, readable: 1, writable: 1))
+    queue.kick()
+    #expect(queue.wait(for: slot) == .woken)
+    queue.release(slot)
+    #expect(queue.wait(for: slot, until: .after(2_000_000_000, from: Clock.now())) == .woken)
   }
 }

@@ -156,7 +156,7 @@ static void start(pthread_t *thread, struct part *part) {
 static void chain(int base) {
   pthread_t threads[3];
   struct part parts[3] = {
-    {0, base, &first, NULL, 0}, {1, 15, &second, &first, 0}, {2, 30, NULL, &second, 300}};
+    {0, base, &first, NULL, 0}, {1, 15, &second, &first, 0}, {2, 30, NULL, &second, 2000}};
   for (int i = 0; i < 3; i++) start(&threads[i], &parts[i]);
   sem_post(&go[1]);
   printf("one waits: %d", awaited(numbers[0], -16));
@@ -231,7 +231,7 @@ static void requeue(void) {
   pthread_create(&waiters[0], NULL, wait_for_condition, (void *)30L);
   pthread_create(&waiters[1], NULL, wait_for_condition, (void *)20L);
   while (waits < 2) usleep(1000);
-  usleep(20000);
+  usleep(200000);
   printf("not moved: %d", running_priority(numbers[0]));
   printf(", moved %ld", futex(&condition, CMP_REQUEUE_PI, 1, (void *)5L, &first, 0));
   printf(": %d", awaited(numbers[0], -31));

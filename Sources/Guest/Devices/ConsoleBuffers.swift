@@ -98,6 +98,7 @@ final class ConsoleBuffers {
 
   /// Waits until the device is done with what was left in the queues up to now.
   func waitForStrays(interruptible: Bool, until deadline: Deadline) {
+    lock.withLock { reclaimStrays() }
     for index in 0..<Self.count {
       let (port, slot) = lock.withLock { (buffers[index].strayPort, buffers[index].straySlot) }
       if slot >= 0, queues[port].wait(for: slot, interruptible: interruptible, until: deadline) != .woken { return }

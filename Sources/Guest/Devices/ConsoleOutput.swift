@@ -45,10 +45,18 @@ final class ConsoleOutput {
   /// Entries of `gathered` that have something; written under `order`.
   private let gatheredCount = Atomic<Int>(0)
   private let timer: TimerEvent
-  private let isTimerArmed = Atomic<Bool>(false)
-  private let sendWork: UnsafeMutablePointer<WorkItem>
+  private let alarm: UnsafeMutablePointer<Alarm>
   /// How close to the last one a write must follow to be gathered, and how long gathered bytes wait, in ns; 0: not at all.
   private let window: UInt64
+
+  /// What sends gathered bytes that nothing else has sent.
+  private struct Alarm: ~Copyable {
+    let isArmed = Atomic<Bool>(false)
+    var work: WorkItem
+    init(_ work: consuming WorkItem) { self.work = work }
+  }
+  // SAFETY: the alarm is there for ever, and does not move.
+  private var sendWork: UnsafeMutablePointer<WorkItem> { withUnsafeMutablePointer(to: &alarm.pointee.work) { $0 } }
 
   /// - Parameter queues: of port 0 and of port 1.
   /// - Throws: ENOMEM.
@@ -60,19 +68,23 @@ final class ConsoleOutput {
     buffers = ConsoleBuffers(queues)
     gathered = .allocate(capacity: 2)
     gathered.initialize(repeating: Gathered(), count: 2)
-    sendWork = .allocate(capacity: 1)
+    alarm = .allocate(capacity: 1)
     timer = try TimerEvent(
       handler: { context in
-        // SAFETY: the context is the work item, which stays for ever.
-        WorkQueue.submit(context.unsafelyUnwrapped.assumingMemoryBound(to: WorkItem.self))
-      }, context: sendWork)
-    sendWork.initialize(
-      to: WorkItem(
-        { context in
-          // SAFETY: the context is a console's output, which is there for ever.
-          let output = Unmanaged<ConsoleOutput>.fromOpaque(context.unsafelyUnwrapped)
-          output._withUnsafeGuaranteedRef { $0.sendBehindTheProgram() }
-        }, context: Unmanaged.passUnretained(self).toOpaque()))
+        // SAFETY: the context is the alarm, which is there for ever.
+        let alarm = context.unsafelyUnwrapped.assumingMemoryBound(to: Alarm.self)
+        // Lowered before the work looks, raised behind a gathering: what finds it raised is seen by the work.
+        _ = alarm.pointee.isArmed.exchange(false, ordering: .sequentiallyConsistent)
+        WorkQueue.submit(withUnsafeMutablePointer(to: &alarm.pointee.work) { $0 })
+      }, context: alarm)
+    alarm.initialize(
+      to: Alarm(
+        WorkItem(
+          { context in
+            // SAFETY: the context is a console's output, which is there for ever.
+            let output = Unmanaged<ConsoleOutput>.fromOpaque(context.unsafelyUnwrapped)
+            output._withUnsafeGuaranteedRef { $0.sendGathered() }
+          }, context: Unmanaged.passUnretained(self).toOpaque())))
   }
 
   /// Writes everything, sleeping while there is no buffer or the device is not done.
@@ -211,7 +223,9 @@ final class ConsoleOutput {
     } else {
       WorkQueue.submitWhenIdle(sendWork)
       // Once a `window` at most: it stays armed though what it was armed for has gone out.
-      if !isTimerArmed.exchange(true, ordering: .relaxed) { timer.arm(at: .after(window, from: now)) }
+      if !alarm.pointee.isArmed.exchange(true, ordering: .sequentiallyConsistent) {
+        timer.arm(at: .after(window, from: now))
+      }
     }
     if isElsewhere { queues[1 &- port].kick() }
     if let full { try finish(port, full.index, full.slot) }
@@ -237,11 +251,5 @@ final class ConsoleOutput {
     guard gatheredCount.load(ordering: .relaxed) > 0 else { return }
     for port in 0..<2 where order.withLock({ addGathered(port) }) { queues[port].kick() }
     control.poll()
-  }
-
-  /// The work thread's part: the program has nothing to do, or has been at something else for too long.
-  private func sendBehindTheProgram() {
-    isTimerArmed.store(false, ordering: .relaxed)
-    sendGathered()
   }
 }

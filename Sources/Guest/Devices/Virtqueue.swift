@@ -236,17 +236,22 @@ final class Virtqueue {
   /// Whether the device is done with the slot's request.
   @inline(__always) func isDone(_ slot: Int) -> Bool { slots[slot].state.load(ordering: .acquiring) == Slot.done }
 
+  /// Whether the device has the slot's request.
+  @inline(__always) private func isOpen(_ slot: Int) -> Bool {
+    slots[slot].state.load(ordering: .acquiring) == Slot.open
+  }
+
   /// Bytes that the device wrote for a slot that is done.
   func length(_ slot: Int) -> Int { slots[slot].length.int }
 
-  /// Sleeps until the request is done, the queue has failed, or the deadline has passed.
+  /// Sleeps until the request is done (or has been, and its slot is free again), the queue has failed, or the deadline has passed.
   /// - Returns: `.interrupted` only if `interruptible`; then and after the deadline the request is still open.
   func wait(for slot: Int, interruptible: Bool = false, until deadline: Deadline = .never) -> WaitResult {
     reap()
-    if isDone(slot) { return .woken }
+    if !isOpen(slot) { return .woken }
     beginSleep()
     defer { endSleep() }
-    return slots[slot].waiters.wait(until: deadline, interruptible: interruptible) { !isDone(slot) && !hasFailed }
+    return slots[slot].waiters.wait(until: deadline, interruptible: interruptible) { isOpen(slot) && !hasFailed }
   }
 
   /// Asks for interrupts until as many calls of `endSleep`. What the device did meanwhile has been taken when this returns (or

@@ -298,14 +298,17 @@ extension UnsafeMutablePointer where Pointee == FrameState {
   }
 
   /// All that is in the depots back to the buddy allocator; within a change of the CPU's area.
-  private func drainDepots() {
-    while let node = pointee.depot.take() {
+  private func drainDepots(_ limit: Int = .max) {
+    var left = limit
+    while left > 0, let node = pointee.depot.take() {
       give(pointee.depot.entries(of: node), FrameDepot.batch)
       pointee.depot.nodes.give(node)
+      left &-= 1
     }
-    while let node = pointee.zeroed.take() {
+    while left > 0, let node = pointee.zeroed.take() {
       give(pointee.zeroed.entries(of: node), FrameDepot.batch)
       pointee.zeroed.nodes.give(node)
+      left &-= 1
     }
   }
 
@@ -322,15 +325,17 @@ extension UnsafeMutablePointer where Pointee == FrameState {
   func takeBlock(
     order: Int, _ use: FrameUse, _ local: UnsafeMutablePointer<CPULocal>? = nil
   ) -> (frame: UInt32, isZero: Bool)? {
-    if let block = pointee.lock.withLock({ take(order: order, use) }) { return block }
-    guard !pointee.depot.isEmpty || !pointee.zeroed.isEmpty else { return nil }
-    if let local { drainDepots(local) } else { withLocal { drainDepots($0) } }
-    return pointee.lock.withLock { take(order: order, use) }
+    while true {
+      if let block = pointee.lock.withLock({ take(order: order, use) }) { return block }
+      guard !pointee.depot.isEmpty || !pointee.zeroed.isEmpty else { return nil }
+      // A few batches with interrupts off, and another look.
+      if let local { drainDepots(local) } else { withLocal { drainDepots($0) } }
+    }
   }
 
   private func drainDepots(_ local: UnsafeMutablePointer<CPULocal>) {
     beginChange(local)
-    drainDepots()
+    drainDepots(4)
     endChange(local)
   }
 

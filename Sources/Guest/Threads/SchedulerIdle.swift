@@ -46,13 +46,16 @@
           WorkQueue.submit(work)
           continue
         }
+        let switches = here.pointee.switches.load(ordering: .relaxed)
         here.pointee.incoming.startLooking()
         shared.pointee.idleCPUs.bitwiseOr(1 << here.pointee.cpu.u64, ordering: .sequentiallyConsistent)
         Interrupts.enable()
         let hasWork = poll(here, from: start)
         let hasMoreWork = !hasWork && clearFrames(here)
         _ = Interrupts.disable()
-        if here.pointee.incoming.stopLooking() || hasWork || hasMoreWork || !here.pointee.queue.isEmpty {
+        // A thread that an interrupt has let run meanwhile may have left work, and has taken the CPU out of the idle ones.
+        let wasAway = here.pointee.switches.load(ordering: .relaxed) != switches
+        if here.pointee.incoming.stopLooking() || hasWork || hasMoreWork || wasAway || !here.pointee.queue.isEmpty {
           if hasWork {
             here.pointee.counts.polled.add()
             here.pointee.vainPolls = 0

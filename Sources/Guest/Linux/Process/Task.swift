@@ -97,9 +97,9 @@ public final class Task {
 enum TaskNumbers {
   private static let next = Atomic<Int32>(1)
 
-  /// A number that was not given out before. (The range of 32 bits is not exhausted: a thread takes 20 us to make.)
   /// The last one given out.
   static var last: Int32 { next.load(ordering: .relaxed) &- 1 }
 
+  /// A number that was not given out before. (The range of 32 bits is not exhausted: a thread takes 20 us to make.)
   static func allocate() -> Int32 { next.wrappingAdd(1, ordering: .relaxed).oldValue }
 }
