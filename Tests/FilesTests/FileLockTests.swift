@@ -6,7 +6,7 @@ import Testing
 
 @testable import Files
 
-@Suite(.timeLimit(.minutes(5))) struct FileLockTests {
+@Suite(.timeLimit(.minutes(15))) struct FileLockTests {
   func lock(_ owner: UInt, _ kind: Character, _ start: UInt64, _ last: UInt64 = .max) -> RangeLock {
     RangeLock(owner: owner, process: Int32(owner), isExclusive: kind == "w", start: start, last: last)
   }

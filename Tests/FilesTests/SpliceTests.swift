@@ -7,7 +7,7 @@ import Testing
 
 @testable import Files
 
-@Suite(.timeLimit(.minutes(5))) struct SpliceTests {
+@Suite(.timeLimit(.minutes(15))) struct SpliceTests {
   func file(_ contents: [UInt8] = [], _ flags: OpenFlags = .readWrite) throws -> OpenFile {
     let vnode = MemoryFile(sealable: false, executable: false)
     let file = OpenFile(

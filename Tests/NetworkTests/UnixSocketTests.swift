@@ -9,7 +9,7 @@ import Network
 import RamFS
 import Testing
 
-@Suite(.timeLimit(.minutes(5))) struct UnixSocketTests {
+@Suite(.timeLimit(.minutes(15))) struct UnixSocketTests {
   let caller: SocketCaller
 
   init() {

@@ -206,55 +206,72 @@ extension FutexTable {
     guard source != target else { throw .EINVAL }
     while true {
       lock(source, target)
-      var isRight = true
-      var (done, faulted) = (0, false)
+      var moved = Requeued()
       let found = loadWithoutFault(source.address)
-      if found == expected {
-        (done, isRight, faulted) = requeueLocked(from: source, to: target, count: moveCount &+ 1, thread)
-      }
+      if found == expected { moved = requeueLocked(from: source, to: target, count: moveCount &+ 1, thread) }
       unlock(source, target)
       Preemption.check()
-      if faulted && done == 0 {
+      if let refusal = moved.refusal { throw refusal }
+      if moved.faulted && moved.count == 0 {
         try touch(target.address)
         continue
       }
-      guard isRight else { throw .EINVAL }
-      if found == expected { return done }
+      if found == expected { return moved.count }
       if found != nil { throw .EAGAIN }
       _ = try UserSpan.read(UInt32.self, at: source.address)
     }
   }
 
+  /// What became of waiters of a condition: how many have the lock or wait for it, and what ended that.
+  private struct Requeued {
+    var count = 0
+    var faulted = false
+    /// EINVAL: a waiter of another kind. ESRCH: the lock's owner is no thread. EDEADLK: it waits for what the waiter has.
+    var refusal: Errno?
+  }
+
   private static func requeueLocked(
     from source: FutexKey, to target: FutexKey, count: Int, _ thread: (UInt32) -> Thread?
-  ) -> (done: Int, isRight: Bool, faulted: Bool) {
-    var done = 0
+  ) -> Requeued {
+    var result = Requeued()
     var candidate = buckets[source.bucket].first
-    while let waiter = candidate, done < count {
+    while let waiter = candidate, result.count < count {
       candidate = waiter.pointee.next
       guard waiter.pointee.key == source else { continue }
-      guard waiter.pointee.target == target, let wait = waiter.pointee.wait else { return (done, false, false) }
+      guard waiter.pointee.target == target, let wait = waiter.pointee.wait else {
+        result.refusal = .EINVAL
+        return result
+      }
       let identifier = waiter.pointee.identifier
-      let isFirst = done == 0
+      let isFirst = result.count == 0
       let found = changeWithoutFault(target.address) { word in
         isFirst && word & ownerMask == 0 ? word & ownerDied | identifier | waitersFlag : word | waitersFlag
       }
-      guard let found else { return (done, true, true) }
-      waiter.pointee.target = nil
-      waiter.pointee.owner = found & ownerMask
-      if isFirst && found & ownerMask == 0 {
+      guard let found else {
+        result.faulted = true
+        return result
+      }
+      let owner = found & ownerMask
+      if isFirst && owner == 0 {
+        waiter.pointee.target = nil
+        waiter.pointee.owner = owner
         buckets[source.bucket].remove(waiter)
         // Who waits already waits behind it now.
         setOwner(of: target, in: buckets + target.bucket, identifier, wait.pointee.thread)
         wake(waiter)
       } else {
-        // An owner that waits for what the waiter has gains nothing by it.
-        if let owner = thread(waiter.pointee.owner) { _ = PriorityInheritance.begin(wait, behind: owner) }
+        let holder = thread(owner)
+        guard let holder, PriorityInheritance.begin(wait, behind: holder) else {
+          result.refusal = holder == nil ? .ESRCH : .EDEADLK
+          return result
+        }
+        waiter.pointee.target = nil
+        waiter.pointee.owner = owner
         move(waiter, to: target)
       }
-      done &+= 1
+      result.count &+= 1
     }
-    return (done, true, false)
+    return result
   }
 }
 
