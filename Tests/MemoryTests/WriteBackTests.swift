@@ -91,6 +91,92 @@ import Testing
     #expect(pager.bytes == [UInt8](repeating: 1, count: 5000) && !object.isAheadOfSource)
   }
 
+  /// A run that the source does not take keeps no other from it.
+  @Test func whatIsRefusedKeepsNothingElse() throws {
+    HostedArena.prepare()
+    let pager = TestPager([UInt8](repeating: 1, count: 5 * 4096))
+    let object = MemoryObject(byteCount: 5 * 4096, pager: pager)
+    for page in [0, 2, 4] as [UInt64] { try MemoryObjectTests.write(object, page * 4096, [2]) }
+    var runs = 0
+    object.visitor = { place in
+      guard place == .sending else { return }
+      runs += 1
+      pager.failure = runs == 1 ? .ENOSPC : runs == 2 ? .EIO : nil
+    }
+    #expect(throws: Errno.ENOSPC) { try object.writeBack() }
+    #expect(runs == 3 && object.dirtyPages == 2)
+    #expect(pager.bytes[0] == 1 && pager.bytes[2 * 4096] == 1 && pager.bytes[4 * 4096] == 2)
+    object.visitor = nil
+    try object.writeBack()
+    #expect(pager.bytes[0] == 2 && pager.bytes[2 * 4096] == 2 && !object.isAheadOfSource)
+  }
+
+  /// The source is cut between the copy of a write and its mark: the write comes after that.
+  @Test(arguments: [(10_000, 5000), (1000, 500), (5000, 4090)]) func aWriteIsNotCut(_ size: Int, _ place: Int) throws {
+    HostedArena.prepare()
+    let pager = TestPager([UInt8](repeating: 1, count: size))
+    let object = MemoryObject(byteCount: size.u64, pager: pager)
+    var reached = false
+    object.visitor = { [unowned object] at in
+      guard at == .copying, !reached else { return }
+      reached = true
+      // The bytes are in the page already.
+      LinearMap.pointer(object.pages.word(place.u64 >> 12).frame).storeBytes(
+        of: 9, toByteOffset: place & 4095, as: UInt8.self)
+      pager.bytes = [UInt8](repeating: 1, count: 10)
+      object.sourceChanged(byteCount: 10, unlessAhead: true)
+    }
+    try MemoryObjectTests.write(object, place.u64, [7, 8])
+    #expect(reached && object.byteCount == place.u64 + 2 && object.dirtyPages == 1)
+    let expected = [UInt8](repeating: 1, count: 10) + [UInt8](repeating: 0, count: place - 10) + [7, 8]
+    #expect(try MemoryObjectTests.read(object, 0, 20_000) == expected)
+    try object.writeBack()
+    #expect(pager.bytes == expected)
+  }
+
+  /// As long as the source has yet to get something, what it says of its size does not make that less.
+  @Test func whatIsAheadIsNotCut() throws {
+    HostedArena.prepare()
+    let pager = TestPager([])
+    let object = MemoryObject(byteCount: 0, pager: pager)
+    try MemoryObjectTests.write(object, 0, [UInt8](repeating: 1, count: 9000))
+    object.sourceChanged(byteCount: 5, unlessAhead: true)
+    #expect(object.byteCount == 9000 && object.dirtyPages == 3)
+    interleave(object, at: .sending) {
+      object.sourceChanged(byteCount: 5, unlessAhead: true)
+      #expect(object.byteCount == 9000)
+    }
+    try object.writeBack()
+    #expect(pager.bytes == [UInt8](repeating: 1, count: 9000))
+    object.sourceChanged(byteCount: 5, unlessAhead: true)
+    #expect(object.byteCount == 5)
+  }
+
+  /// A part of the source becomes zero: what is dirty beside it stays, on the pages at its borders too.
+  @Test(arguments: [
+    (100, 3 * 4096 + 200), (100, 300), (4096, 8192), (4000, 8192), (4096, 8200), (4090, 4100), (0, 16_384),
+  ])
+  func whatIsForgottenIsNoMore(_ start: Int, _ end: Int) throws {
+    HostedArena.prepare()
+    let pager = TestPager([UInt8](repeating: 1, count: 4 * 4096))
+    let object = MemoryObject(byteCount: 4 * 4096, pager: pager)
+    var expected = pager.bytes
+    for place in [0, 10, 99, 100, 310, 4094, 4096, 4101, 8000, 8199, 8201, 3 * 4096, 3 * 4096 + 200, 16_383] {
+      try MemoryObjectTests.write(object, place.u64, [7])
+      expected[place] = 7
+    }
+    let dirty = object.dirtyPages
+    for place in start..<end {
+      pager.bytes[place] = 0
+      expected[place] = 0
+    }
+    object.forget(offset: start.u64, byteCount: (end - start).u64)
+    #expect(object.dirtyPages == dirty - max(0, end / 4096 - (start + 4095) / 4096))
+    #expect(try MemoryObjectTests.read(object, 0, 20_000) == expected)
+    try object.writeBack()
+    #expect(pager.bytes == expected)
+  }
+
   /// Stores behind the end are not seen when a later write moves it away.
   @Test func whatWasStoredBehindTheEndIsCleared() throws {
     HostedArena.prepare()

@@ -28,7 +28,8 @@ public protocol Pager: AnyObject {
   /// Pages worth reading at once, 1 to 64: how far readahead goes.
   var maximumPages: Int { get }
 
-  /// The first page has become dirty: sooner or later somebody must write back. Called under the object's lock.
+  /// The first page has become dirty: sooner or later somebody must write back, and look afterwards whether the object is ahead of its
+  /// source again (`isAheadOfSource`): pages that become dirty while others still are say nothing. Called under the object's lock.
   func contentsDirtied()
 }
 
@@ -57,6 +58,8 @@ public final class MemoryObject: @unchecked Sendable {
   var pageTotal = 0
   /// Those of them that are dirty, if there is a pager.
   var dirtyTotal = 0
+  /// How often the source has cut the object, dropping what was behind its new end.
+  var cutTotal = 0
   /// Held while a run of dirty pages is written back; taken before all other locks of the object, and of the file it belongs to.
   let writeBackLock = Mutex()
   /// Whether a run is under way: its pages are not dirty any more, and the source has not got them yet.

@@ -110,21 +110,33 @@ extension MemoryObject {
     if hasPager { markUsed(page) }
     // Clean or not, the reference keeps it.
     Frames.retain(word.frame)
+    let cuts = cutTotal
     lock.unlock()
     defer { Frames.release(word.frame) }
     // SAFETY: the frame stays while we hold a reference to it.
     let target = UnsafeMutableRawBufferPointer(start: LinearMap.pointer(word.frame) + inPage, count: wanted)
-    let copied = transfer.copied
-    defer { if transfer.copied > copied { wrote(position, (transfer.copied &- copied).u64, to: word.frame) } }
+    let before = transfer
+    var failure: Errno?
     reach(.copying)
-    return try transfer.copyIn(into: target)
+    do throws(Errno) { _ = try transfer.copyIn(into: target) } catch { failure = error }
+    let count = transfer.copied &- before.copied
+    if count > 0, !wrote(position, count.u64, to: word.frame, cuts: cuts) {
+      transfer = before
+      return 0
+    }
+    if let failure { throw failure }
+    return count
   }
 
   /// Bytes have been copied to a page: it is dirty from now on. Marked before, it could be written back, half copied, and count as clean
   /// when the rest has come; and what lies behind the end is not written back, so the end moves with the mark.
-  private func wrote(_ position: UInt64, _ count: UInt64, to frame: PhysicalAddress) {
+  /// - Returns: false if the page has gone meanwhile, or what is in it: nothing has been written, and all is to be done again.
+  private func wrote(_ position: UInt64, _ count: UInt64, to frame: PhysicalAddress, cuts: Int) -> Bool {
     let page = position >> frameShift
     lock.lock()
+    defer { lock.unlock() }
+    let word = pages.word(page)
+    guard word.isPresent, word.frame == frame, cuts == cutTotal else { return false }
     let old = byteCount
     if position &+ count > old {
       // What stores through mappings have left behind the end is not in the file.
@@ -138,8 +150,8 @@ extension MemoryObject {
       }
       size.store(position &+ count, ordering: .releasing)
     }
-    if hasPager, pages.word(page).frame == frame { markDirty(page) }
-    lock.unlock()
+    if hasPager { markDirty(page) }
+    return true
   }
 
   /// Moves the end up to `end` if it is lower.
@@ -164,11 +176,16 @@ extension MemoryObject {
   }
 
   /// Tells the object that its source has grown or shrunk; pages behind the new end are dropped.
-  public func sourceChanged(byteCount: UInt64) { resize(to: byteCount) }
+  /// - Parameter unlessAhead: do not shrink while the source has yet to get something.
+  public func sourceChanged(byteCount: UInt64, unlessAhead: Bool = false) {
+    resize(to: byteCount, unlessAhead: unlessAhead)
+  }
 
-  private func resize(to byteCount: UInt64) {
+  private func resize(to byteCount: UInt64, unlessAhead: Bool = false) {
     lock.lock()
     let old = self.byteCount
+    // Under the lock: a page that becomes dirty from here on is one of the smaller object.
+    if unlessAhead, byteCount < old, dirtyTotal > 0 || isWritingBack { return lock.unlock() }
     // What stores through mappings have left behind the end is not in the file.
     if byteCount > old, let slot = pages.slot(old >> frameShift), PageWord(slot.pointee).isPresent {
       clearTail(old >> frameShift, PageWord(slot.pointee).frame)
@@ -182,6 +199,7 @@ extension MemoryObject {
       }
       return lock.unlock()
     }
+    cutTotal &+= 1
     if directByteCount > byteCount { directByteCount = byteCount }
     let end = pageCount
     pages.forEach(from: end) { _, slot in

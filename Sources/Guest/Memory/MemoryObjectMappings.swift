@@ -90,20 +90,39 @@ extension MemoryObject {
   // MARK: Writing back and forgetting
 
   /// Writes dirty pages of a range to the pager (fsync: everything), and waits for those that somebody else is writing. Sleeps.
-  /// - Throws: what the pager throws; the pages stay dirty.
+  ///
+  /// Pages that become dirty meanwhile may stay so: behind what has been sent, nobody looks again.
+  /// - Throws: what the pager threw first; those pages stay dirty, the others have been written.
   public func writeBack(offset: UInt64 = 0, byteCount count: UInt64 = .max) throws(Errno) {
     guard let pager, isAheadOfSource else { return }
     let limit = max(1, min(pager.maximumPages, 64))
-    guard let memory = KernelHeap.allocate(byteCount: limit &* MemoryLayout<PhysicalAddress>.stride) else {
-      throw .ENOMEM
-    }
-    defer { KernelHeap.free(memory) }
-    // SAFETY: fresh heap memory for `limit` addresses; only initialised ones are used.
-    let frames = memory.bindMemory(to: PhysicalAddress.self, capacity: limit)
     let (sum, overflow) = offset.addingReportingOverflow(count)
     let end = overflow ? UInt64.max : (sum >> frameShift) &+ (sum & 4095 == 0 ? 0 : 1)
-    var page = offset >> frameShift
-    while let next = try writeBackRun(from: page, to: end, frames, limit, pager) { page = next }
+    let first = offset >> frameShift
+    var failure: Errno?
+    if let memory = KernelHeap.allocate(byteCount: limit &* MemoryLayout<PhysicalAddress>.stride) {
+      // SAFETY: fresh heap memory for `limit` addresses; only initialised ones are used.
+      let frames = memory.bindMemory(to: PhysicalAddress.self, capacity: limit)
+      failure = writeBackRuns(from: first, to: end, frames, limit, pager)
+      KernelHeap.free(memory)
+    } else {
+      // Memory is out, and what is dirty may be what it is needed for: a page at a time.
+      var frame = PhysicalAddress(0)
+      failure = withUnsafeMutablePointer(to: &frame) { writeBackRuns(from: first, to: end, $0, 1, pager) }
+    }
+    if let failure { throw failure }
+  }
+
+  /// All runs of a range: one that the pager refuses does not keep the others.
+  /// - Returns: the first error.
+  private func writeBackRuns(
+    from first: UInt64, to end: UInt64, _ frames: UnsafeMutablePointer<PhysicalAddress>, _ limit: Int,
+    _ pager: any Pager
+  ) -> Errno? {
+    var page = first
+    var failure: Errno?
+    while let next = writeBackRun(from: page, to: end, frames, limit, pager, &failure) { page = next }
+    return failure
   }
 
   /// One run: consecutive dirty pages, as many as the pager takes at once. One at a time: who finds nothing dirty has waited for what was
@@ -111,8 +130,8 @@ extension MemoryObject {
   /// - Returns: where to go on; nil: nothing is dirty there.
   private func writeBackRun(
     from page: UInt64, to end: UInt64, _ frames: UnsafeMutablePointer<PhysicalAddress>, _ limit: Int,
-    _ pager: any Pager
-  ) throws(Errno) -> UInt64? {
+    _ pager: any Pager, _ firstFailure: inout Errno?
+  ) -> UInt64? {
     writeBackLock.lock()
     defer { writeBackLock.unlock() }
     var first: UInt64 = 0
@@ -151,7 +170,7 @@ extension MemoryObject {
     isWritingBack = false
     lock.unlock()
     for index in 0..<found { Frames.release(frames[index]) }
-    if let failure { throw failure }
+    if firstFailure == nil { firstFailure = failure }
     return first &+ found.u64
   }
 }

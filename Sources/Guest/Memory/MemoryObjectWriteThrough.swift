@@ -228,17 +228,32 @@ extension MemoryObject {
     unmap(from: page, to: page &+ frames.count.u64, evenPrivate: false)
   }
 
-  /// Drops the pages of a range, dirty ones too: the source has changed there, to something else.
+  /// The source has made a range zero, or something else: its whole pages go, dirty ones too. Of pages that are there in part only that
+  /// part is cleared; the rest may be dirty, and stays so.
   public func forget(offset: UInt64, byteCount count: UInt64) {
     let (sum, overflow) = offset.addingReportingOverflow(count)
-    let first = offset >> frameShift
-    let end = overflow ? UInt64.max : sum >> frameShift &+ (sum & 4095 == 0 ? 0 : 1)
+    let first = offset >> frameShift &+ (offset & 4095 == 0 ? 0 : 1)
+    let end = overflow ? UInt64.max : sum >> frameShift
     lock.lock()
+    if first > end {
+      clearPart(page: end, from: (offset & 4095).int, to: (sum & 4095).int)
+    } else {
+      if offset & 4095 != 0 { clearPart(page: first &- 1, from: (offset & 4095).int, to: 4096) }
+      if !overflow { clearPart(page: end, from: 0, to: (sum & 4095).int) }
+    }
     pages.forEach(from: first, to: end) { _, slot in
       if PageWord(slot.pointee).isPresent { removePage(slot) }
       return true
     }
     lock.unlock()
     unmap(from: first, to: end, evenPrivate: false)
+  }
+
+  /// Clears a part of a page, if that is there. Under the lock.
+  private func clearPart(page: UInt64, from: Int, to: Int) {
+    guard from < to, let slot = pages.slot(page) else { return }
+    let word = PageWord(slot.pointee)
+    // SAFETY: within a frame of the cache, which stays under the lock.
+    if word.isPresent { clearMemory(LinearMap.pointer(word.frame) + from, byteCount: to &- from) }
   }
 }
