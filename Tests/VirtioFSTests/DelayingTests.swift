@@ -300,4 +300,159 @@ import VirtioFileSystem
     #expect(mounted.fileSystem.dirty.next() == nil)
     #expect((0..<20).allSatisfy { tree.content("file\($0)")!.count == 101 })
   }
+
+  /// A page that becomes dirty behind those that are being sent, while others are dirty yet, is not forgotten.
+  @Test func aPageThatComesLateIsWritten() throws {
+    let tree = HostTree("head -c 40000 /dev/zero > file")
+    let mounted = try Mounted.writable(tree.path, delays: true)
+    let node = try mounted.node("file")!
+    let object = try node.memoryObject()
+    func interrupted(_ value: UInt8, _ body: () -> Void) throws {
+      try mounted.write(node, 0, [1])
+      for page in [3, 6] { try mounted.write(node, page * 4096, [value]) }
+      var runs = 0
+      object.visitor = { place in
+        guard place == .sending else { return }
+        runs += 1
+        // The first is at the host, the last is dirty yet.
+        if runs == 2 { #expect(throws: Never.self) { try mounted.write(node, 0, [value]) } }
+      }
+      body()
+      object.visitor = nil
+      #expect(runs >= 3)
+    }
+    // The thread's pass, and its next one.
+    try interrupted(2) { #expect(mounted.fileSystem.writeBackDirty() == nil) }
+    #expect(object.dirtyPages == 1 && !mounted.fileSystem.dirty.isEmpty)
+    #expect(tree.content("file")![0] == 1 && tree.content("file")![6 * 4096] == 2)
+    #expect(mounted.fileSystem.writeBackDirty() == nil)
+    #expect(tree.content("file")![0] == 2 && mounted.fileSystem.dirty.isEmpty && !node.isDelayed)
+    // The end of the machine has no later.
+    try interrupted(3) { #expect(throws: Never.self) { try mounted.fileSystem.writeBack() } }
+    #expect(tree.content("file")![0] == 3 && object.dirtyPages == 0)
+    // In a close, in the midst of a pass.
+    mounted.fileSystem.dirty.beginPass()
+    try interrupted(4) {
+      while mounted.fileSystem.dirty.next() != nil {}
+      #expect(throws: Never.self) { try node.writeBackDirty() }
+    }
+    #expect(object.dirtyPages == 1 && !mounted.fileSystem.dirty.isEmpty)
+    #expect(mounted.fileSystem.writeBackDirty() == nil)
+    #expect(tree.content("file")![0] == 4 && mounted.fileSystem.dirty.isEmpty)
+  }
+
+  /// What cannot be written when the machine ends is told, and what never can be any more.
+  @Test(arguments: [false, true]) func whatIsLostIsTold(hasName: Bool) throws {
+    let tree = HostTree("printf 0123456789 > file")
+    var liar: LyingTransport?
+    let mounted = try Mounted(
+      tree.path,
+      lie: {
+        liar = LyingTransport($0)
+        return liar!
+      }, configure: { $0.isWritable = true })
+    let file = try mounted.node("file")!
+    liar?.about = FUSEOpcode.write
+    func refuse(_ error: Errno) {
+      liar?.lie = { _, reply, count in
+        count = 16
+        reply.storeBytes(of: 16, as: UInt32.self)
+        reply.storeBytes(of: -Int32(error.rawValue), toByteOffset: 4, as: Int32.self)
+      }
+    }
+    try mounted.write(file, 0, [1])
+    refuse(.ENOSPC)
+    #expect(throws: Errno.ENOSPC) { try mounted.fileSystem.writeBack() }
+    #expect(!mounted.fileSystem.dirty.isEmpty)
+    liar?.lie = nil
+    #expect(throws: Never.self) { try mounted.fileSystem.writeBack() }
+    #expect(mounted.fileSystem.dirty.isEmpty)
+    // The host has removed it; or the guest has, and nobody misses it.
+    try mounted.write(file, 0, [2])
+    if !hasName { try withName("file") { try mounted.root.unlink(PathBytes($0), file) } }
+    // As long as somebody has it open, it is to be read, and attempts go on.
+    file.openFiles.wrappingAdd(1, ordering: .relaxed)
+    refuse(.ESTALE)
+    #expect(mounted.fileSystem.writeBackDirty() == (hasName ? .ESTALE : nil))
+    #expect(try file.memoryObject().dirtyPages == 1)
+    file.openFiles.wrappingSubtract(1, ordering: .relaxed)
+    #expect(mounted.fileSystem.writeBackDirty() == (hasName ? .ESTALE : nil))
+    #expect(mounted.fileSystem.writeBackDirty() == nil)
+    #expect(mounted.fileSystem.dirty.isEmpty && !file.isDelayed)
+    #expect(try file.memoryObject().dirtyPages == 0)
+    if hasName {
+      #expect(throws: Errno.ESTALE) { try mounted.fileSystem.writeBack() }
+    } else {
+      #expect(throws: Never.self) { try mounted.fileSystem.writeBack() }
+    }
+  }
+
+  /// A look at the size does not get between a write that is under way and its page.
+  @Test func aSizeThatIsInUseIsLookedAtLater() throws {
+    let tree = HostTree("head -c 9000 /dev/zero > file")
+    let mounted = try Mounted.writable(tree.path, delays: true)
+    let node = try mounted.node("file")!
+    let contents = try node.fileContents()
+    #expect(try mounted.read(node).count == 9000)
+    shell("cd '\(tree.path)' && truncate -s 10 file && touch -d @98 file")
+    mounted.clock.now += 10_000_000_000
+    contents.sizeLock.readLock()
+    _ = try node.freshAttributes()
+    #expect(contents.object.byteCount == 9000)
+    contents.sizeLock.readUnlock()
+    // Within the time that the answer is good for.
+    #expect(try node.freshAttributes().size == 10)
+    #expect(contents.object.byteCount == 10)
+  }
+
+  /// A write that does not wait, among others that do, is not told to have been earlier.
+  @Test func timesDoNotGoBack() throws {
+    let tree = HostTree("head -c 9000 /dev/zero > file")
+    let mounted = try Mounted.writable(tree.path, delays: true)
+    let node = try mounted.node("file")!
+    try mounted.write(node, 0, [1])
+    let first = try node.getAttributes().modificationTime
+    usleep(60_000)
+    let bytes: [UInt8] = [2]
+    try bytes.withUnsafeBytes { bytes in
+      var transfer = Transfer(kernelSource: bytes)
+      _ = try node.write(at: 8192, from: &transfer, flags: [.writeOnly, .dataSynchronous])
+    }
+    #expect(node.isDelayed)
+    var status = stat()
+    func hostTime() -> Int64 {
+      stat(tree.path + "/file", &status)
+      return Int64(status.st_mtim.tv_sec) * 1_000_000_000 + Int64(status.st_mtim.tv_nsec)
+    }
+    #expect(hostTime() > first.seconds * 1_000_000_000 + Int64(first.nanoseconds) + 40_000_000)
+    let second = hostTime()
+    usleep(60_000)
+    #expect(mounted.fileSystem.writeBackDirty() == nil)
+    #expect(hostTime() >= second && hostTime() < second + 50_000_000)
+    #expect(tree.content("file")![0] == 1 && tree.content("file")![8192] == 2)
+  }
+
+  /// A write of nothing, by mistake or not, is none.
+  @Test func aWriteOfNothingDoesNotWait() throws {
+    let tree = HostTree("printf 0123456789 > file")
+    let mounted = try Mounted.writable(tree.path, delays: true)
+    let node = try mounted.node("file")!
+    let before = try node.getAttributes().modificationTime
+    for offset in [0, 100] as [UInt64] {
+      var wild = Transfer(program: VirtualAddress(UInt64.max - 4), count: 10)
+      #expect(throws: Errno.EFAULT) { try node.write(at: offset, from: &wild, flags: .writeOnly) }
+      #expect(!node.isDelayed)
+      #expect(try mounted.write(node, Int(offset), []) == 0)
+      #expect(!node.isDelayed)
+    }
+    // What waits already goes on waiting, with its time.
+    try mounted.write(node, 0, [1])
+    let time = try node.getAttributes().modificationTime
+    usleep(2000)
+    var wild = Transfer(program: VirtualAddress(UInt64.max - 4), count: 10)
+    #expect(throws: Errno.EFAULT) { try node.write(at: 5, from: &wild, flags: .writeOnly) }
+    #expect(node.isDelayed)
+    #expect(try node.getAttributes().modificationTime == time && time != before)
+    #expect(try node.getAttributes().byteCount == 10)
+  }
 }

@@ -29,7 +29,7 @@
         StartProgress.step = .root
         let fileSystems = try BootFileSystems(devices)
         let mounts = fileSystems.context.mounts
-        MachineEnd.installWriteBack { mounts.forEach { try? $0.fileSystem.writeBack() } }
+        MachineEnd.installWriteBack { writeBack(mounts) }
         StartProgress.step = .machine
         let descriptors = try fileSystems.standardStreams()
         BootTrace.end(of: .fileSystems)
@@ -44,6 +44,22 @@
         // osv-run knows the names of things, and what to do about it.
         Monitor.exit(BootFailure(step: StartProgress.step, index: StartProgress.index, code: error.rawValue.u32))
       }
+    }
+
+    /// Gives the files of all file systems what is theirs.
+    /// - Returns: whether some of it is lost; a sentence says so.
+    private static func writeBack(_ mounts: MountTable) -> Bool {
+      var failure: Errno?
+      mounts.forEach {
+        do throws(Errno) { try $0.fileSystem.writeBack() } catch { if failure == nil { failure = error } }
+      }
+      guard let failure else { return false }
+      var line = TextLine()
+      line.append("osv: data of the program's files is lost: the host could not write it (error ")
+      line.append(decimal: failure.rawValue.u64)
+      line.append(")")
+      line.show()
+      return true
     }
 
     /// What osv-run was asked to run.

@@ -1,9 +1,11 @@
 // The files of one file system with dirty pages, and the thread that writes them in time.
 //
 // A file enters the list with its first dirty page, under its memory object's lock; so `lock` is innermost: nothing is taken under it.
-// The list keeps its files, each at most once. Whoever writes back takes one out before it looks at its pages: a page that becomes
-// dirty meanwhile enters its file again, behind those that were there. One at a time does (`passes`), and whoever writes a single file back
-// shares `underWay`: the end of the machine waits for both, for pages that are on their way are not dirty any more.
+// The list keeps its files, each at most once. A pass takes one out before it looks at its pages, and whoever has written a file back, in a pass
+// or not, enters it again if there is something dirty (`VirtioNode.writeBackDirty`): pages that became so behind the ones being sent, while
+// others still were, told nobody. So a file with a dirty page is listed, or somebody is writing it back. One pass at a time is under
+// way (`passes`), and whoever writes a single file back shares `underWay`: the end of the machine waits for both, for pages that are
+// on their way are not dirty any more.
 import Base
 import Files
 import Locks
@@ -26,6 +28,8 @@ final class DirtyNodes {
   private let work = Semaphore()
   private let haste = Semaphore()
   private let isAwake = Atomic<Bool>(false)
+  /// What was dirty of some file could not be written, and never will be.
+  let isLost = Atomic<Bool>(false)
 
   deinit {
     // One after the other: a chain of any length would otherwise end in as many calls.
@@ -52,6 +56,9 @@ final class DirtyNodes {
       incoming = nil
     }
   }
+
+  /// Whether there is no file.
+  var isEmpty: Bool { lock.withLock { incoming == nil && batch == nil } }
 
   /// Takes the next file of the pass out.
   func next() -> VirtioNode? {
@@ -86,7 +93,7 @@ final class DirtyNodes {
 
 extension VirtioFileSystem {
   /// Writes what is dirty.
-  /// - Returns: the first error; the pages it was about stay dirty.
+  /// - Returns: the first error about a file that has a name; the pages of all errors stay dirty.
   func writeBackDirty() -> Errno? {
     dirty.passes.lock()
     defer { dirty.passes.unlock() }
@@ -94,9 +101,9 @@ extension VirtioFileSystem {
     dirty.beginPass()
     while let node = dirty.next() {
       do throws(Errno) { try node.writeBackDirty() } catch {
-        if failure == nil { failure = error }
-        // Another attempt, as long as somebody may want the data.
-        if error != .ESTALE { dirty.add(node) }
+        if failure == nil, !node.isNameless { failure = error }
+        // Another attempt is made in time, as long as there may be a file to write.
+        if error == .ESTALE { node.giveUp() }
       }
     }
     return failure

@@ -373,14 +373,26 @@ public final class VirtioFileSystem: FileSystem {
     if let failure { throw failure }
   }
 
-  /// Writes what is dirty. The first error is told, the rest is written all the same.
+  /// Writes what is dirty. The first error is told, the rest is written all the same; so is ESTALE if there ever was something that
+  /// could not be written and cannot any more.
+  ///
+  /// Who still stores meanwhile, in another process perhaps, is not waited for without end.
   public override func writeBack() throws(Errno) {
-    let failure = writeBackDirty()
-    // What others are writing back just now.
-    dirty.underWay.writeLock()
-    dirty.underWay.writeUnlock()
+    var failure: Errno?
+    var passes = 0
+    repeat {
+      passes &+= 1
+      failure = writeBackDirty()
+      // What others are writing back just now.
+      dirty.underWay.writeLock()
+      dirty.underWay.writeUnlock()
+    } while !dirty.isEmpty && passes < (failure == nil ? VirtioFileSystem.lastPasses : 2)
     if let failure { throw failure }
+    if dirty.isLost.load(ordering: .relaxed) { throw .ESTALE }
   }
+
+  /// Passes over the dirty files before the machine ends.
+  static let lastPasses = 8
 
   // MARK: Files read ahead
 

@@ -33,13 +33,16 @@ extension VirtioNode {
     return tree.lock.withLock { !isRefused && attributes.mode & 0o6000 == 0 }
   }
 
-  /// A write is about to wait. Under the size lock.
+  /// A write is about to wait. Under the size lock, without which nobody takes the flag away.
   func delayBegins() {
+    if !isDelayed { tree.lock.withLock { isDelayed = true } }
+  }
+
+  /// Something has been written while the server has yet to get some. Under the size lock, with which it was.
+  /// - Parameter isNew: it waits, too; else the server has it, and a time that it is to be told must not be before.
+  func delayGoesOn(isNew: Bool) {
     let now = FileTime.now
-    tree.lock.withLock {
-      isDelayed = true
-      delayedTime = now
-    }
+    tree.lock.withLock { if isNew || delayedTime != nil { delayedTime = now } }
   }
 
   /// What is written and the server does not know, for whoever asks.

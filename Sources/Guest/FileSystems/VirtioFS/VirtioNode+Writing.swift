@@ -1,8 +1,9 @@
 // Writing files of the host: data through the page cache, sizes, attributes, and what makes them durable.
 //
-// A write is a request, or several, with the bytes straight from the cache's frames; it returns when the server has them. Stores through
-// mappings leave pages dirty, which are written by msync, fsync, close, a second later, and at the end. Every answer says what became of the file's
-// attributes, so that nothing has to be asked again; if they were not before what we knew, somebody else writes the file too.
+// A large write is a request, or several, with the bytes straight from the cache's frames; it returns when the server has them. Small ones
+// (VirtioNode+Delaying.swift) and stores through mappings leave pages dirty, which are written by msync, fsync, close, half a second later, and
+// at the end: whole pages, as far as the file goes. Every answer says what became of the file's attributes, so that nothing has to be
+// asked again; if they were not before what we knew, somebody else writes the file too.
 import Base
 import Files
 import Locks
@@ -61,7 +62,15 @@ extension VirtioNode {
     let (end, overflow) = offset.addingReportingOverflow(transfer.remaining.u64)
     guard !overflow else { throw .EFBIG }
     let delays = mayDelay(transfer.remaining, flags)
-    let count = try writeLocked(contents, at: offset, end: end, from: &transfer, delays: delays)
+    let count: Int
+    do throws(Errno) {
+      count = try writeLocked(contents, at: offset, end: end, from: &transfer, delays: delays)
+    } catch {
+      // Not a byte of it waits.
+      if delays { delayEnds(contents) }
+      throw error
+    }
+    if delays, count == 0 { delayEnds(contents) }
     // As much as a few requests take: the writer waits for its own. It is told of an error by what it does next: these bytes are written.
     if delays, contents.object.dirtyPages >= VirtioNode.delayedPages { try? writeBackDirty() }
     return count
@@ -84,9 +93,16 @@ extension VirtioNode {
   private func write(
     _ object: MemoryObject, at offset: UInt64, from transfer: inout Transfer, delays: Bool
   ) throws(Errno) -> Int {
-    guard delays else { return try writeThrough(object, at: offset, from: &transfer) }
+    guard delays else {
+      let count = try writeThrough(object, at: offset, from: &transfer)
+      // The time of what waits must not be told to the server later than this one's.
+      if isDelayed { delayGoesOn(isNew: false) }
+      return count
+    }
     delayBegins()
-    return try object.write(at: offset, from: &transfer)
+    let count = try object.write(at: offset, from: &transfer)
+    if count > 0 { delayGoesOn(isNew: true) }
+    return count
   }
 
   private func writeThrough(_ object: MemoryObject, at offset: UInt64, from transfer: inout Transfer) throws(Errno)
@@ -164,12 +180,13 @@ extension VirtioNode {
     }
   }
 
-  /// Writes all dirty pages.
+  /// Writes all dirty pages. A file that has some afterwards, for whatever reason, is listed again.
   /// - Throws: why the server did not take them; they stay dirty.
   func writeBackDirty() throws(Errno) {
     guard type == .regular, let contents = knownContents else { return }
     tree.dirty.underWay.readLock()
     defer { tree.dirty.underWay.readUnlock() }
+    defer { if contents.object.isAheadOfSource { tree.dirty.add(self) } }
     do throws(Errno) { try contents.object.writeBack() } catch {
       tree.lock.withLock { isRefused = true }
       throw error
@@ -177,6 +194,19 @@ extension VirtioNode {
     if tree.lock.withLock({ isRefused }) { tree.lock.withLock { isRefused = false } }
     delayEnds(contents)
     if openFiles.load(ordering: .acquiring) == 0, !contents.object.isAheadOfSource { giveHandleBack() }
+  }
+
+  /// Whether what is in the file ends with its last user: nobody else misses it.
+  var isNameless: Bool { tree.lock.withLock { isOrphan } }
+
+  /// The server's file has gone. What is dirty can never be written, and stays for those who have the file open only.
+  func giveUp() {
+    guard openFiles.load(ordering: .acquiring) == 0, let contents = knownContents else { return }
+    if !isNameless { tree.dirty.isLost.store(true, ordering: .relaxed) }
+    contents.sizeLock.writeLock()
+    contents.object.forget(offset: 0, byteCount: .max)
+    contents.sizeLock.writeUnlock()
+    delayEnds(contents)
   }
 
   func makeDurable(dataOnly: Bool) throws(Errno) {

@@ -95,14 +95,24 @@ final class VirtioNode: Vnode, Pager {
     }
     guard changed, type == .regular else { return }
     invalidate()
-    if let object = lock.withLock({ contents })?.object { sizeChanged(object, new.size) }
+    guard let contents = knownContents, contents.object.byteCount != new.size else { return }
+    // Nobody is between a look at the size and what follows from it. Whoever holds the lock is not waited for: this may be called with that of
+    // another file. Then the size is to be asked for again, and to be seen to differ.
+    guard contents.sizeLock.tryWriteLock() else {
+      return tree.lock.withLock {
+        attributes.size = contents.object.byteCount
+        attributesExpire = 0
+      }
+    }
+    sizeChanged(contents.object, new.size)
+    contents.sizeLock.writeUnlock()
   }
 
-  /// The server has told the size: it is the file's, unless more has been written than the server knows.
+  /// The server has told the size: it is the file's, unless more has been written than the server knows. Under the size lock, perhaps
+  /// with others: a write that is about to wait has raised the flag, or its object finds that it has been cut.
   func sizeChanged(_ object: MemoryObject, _ size: UInt64) {
-    guard size <= Int64.max.u64, size != object.byteCount else { return }
-    let isAhead = object.isAheadOfSource || isDelayed
-    if size > object.byteCount || !isAhead { object.sourceChanged(byteCount: size) }
+    guard size <= Int64.max.u64, size > object.byteCount || !isDelayed else { return }
+    if size != object.byteCount { object.sourceChanged(byteCount: size, unlessAhead: true) }
   }
 
   /// Contents that nobody is changing go: somebody else has changed the file.

@@ -8,13 +8,14 @@ public enum MachineEnd {
   // SAFETY: set at boot, before the first process starts.
   nonisolated(unsafe) private static var streams: (any StandardStreams)?
   // SAFETY: likewise.
-  nonisolated(unsafe) private static var writeBack: (() -> Void)?
+  nonisolated(unsafe) private static var writeBack: (() -> Bool)?
 
   /// What has the standard streams' output at the end. Boot only.
   public static func install(_ streams: any StandardStreams) { self.streams = streams }
 
-  /// Runs `writeBack` before any end: gives files what programs have stored in them, which outlives whoever did. Boot only.
-  public static func installWriteBack(_ writeBack: @escaping () -> Void) { self.writeBack = writeBack }
+  /// Runs `writeBack` before any end: gives files what programs have stored in them, which outlives whoever did, and tells whether
+  /// some of it is lost; it has written a sentence then. Boot only.
+  public static func installWriteBack(_ writeBack: @escaping () -> Bool) { self.writeBack = writeBack }
 
   /// How long whoever reads the output of a process that a signal has killed is waited for, in ns: what it has written is still with
   /// us, by Linux it would be in the pipe; but it may be for a reader that never reads.
@@ -22,11 +23,11 @@ public enum MachineEnd {
 
   /// Ends the machine with the first process' wait status.
   static func run(_ status: UInt32) -> Never {
-    writeBack?()
+    let isDataLost = writeBack?() ?? false
     let isKilled = status & 0x7f != 0
-    let isLost = streams?.flush(until: isKilled ? .after(patience, from: Clock.now()) : .never) ?? false
+    let isOutputLost = streams?.flush(until: isKilled ? .after(patience, from: Clock.now()) : .never) ?? false
     // A program that believes to have written everything has not succeeded.
-    Monitor.exit(isLost && status == 0 ? 1 &<< 8 : status)
+    Monitor.exit((isDataLost || isOutputLost) && status == 0 ? 1 &<< 8 : status)
   }
 }
 
