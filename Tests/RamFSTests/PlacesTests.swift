@@ -5,7 +5,7 @@ import Memory
 import RamFS
 import Testing
 
-@Suite(.timeLimit(.minutes(5))) struct PlacesTests {
+@Suite(.timeLimit(.minutes(15))) struct PlacesTests {
   func resolved(_ tree: Tree, _ name: String, _ flags: ResolveFlags) -> Errno? {
     tree.failure { () throws(Errno) in
       try tree.path(name) { (p) throws(Errno) in

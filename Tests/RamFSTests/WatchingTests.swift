@@ -6,7 +6,7 @@ import Memory
 import RamFS
 import Testing
 
-@Suite(.timeLimit(.minutes(5))) struct WatchingTests {
+@Suite(.timeLimit(.minutes(15))) struct WatchingTests {
   struct Event: Equatable {
     var watch: Int32
     var events: FileEvents
