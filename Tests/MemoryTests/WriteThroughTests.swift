@@ -45,6 +45,33 @@ import Testing
     }
   }
 
+  /// The source is cut after the copy of a write and before it has its bytes: it gets them all the same.
+  @Test(arguments: [(10_000, 5000), (1000, 500), (9000, 4090)])
+  func whatIsCutOnItsWayIsSentAgain(_ size: Int, _ place: Int) throws {
+    HostedArena.prepare()
+    let sink = Sink([UInt8](repeating: 1, count: size))
+    let object = MemoryObject(byteCount: size.u64, pager: sink.pager)
+    #expect(try MemoryObjectTests.read(object, 0, size).count == size)
+    let bytes: [UInt8] = [7, 8, 9, 7, 8, 9, 7, 8]
+    var isCut = false
+    let written = try bytes.withUnsafeBytes { buffer -> Int in
+      var transfer = Transfer(kernelSource: buffer)
+      return try object.writeThrough(at: place.u64, from: &transfer, pages: 64) {
+        (offset, frames, start, count) throws(Errno) in
+        if !isCut {
+          isCut = true
+          sink.pager.bytes = [UInt8](repeating: 1, count: 10)
+          object.sourceChanged(byteCount: 10, unlessAhead: true)
+        }
+        return try sink.send(offset, frames, start, count)
+      }
+    }
+    #expect(written == bytes.count && object.byteCount == (place + bytes.count).u64)
+    let expected = [UInt8](repeating: 1, count: 10) + [UInt8](repeating: 0, count: place - 10) + bytes
+    #expect(sink.pager.bytes == expected)
+    #expect(try MemoryObjectTests.read(object, 0, 20_000) == expected)
+  }
+
   @Test(arguments: [1, 2, 64]) func cacheAndSourceAreTheSame(pages: Int) throws {
     HostedArena.prepare()
     var random = Generator(state: pages.u64 + 7)

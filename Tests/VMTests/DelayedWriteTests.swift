@@ -137,6 +137,19 @@ extension VolumeTests {
     return delay
   }
 
+  /// Stores that come while the file is being written back are in it at the end, however many passes it has been through.
+  @Test(arguments: [1, 2]) func storesWhileOthersAreWritten(cpus: Int) throws {
+    try withTwoFolders { _, guest in
+      let outcome = try vm(["--cpus", "\(cpus)", "--volume", "\(guest):/data", program("file_stores"), "/data", "2500"])
+      #expect(outcome.text == "stored\n" && outcome.status == 0, "\(outcome.errorText)")
+      let stores = try Data(contentsOf: URL(filePath: guest + "/stores"))
+      let model = try Data(contentsOf: URL(filePath: guest + "/model"))
+      #expect(stores.count == 2048 * 4096)
+      let isSame = stores == model
+      #expect(isSame)
+    }
+  }
+
   /// What the host has no room for when the program ends, and nobody was told of: a sentence, and no success.
   @Test func whatIsLostAtTheEndIsTold() throws {
     let folder = try temporaryFolder()

@@ -20,7 +20,8 @@ public typealias WriteThroughBody = (
 extension MemoryObject {
   /// Copies bytes in and passes them on, `limit` pages at a time.
   ///
-  /// The caller keeps changes of the size away: it holds a lock that they take, alone if the write may grow the object.
+  /// The caller keeps changes of the size away: it holds a lock that they take, alone if the write may grow the object. Only the source's
+  /// own may come between (`sourceChanged`): what they may have cut off on its way is copied and sent again.
   /// - Returns: bytes that the source has taken.
   /// - Throws: EFAULT, ENOMEM, EFBIG, what the pager or the body throws, if not a byte was written.
   public func writeThrough(
@@ -41,7 +42,13 @@ extension MemoryObject {
     while transfer.remaining > 0 {
       do throws(Errno) {
         let position = offset &+ done.u64
+        let before = transfer
+        let cuts = cutsSoFar
         let (copied, written) = try writeBatch(at: position, from: &transfer, frames, capacity, send)
+        if cuts != cutsSoFar {
+          transfer = before
+          continue
+        }
         done &+= written
         if written < copied || copied == 0 { break }
       } catch {
@@ -50,6 +57,12 @@ extension MemoryObject {
       }
     }
     return done
+  }
+
+  private var cutsSoFar: Int {
+    lock.lock()
+    defer { lock.unlock() }
+    return cutTotal
   }
 
   /// One batch: as many pages as `frames` has room for.
