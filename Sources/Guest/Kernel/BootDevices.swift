@@ -120,23 +120,6 @@
     var readableByteCount: Int { console.readableByteCount(inputPort) }
   }
 
-  /// What the console has of the programs' output when the machine ends.
-  final class ConsoleOutputs: StandardStreams {
-    private let console: ConsoleDriver
-
-    init(_ console: ConsoleDriver) { self.console = console }
-
-    func flush(until deadline: Deadline) -> Bool {
-      guard let error = console.flush(until: deadline) else { return false }
-      var line = TextLine()
-      line.append("osv: the last of the program's output is lost: the host could not write it (error ")
-      line.append(decimal: error.rawValue.u64)
-      line.append(")")
-      line.show()
-      return true
-    }
-  }
-
   /// A standard stream of a machine without a console: empty, and a sink.
   final class NullStream: ConsoleEndpoint {
     let pollSource = PollSource()

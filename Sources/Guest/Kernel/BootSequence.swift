@@ -21,7 +21,7 @@
       Random.mix((head.pointee.seed0, head.pointee.seed1, head.pointee.seed2, head.pointee.seed3))
       LinuxEntry.install()
       let devices = BootDevices.start()
-      if let console = devices.console { MachineEnd.install(ConsoleOutputs(console)) }
+      if let console = devices.console { MachineEnd.installFlush { console.flush(until: $0) } }
       BootTrace.end(of: .devices)
       do throws(Errno) {
         try MonitorEvents.start()
@@ -47,19 +47,13 @@
     }
 
     /// Gives the files of all file systems what is theirs.
-    /// - Returns: whether some of it is lost; a sentence says so.
-    private static func writeBack(_ mounts: MountTable) -> Bool {
+    /// - Returns: why some of it could not be; nil: it is all there.
+    private static func writeBack(_ mounts: MountTable) -> Errno? {
       var failure: Errno?
       mounts.forEach {
         do throws(Errno) { try $0.fileSystem.writeBack() } catch { if failure == nil { failure = error } }
       }
-      guard let failure else { return false }
-      var line = TextLine()
-      line.append("osv: data of the program's files is lost: the host could not write it (error ")
-      line.append(decimal: failure.rawValue.u64)
-      line.append(")")
-      line.show()
-      return true
+      return failure
     }
 
     /// What osv-run was asked to run.

@@ -288,7 +288,7 @@ public final class MemoryObject: @unchecked Sendable {
         removePage(slot)
       } else {
         slot.pointee = PageWord.present(frames[index], isDirty: false).rawValue
-        clearTail(number, frames[index])
+        if number == byteCount >> frameShift { clearTail() }
       }
     }
     lock.unlock()
@@ -298,12 +298,14 @@ public final class MemoryObject: @unchecked Sendable {
     return true
   }
 
-  /// Clears what lies behind the end of the object in its last page.
-  func clearTail(_ page: UInt64, _ frame: PhysicalAddress) {
-    let end = byteCount
-    guard page == end >> frameShift else { return }
-    let used = (end & (PageSize.small &- 1)).int
-    // SAFETY: within a frame of the cache.
-    clearMemory(LinearMap.pointer(frame) + used, byteCount: 4096 &- used)
+  /// Clears what lies behind the end of the object in the page that the end is in, if that is there.
+  func clearTail() { clearPart(page: byteCount >> frameShift, from: (byteCount & 4095).int, to: 4096) }
+
+  /// Clears a part of a page, if that is there.
+  func clearPart(page: UInt64, from: Int, to: Int) {
+    guard from < to, let slot = pages.slot(page) else { return }
+    let word = PageWord(slot.pointee)
+    // SAFETY: within a frame of the cache, which stays under the lock.
+    if word.isPresent { clearMemory(LinearMap.pointer(word.frame) + from, byteCount: to &- from) }
   }
 }

@@ -140,13 +140,9 @@ extension MemoryObject {
     let old = byteCount
     if position &+ count > old {
       // What stores through mappings have left behind the end is not in the file.
-      if position > old, !old.isAligned(to: PageSize.small), let slot = pages.slot(old >> frameShift),
-        PageWord(slot.pointee).isPresent
-      {
-        let from = (old & 4095).int
-        let to = old >> frameShift == page ? (position & 4095).int : 4096
-        // SAFETY: within a frame of the cache.
-        clearMemory(LinearMap.pointer(PageWord(slot.pointee).frame) + from, byteCount: to &- from)
+      if position > old, !old.isAligned(to: PageSize.small) {
+        let last = old >> frameShift
+        clearPart(page: last, from: (old & 4095).int, to: last == page ? (position & 4095).int : 4096)
       }
       size.store(position &+ count, ordering: .releasing)
     }
@@ -187,9 +183,7 @@ extension MemoryObject {
     // Under the lock: a page that becomes dirty from here on is one of the smaller object.
     if unlessAhead, byteCount < old, dirtyTotal > 0 || isWritingBack { return lock.unlock() }
     // What stores through mappings have left behind the end is not in the file.
-    if byteCount > old, let slot = pages.slot(old >> frameShift), PageWord(slot.pointee).isPresent {
-      clearTail(old >> frameShift, PageWord(slot.pointee).frame)
-    }
+    if byteCount > old { clearTail() }
     size.store(byteCount, ordering: .releasing)
     guard byteCount < old else {
       // What was behind the end of a source that has grown has to be read again.
@@ -207,9 +201,7 @@ extension MemoryObject {
       if PageWord(slot.pointee).isPresent { removePage(slot) }
       return true
     }
-    if let slot = pages.slot(byteCount >> frameShift), PageWord(slot.pointee).isPresent {
-      clearTail(byteCount >> frameShift, PageWord(slot.pointee).frame)
-    }
+    clearTail()
     lock.unlock()
     unmap(from: end, to: .max, evenPrivate: true)
     Frames.noticeSurplus()

@@ -222,10 +222,7 @@ extension MemoryObject {
   /// What stores through mappings have left behind the end becomes zero before the end moves away from it.
   private func clearBehindEnd(before offset: UInt64) {
     lock.lock()
-    let end = byteCount
-    if offset > end, let slot = pages.slot(end >> frameShift), PageWord(slot.pointee).isPresent {
-      clearTail(end >> frameShift, PageWord(slot.pointee).frame)
-    }
+    if offset > byteCount { clearTail() }
     lock.unlock()
   }
 
@@ -260,13 +257,5 @@ extension MemoryObject {
     }
     lock.unlock()
     unmap(from: first, to: end, evenPrivate: false)
-  }
-
-  /// Clears a part of a page, if that is there. Under the lock.
-  private func clearPart(page: UInt64, from: Int, to: Int) {
-    guard from < to, let slot = pages.slot(page) else { return }
-    let word = PageWord(slot.pointee)
-    // SAFETY: within a frame of the cache, which stays under the lock.
-    if word.isPresent { clearMemory(LinearMap.pointer(word.frame) + from, byteCount: to &- from) }
   }
 }

@@ -297,17 +297,18 @@ extension UnsafeMutablePointer where Pointee == FrameState {
     drainDepots()
   }
 
-  /// All that is in the depots back to the buddy allocator; within a change of the CPU's area.
+  /// What is in the depots, `limit` batches at most, back to the buddy allocator; within a change of the CPU's area.
   private func drainDepots(_ limit: Int = .max) {
     var left = limit
-    while left > 0, let node = pointee.depot.take() {
-      give(pointee.depot.entries(of: node), FrameDepot.batch)
-      pointee.depot.nodes.give(node)
-      left &-= 1
-    }
-    while left > 0, let node = pointee.zeroed.take() {
-      give(pointee.zeroed.entries(of: node), FrameDepot.batch)
-      pointee.zeroed.nodes.give(node)
+    empty(pointee.depot, &left)
+    empty(pointee.zeroed, &left)
+  }
+
+  /// The batches of a depot, `left` at most, back to the buddy allocator.
+  private func empty(_ depot: borrowing FrameDepot, _ left: inout Int) {
+    while left > 0, let node = depot.take() {
+      give(depot.entries(of: node), FrameDepot.batch)
+      depot.nodes.give(node)
       left &-= 1
     }
   }

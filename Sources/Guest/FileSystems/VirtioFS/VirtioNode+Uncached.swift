@@ -62,12 +62,12 @@ extension VirtioNode {
   func setAttribute(_ name: PathBytes, _ value: UnsafeRawBufferPointer, _ mode: AttributeSetting) throws(Errno) {
     try tree.withBuffer { (buffer) throws(Errno) in
       guard value.count <= buffer.count else { throw .E2BIG }
-      for index in 0..<value.count { buffer[index] = value[index] }
+      let sent = UnsafeMutableRawBufferPointer(rebasing: buffer[..<value.count])
+      sent.copyMemory(from: value)
       changeBegins()
       // The time of the change is the server's to tell, when somebody asks.
       defer { changeEnds() }
-      try tree.client.setxattr(
-        node, name.bytes, value: UnsafeMutableRawBufferPointer(rebasing: buffer[..<value.count]), flags: mode.rawValue)
+      try tree.client.setxattr(node, name.bytes, value: sent, flags: mode.rawValue)
     }
   }
 

@@ -191,7 +191,7 @@ extension VirtioNode {
       tree.lock.withLock { isRefused = true }
       throw error
     }
-    if tree.lock.withLock({ isRefused }) { tree.lock.withLock { isRefused = false } }
+    tree.lock.withLock { isRefused = false }
     delayEnds(contents)
     if openFiles.load(ordering: .acquiring) == 0, !contents.object.isAheadOfSource { giveHandleBack() }
   }
@@ -221,8 +221,10 @@ extension VirtioNode {
   func changeAttributes(_ change: AttributeChange) throws(Errno) {
     guard tree.client.isWritable else { throw .EROFS }
     var arguments = FUSESetattrIn()
+    // What is dirty has been written before the time that is set now, whenever that was.
+    if change.modificationTime != nil { tree.lock.withLock { delayedTime = nil } }
     // What was written before must not take away what is set now, nor need rights that are about to go. What cannot be written stays dirty.
-    if isDelayed { try? writeBackDirty() }
+    if isDelayed || change.modificationTime != nil { try? writeBackDirty() }
     if let mode = change.mode {
       arguments.valid |= FUSESetattrFlags.mode
       arguments.mode = mode
@@ -245,9 +247,6 @@ extension VirtioNode {
       }
     }
     if let time = change.modificationTime {
-      // What is dirty has been written before, whenever that was.
-      tree.lock.withLock { delayedTime = nil }
-      try? writeBackDirty()
       arguments.valid |= FUSESetattrFlags.mtime
       if let (seconds, nanoseconds) = VirtioNode.parts(time) {
         (arguments.mtime, arguments.mtimeNanoseconds) = (seconds, nanoseconds)

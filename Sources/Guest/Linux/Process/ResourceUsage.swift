@@ -56,9 +56,7 @@ extension Process {
       return sum
     }
   }
-}
 
-extension Process {
   /// What an ended process and those that it had waited for have used. `lock` is held.
   var usageOfLine: ResourceUsage {
     var sum = endedThreads

@@ -22,15 +22,7 @@ extension ProcessFiles {
     tree.add("sys/kernel/shmall") { (text) throws(Errno) in append(SharedSegments.limits.pages, &text) }
     tree.add("sys/kernel/shmmni") { (text) throws(Errno) in append(SharedSegments.limits.segments, &text) }
     add(tree, "timerslack_ns", { (_, text) throws(Errno) in append(Task.current.timerSlack, &text) })
-    tree.add(threadFile: "children") { (view, _, text) throws(Errno) in
-      // SAFETY: the process list hands out processes only.
-      let process = unsafeDowncast(view, to: Process.self)
-      let children = process.lock.withLock { process.children }
-      for child in children {
-        text.append(child.identifier.u64)
-        text.append(" ")
-      }
-    }
+    add(tree, "children", children)
   }
 
   private static func append(_ number: UInt64, _ text: inout TextBuffer) {
@@ -92,15 +84,28 @@ extension ProcessFiles {
     text.append("\n")
   }
 
-  // MARK: Threads
+  // MARK: Processes and threads
+
+  /// Every process that is there when its turn comes, by number.
+  private static func forEachProcess(_ body: (Process) -> Void) {
+    var number: Int32 = 1
+    while let found = ProcessTable.shared.next(from: number) {
+      number = found &+ 1
+      if let process = Process.find(found) { body(process) }
+    }
+  }
+
+  private static func children(_ process: Process, _: Int32, _ text: inout TextBuffer) throws(Errno) {
+    for child in process.lock.withLock({ process.children }) {
+      text.append(child.identifier.u64)
+      text.append(" ")
+    }
+  }
 
   /// No averages are kept; how many threads run and how many there are is so.
   private static func load(_ text: inout TextBuffer) throws(Errno) {
     var (running, all): (UInt64, UInt64) = (0, 0)
-    var number: Int32 = 1
-    while let found = ProcessTable.shared.next(from: number) {
-      number = found &+ 1
-      guard let process = Process.find(found) else { continue }
+    forEachProcess { process in
       process.lock.withLock {
         for task in process.tasks {
           all &+= 1
@@ -121,10 +126,8 @@ extension ProcessFiles {
   /// Those that somebody has a descriptor of, of all processes with a table of their own.
   private static func sockets(_ text: inout TextBuffer) throws(Errno) {
     text.append("Num       RefCount Protocol Flags    Type St Inode Path\n")
-    var number: Int32 = 1
-    while let found = ProcessTable.shared.next(from: number) {
-      number = found &+ 1
-      guard let process = Process.find(found), process === Process.first || process.ownsDescriptors else { continue }
+    forEachProcess { process in
+      guard process === Process.first || process.ownsDescriptors else { return }
       var descriptor = 0
       while let next = process.descriptors.next(from: descriptor) {
         descriptor = next &+ 1

@@ -84,7 +84,7 @@ extension ProcessFiles {
       })
   }
 
-  private static func add(
+  static func add(
     _ tree: ProcessFileSystem, _ name: StaticString,
     _ body: @escaping (Process, Int32, inout TextBuffer) throws(Errno) -> Void
   ) {
