@@ -159,18 +159,9 @@ def volume(results, runs):
     try:
         subprocess.run(["cp", "-r", tree(10_000), os.path.join(folder, "tree")], check=True)
         subprocess.run(["dd", "if=/dev/zero", f"of={folder}/big", "bs=1M", "count=256", "status=none"], check=True)
-        commands = ([path, folder, "256"], [OSV, "--memory", "1G", "--volume", f"{folder}:/data", path, "/data", "256"])
-        samples = ({}, {})
-        for number in range(runs):
-            progress(f"{number + 1}/{runs} volume")
-            for command, sample in zip(commands, samples):
-                for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines():
-                    key, value = line.split("\t")
-                    sample.setdefault(key, []).append(float(value) / 1000)
-        progress("")
-        for key in samples[0]:
-            n, g = (statistics.median(sample[key]) for sample in samples)
-            results.add(f"volume: {key}", "us", g, n)
+        native = [path, folder, "256"]
+        guest = [OSV, "--memory", "1G", "--volume", f"{folder}:/data", path, "/data", "256"]
+        measured(results, "volume", runs, native, guest, "us", 1000)
     finally:
         shutil.rmtree(folder)
 
@@ -192,39 +183,46 @@ def calls(results, runs):
             results.add(f"system call: {name}, {unit}", unit, guest, native)
 
 
-def program(results, name, runs):
-    """A C file of this folder that measures itself and prints lines of name, tab, nanoseconds: run natively and in the guest."""
-    path = tool(name)
-    commands = ([path], [OSV, path])
+def measured(results, name, runs, native, guest, unit, nanoseconds):
+    """A program that measures itself and prints lines of name, tab, nanoseconds: run natively and in the guest, in turn."""
     samples = ({}, {})
     for number in range(runs):
         progress(f"{number + 1}/{runs} {name}")
-        for command, sample in zip(commands, samples):
+        for command, sample in zip((native, guest), samples):
             for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines():
                 key, value = line.split("\t")
-                sample.setdefault(key, []).append(float(value))
+                sample.setdefault(key, []).append(float(value) / nanoseconds)
     progress("")
     for key in samples[0]:
         n, g = (statistics.median(sample[key]) for sample in samples)
-        results.add(f"{name}: {key}", "ns", g, n)
+        results.add(f"{name}: {key}", unit, g, n)
 
 
-def console(results, runs):
-    """Small writes to standard output, which is a pipe that is read all the time; and the exits that one of them takes."""
-    program = tool("console")
+def program(results, name, runs):
+    """The same for a C file of this folder that needs nothing else."""
+    path = tool(name)
+    measured(results, name, runs, [path], [OSV, path], "ns", 1)
+
+
+def counted(results, name, runs, options=(), flags=(), stream="stdout"):
+    """A C file of this folder that measures itself and prints lines of name, nanoseconds and operations, natively and in the guest, in
+    turn; then each measurement on its own, for the exits that an operation takes."""
+    path = tool(name, *flags)
     samples, counts = {}, {}
     for number in range(runs):
-        for side, command in (("native", [program]), ("guest", [OSV, program])):
-            progress(f"{number + 1}/{runs} console, {side}")
-            for line in subprocess.run(command, check=True, capture_output=True, text=True).stderr.splitlines():
-                name, value, count = line.split()
-                samples.setdefault(name, {}).setdefault(side, []).append(float(value))
-                counts[name] = int(count)
-    idle = stats([program, "none"])["exits"]["total"]
-    for name, sides in samples.items():
-        results.add(f"console: {name}", "ns", statistics.median(sides["guest"]), statistics.median(sides["native"]))
-        exits = stats([program, name])["exits"]["total"] - idle
-        results.add(f"console: {name}, exits to userspace", "exits an operation", max(0, exits) / counts[name])
+        for side, command in (("native", [path]), ("guest", [OSV, *options, path])):
+            progress(f"{number + 1}/{runs} {name}, {side}")
+            text = getattr(subprocess.run(command, check=True, capture_output=True, text=True), stream)
+            for line in text.splitlines():
+                key, value, count = line.split()
+                samples.setdefault(key, {}).setdefault(side, []).append(float(value))
+                counts[key] = int(count)
+    idle = stats([*options, path, "none"])["exits"]["total"]
+    for key, sides in samples.items():
+        progress(f"{name}, exits of {key}")
+        results.add(f"{name}: {key}", "ns", statistics.median(sides["guest"]), statistics.median(sides["native"]))
+        exits = stats([*options, path, key])["exits"]["total"] - idle
+        results.add(f"{name}: {key}, exits to userspace", "exits an operation", max(0, exits) / counts[key])
     progress("")
 
 
@@ -257,28 +255,6 @@ def threads(results, runs):
     progress("")
 
 
-def memory(results, runs):
-    """Memory, natively and in the guest, in turn; then each measurement on its own for the exits that an operation takes."""
-    program = tool("memory", "-pthread")
-    options = ["--cpus", "2", "--memory", "1G"]
-    samples, counts = {}, {}
-    for number in range(runs):
-        for side, command in (("native", [program]), ("guest", [OSV, *options, program])):
-            progress(f"{number + 1}/{runs} memory, {side}")
-            text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            for line in text.splitlines():
-                name, value, count = line.split()
-                samples.setdefault(name, {}).setdefault(side, []).append(float(value))
-                counts[name] = int(count)
-    idle = stats([*options, program, "none"])["exits"]["total"]
-    for name, sides in samples.items():
-        progress(f"memory, exits of {name}")
-        results.add(f"memory: {name}", "ns", statistics.median(sides["guest"]), statistics.median(sides["native"]))
-        exits = stats([*options, program, name])["exits"]["total"] - idle
-        results.add(f"memory: {name}, exits to userspace", "exits an operation", max(0, exits) / counts[name])
-    progress("")
-
-
 def missed():
     rows = json.load(open(os.path.join(OUT, "results.json")))
     wrong = []
@@ -305,9 +281,10 @@ def main():
         "files": lambda r: program(r, "files", 1 if arguments.quick else 5),
         "volume": lambda r: volume(r, 1 if arguments.quick else 5),
         "calls": lambda r: calls(r, 3 if arguments.quick else 9),
-        "console": lambda r: console(r, 3 if arguments.quick else 9),
+        # Its standard output, a pipe that is read all the time, is what it measures.
+        "console": lambda r: counted(r, "console", 3 if arguments.quick else 9, stream="stderr"),
         "threads": lambda r: threads(r, 1 if arguments.quick else 5),
-        "memory": lambda r: memory(r, 1 if arguments.quick else 5),
+        "memory": lambda r: counted(r, "memory", 1 if arguments.quick else 5, ["--cpus", "2", "--memory", "1G"], ["-pthread"]),
     }
     parser.add_argument("--only", nargs="+", choices=sections, help="measure only these, and write only their results")
     arguments = parser.parse_args()

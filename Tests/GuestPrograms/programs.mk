@@ -6,6 +6,7 @@
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
 OUT := .build/guest-programs
 PROGRAMS := $(patsubst $(HERE)%.c,%,$(wildcard $(HERE)*.c))
+HEADERS := $(wildcard $(HERE)*.h)
 FLAVOURS := glibc-static glibc-static-pie fixed musl-static musl-static-pie glibc-dynamic musl-dynamic
 
 COMPILE_glibc-static := gcc -static
@@ -27,7 +28,7 @@ TARGETS := $(foreach p,$(PROGRAMS),$(foreach f,$(call flavours,$(p)),$(OUT)/$(f)
 all: $(TARGETS)
 
 define rule
-$(OUT)/$(1)/%: $(HERE)%.c $(HERE)programs.mk
+$(OUT)/$(1)/%: $(HERE)%.c $(HERE)programs.mk $(HEADERS)
 	@mkdir -p $$(@D)
 	$(COMPILE_$(1)) -O2 -g -Wall -Werror -pthread $$(call cflags,$$*) -o $$@ $$< $$(FINISH_$(1))
 endef

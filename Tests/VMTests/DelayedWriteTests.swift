@@ -110,18 +110,11 @@ extension VolumeTests {
     defer { try? FileManager.default.removeItem(atPath: folder) }
     let path = folder + "/file"
     try Data("old\n".utf8).write(to: URL(filePath: path))
-    let output = Pipe()
-    let child = try start(
-      [osvRun, "--volume", "\(folder):/data", program("file_shared"), "60", "/data/file"],
-      environment: ProcessInfo.processInfo.environment.map { "\($0.key)=\($0.value)" }
-    ) { actions in
-      posix_spawn_file_actions_adddup2(&actions, FileHandle.nullDevice.fileDescriptor, 0)
-      posix_spawn_file_actions_adddup2(&actions, output.fileHandleForWriting.fileDescriptor, 1)
-      posix_spawn_file_actions_adddup2(&actions, FileHandle.nullDevice.fileDescriptor, 2)
-    }
-    try output.fileHandleForWriting.close()
+    let (child, output) = try startReadable([
+      osvRun, "--volume", "\(folder):/data", program("file_shared"), "60", "/data/file",
+    ])
     var text = ""
-    while !text.contains("then"), case let more = output.fileHandleForReading.availableData, !more.isEmpty {
+    while !text.contains("then"), case let more = output.availableData, !more.isEmpty {
       text += String(decoding: more, as: UTF8.self)
     }
     #expect(text == "old\nthen\n")

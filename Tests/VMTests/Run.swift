@@ -96,6 +96,19 @@ func start(
   return child
 }
 
+/// Starts a command whose standard output is to be read while it runs; it has no input, and its errors are dropped.
+func startReadable(_ command: [String]) throws -> (child: pid_t, output: FileHandle) {
+  let output = Pipe()
+  let null = FileHandle.nullDevice.fileDescriptor
+  let child = try start(command, environment: ProcessInfo.processInfo.environment.map { "\($0.key)=\($0.value)" }) {
+    posix_spawn_file_actions_adddup2(&$0, null, 0)
+    posix_spawn_file_actions_adddup2(&$0, output.fileHandleForWriting.fileDescriptor, 1)
+    posix_spawn_file_actions_adddup2(&$0, null, 2)
+  }
+  try output.fileHandleForWriting.close()
+  return (child, output.fileHandleForReading)
+}
+
 /// How many programs run at once: some at a time, or one that must be alone, which is let in before others that came later.
 private final class Gate: @unchecked Sendable {
   private let changed = NSCondition()

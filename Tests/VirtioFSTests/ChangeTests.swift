@@ -11,6 +11,19 @@ import VirtioFileSystem
 
 @testable import VirtioFS
 
+/// How large a file may become for this process while the body of `withFileSizeLimit` runs: 8 GiB, which no other test meets.
+let fileSizeLimit = 1 << 33
+
+/// Runs the body while the process may not make files larger than `fileSizeLimit`.
+func withFileSizeLimit(_ body: () throws -> Void) throws {
+  var old = rlimit()
+  getrlimit(__rlimit_resource_t(1), &old)
+  var small = rlimit(rlim_cur: rlim_t(fileSizeLimit), rlim_max: old.rlim_max)
+  setrlimit(__rlimit_resource_t(1), &small)
+  defer { setrlimit(__rlimit_resource_t(1), &old) }
+  try body()
+}
+
 extension Mounted {
   static func writable(
     _ path: String, cache: FUSEServer.CachePolicy = .automatic, pinLimit: Int = 256, delays: Bool = false
@@ -151,20 +164,17 @@ extension HostTree {
     let tree = HostTree("printf 0123456789 > file && mkdir dir && touch dir/x")
     let mounted = try Mounted.writable(tree.path)
     let node = try mounted.node("file")!
-    // A file that nobody may grow beyond 8 GiB.
-    var old = rlimit()
-    getrlimit(__rlimit_resource_t(1), &old)
-    let limit = 1 << 33
-    var small = rlimit(rlim_cur: rlim_t(limit), rlim_max: old.rlim_max)
-    setrlimit(__rlimit_resource_t(1), &small)
-    defer { setrlimit(__rlimit_resource_t(1), &old) }
-    #expect(throws: Errno.EFBIG) { try mounted.write(node, limit + 10, [1, 2, 3]) }
-    #expect(try node.getAttributes().byteCount == 10)
-    #expect(try mounted.read(node) == Array("0123456789".utf8))
-    // Short, and then not at all.
-    #expect(try mounted.write(node, limit - 2, [1, 2, 3, 4]) == 2)
-    #expect(try node.getAttributes().byteCount == UInt64(limit))
-    #expect(try mounted.read(node, limit - 3, 100) == [0, 1, 2])
+    // A file that nobody may grow beyond that.
+    let limit = fileSizeLimit
+    try withFileSizeLimit { () throws in
+      #expect(throws: Errno.EFBIG) { try mounted.write(node, limit + 10, [1, 2, 3]) }
+      #expect(try node.getAttributes().byteCount == 10)
+      #expect(try mounted.read(node) == Array("0123456789".utf8))
+      // Short, and then not at all.
+      #expect(try mounted.write(node, limit - 2, [1, 2, 3, 4]) == 2)
+      #expect(try node.getAttributes().byteCount == UInt64(limit))
+      #expect(try mounted.read(node, limit - 3, 100) == [0, 1, 2])
+    }
     #expect(throws: Errno.ENOTEMPTY) { try mounted.unlink(mounted.root, "dir") }
     #expect(throws: Errno.EPERM) { try mounted.create(mounted.root, "device", type: .characterDevice) }
     #expect(try mounted.node("dir/x") != nil)
@@ -427,16 +437,10 @@ extension HostTree {
   @Test(arguments: [FUSEOpcode.write, FUSEOpcode.create, FUSEOpcode.rename2, FUSEOpcode.unlink, FUSEOpcode.setattr])
   func liesAboutChanges(about opcode: UInt32) throws {
     let tree = HostTree("seq 50 | xargs touch")
-    var liar: LyingTransport?
-    let mounted = try Mounted(
-      tree.path,
-      lie: {
-        liar = LyingTransport($0)
-        return liar!
-      }, configure: { $0.isWritable = true })
-    liar?.about = opcode
+    let (mounted, liar) = try Mounted.lying(tree.path, isWritable: true)
+    liar.about = opcode
     var random = SystemRandomNumberGenerator()
-    liar?.lie = { _, reply, count in
+    liar.lie = { _, reply, count in
       switch Int.random(in: 0..<4, using: &random) {
       case 0: count = Int.random(in: 0...reply.count, using: &random)
       case 1: if count > 16 { reply.storeBytes(of: UInt32.max, toByteOffset: 16, as: UInt32.self) }

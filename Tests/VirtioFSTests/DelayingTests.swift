@@ -146,17 +146,14 @@ import VirtioFileSystem
     let tree = HostTree()
     let mounted = try Mounted.writable(tree.path, delays: true)
     let file = try mounted.create(mounted.root, "file")
-    var old = rlimit()
-    getrlimit(__rlimit_resource_t(1), &old)
-    let limit = 1 << 33
-    var small = rlimit(rlim_cur: rlim_t(limit), rlim_max: old.rlim_max)
-    setrlimit(__rlimit_resource_t(1), &small)
-    var change = AttributeChange()
-    change.byteCount = UInt64(limit - 50)
-    try file.setAttributes(change)
-    #expect(try mounted.write(file, limit - 50, [UInt8](repeating: 1, count: 100)) == 100)
-    #expect(throws: Errno.EFBIG) { try file.synchronise(dataOnly: false) }
-    setrlimit(__rlimit_resource_t(1), &old)
+    let limit = fileSizeLimit
+    try withFileSizeLimit { () throws in
+      var change = AttributeChange()
+      change.byteCount = UInt64(limit - 50)
+      try file.setAttributes(change)
+      #expect(try mounted.write(file, limit - 50, [UInt8](repeating: 1, count: 100)) == 100)
+      #expect(throws: Errno.EFBIG) { try file.synchronise(dataOnly: false) }
+    }
     // It was not lost: with room for it, it is written.
     try file.synchronise(dataOnly: false)
     #expect(try file.getAttributes().byteCount == UInt64(limit + 50))
@@ -186,27 +183,24 @@ import VirtioFileSystem
     let tree = HostTree()
     let mounted = try Mounted.writable(tree.path, delays: true)
     let file = try mounted.create(mounted.root, "file")
-    var old = rlimit()
-    getrlimit(__rlimit_resource_t(1), &old)
-    let limit = 1 << 33
+    let limit = fileSizeLimit
     var change = AttributeChange()
     change.byteCount = UInt64(limit)
     try file.setAttributes(change)
-    var small = rlimit(rlim_cur: rlim_t(limit), rlim_max: old.rlim_max)
-    setrlimit(__rlimit_resource_t(1), &small)
-    #expect(try mounted.write(file, limit, Array("first".utf8)) == 5)
-    #expect(mounted.fileSystem.writeBackDirty() == .EFBIG)
-    #expect(throws: Errno.EFBIG) { try mounted.write(file, limit + 5, Array("second".utf8)) }
-    #expect(try file.getAttributes().byteCount == UInt64(limit + 5))
-    // The many writes of one that does not listen end in the same way, and no page more is kept.
-    var refusals = 0
-    for index in 0..<1000 {
-      do { try mounted.write(file, limit + 8192 + index * 4096, [UInt8](repeating: 1, count: 4096)) } catch {
-        refusals += 1
+    try withFileSizeLimit { () throws in
+      #expect(try mounted.write(file, limit, Array("first".utf8)) == 5)
+      #expect(mounted.fileSystem.writeBackDirty() == .EFBIG)
+      #expect(throws: Errno.EFBIG) { try mounted.write(file, limit + 5, Array("second".utf8)) }
+      #expect(try file.getAttributes().byteCount == UInt64(limit + 5))
+      // The many writes of one that does not listen end in the same way, and no page more is kept.
+      var refusals = 0
+      for index in 0..<1000 {
+        do { try mounted.write(file, limit + 8192 + index * 4096, [UInt8](repeating: 1, count: 4096)) } catch {
+          refusals += 1
+        }
       }
+      #expect(refusals == 1000)
     }
-    #expect(refusals == 1000)
-    setrlimit(__rlimit_resource_t(1), &old)
     #expect(mounted.fileSystem.writeBackDirty() == nil)
     #expect(try mounted.write(file, limit + 5, Array("!".utf8)) == 1)
     let quiet = try mounted.messages { try mounted.write(file, limit + 6, Array("?".utf8)) }
@@ -344,17 +338,11 @@ import VirtioFileSystem
   /// What cannot be written when the machine ends is told, and what never can be any more.
   @Test(arguments: [false, true]) func whatIsLostIsTold(hasName: Bool) throws {
     let tree = HostTree("printf 0123456789 > file")
-    var liar: LyingTransport?
-    let mounted = try Mounted(
-      tree.path,
-      lie: {
-        liar = LyingTransport($0)
-        return liar!
-      }, configure: { $0.isWritable = true })
+    let (mounted, liar) = try Mounted.lying(tree.path, isWritable: true)
     let file = try mounted.node("file")!
-    liar?.about = FUSEOpcode.write
+    liar.about = FUSEOpcode.write
     func refuse(_ error: Errno) {
-      liar?.lie = { _, reply, count in
+      liar.lie = { _, reply, count in
         count = 16
         reply.storeBytes(of: 16, as: UInt32.self)
         reply.storeBytes(of: -Int32(error.rawValue), toByteOffset: 4, as: Int32.self)
@@ -364,7 +352,7 @@ import VirtioFileSystem
     refuse(.ENOSPC)
     #expect(throws: Errno.ENOSPC) { try mounted.fileSystem.writeBack() }
     #expect(!mounted.fileSystem.dirty.isEmpty)
-    liar?.lie = nil
+    liar.lie = nil
     #expect(throws: Never.self) { try mounted.fileSystem.writeBack() }
     #expect(mounted.fileSystem.dirty.isEmpty)
     // The host has removed it; or the guest has, and nobody misses it.

@@ -39,6 +39,18 @@ struct Mounted {
     fileSystem = try VirtioFileSystem(transport: carrier, nodeLimit: nodeLimit, clock: { clock.now })
   }
 
+  /// A directory whose server lies as the test says, and is honest until it does.
+  static func lying(_ path: String, isWritable: Bool = false) throws -> (Mounted, LyingTransport) {
+    var liar: LyingTransport?
+    let mounted = try Mounted(
+      path,
+      lie: {
+        liar = LyingTransport($0)
+        return liar!
+      }, configure: { $0.isWritable = isWritable })
+    return (mounted, liar!)
+  }
+
   func node(_ path: String) throws -> VirtioNode? {
     var node: VirtioNode? = root
     for name in path.split(separator: "/") {
@@ -283,15 +295,9 @@ struct Mounted {
     let tree = HostTree(
       "mkdir -p a/b && seq 40 | while read i; do echo $i > a/$i; done && ln -s a link && seq 9000 > large")
     var random = SystemRandomNumberGenerator()
-    var lying: LyingTransport?
     for round in 0..<60 {
-      let mounted = try Mounted(
-        tree.path,
-        lie: {
-          lying = LyingTransport($0)
-          return lying!
-        })
-      lying!.lie = { _, reply, count in
+      let (mounted, lying) = try Mounted.lying(tree.path)
+      lying.lie = { _, reply, count in
         switch Int.random(in: 0..<8, using: &random) {
         case 0: count = Int.random(in: -5...reply.count + 5, using: &random)
         case 1:
@@ -326,44 +332,32 @@ struct Mounted {
 
   @Test func sizesThatChangeAndReadsThatAreShort() throws {
     let tree = HostTree("seq 9000 > large")
-    var lying: LyingTransport?
-    let mounted = try Mounted(
-      tree.path,
-      lie: {
-        lying = LyingTransport($0)
-        return lying!
-      })
+    let (mounted, lying) = try Mounted.lying(tree.path)
     let node = try mounted.node("large")!
-    lying!.about = FUSEOpcode.read
-    lying!.lie = { _, reply, count in
+    lying.about = FUSEOpcode.read
+    lying.lie = { _, reply, count in
       count = 16 + 100
       reply.storeBytes(of: UInt32(count), as: UInt32.self)
     }
     // A file that is shorter than its size reads as zeros behind its end.
     let got = try mounted.read(node, 0, 4096)
     #expect(got.count == 4096)
-    lying!.about = FUSEOpcode.getattr
-    lying!.lie = { _, reply, _ in reply.storeBytes(of: UInt64.max, toByteOffset: 16 + 16 + 8, as: UInt64.self) }
+    lying.about = FUSEOpcode.getattr
+    lying.lie = { _, reply, _ in reply.storeBytes(of: UInt64.max, toByteOffset: 16 + 16 + 8, as: UInt64.self) }
     mounted.clock.now += 2_000_000_000
     #expect(throws: Errno.EIO) { try mounted.read(node, 0, 4096) }
-    lying!.lie = { _, reply, _ in reply.storeBytes(of: UInt32(0o040755), toByteOffset: 16 + 16 + 60, as: UInt32.self) }
+    lying.lie = { _, reply, _ in reply.storeBytes(of: UInt32(0o040755), toByteOffset: 16 + 16 + 60, as: UInt32.self) }
     #expect(throws: Errno.EIO) { try mounted.read(node, 0, 4096) }
-    lying!.lie = nil
+    lying.lie = nil
     #expect(try mounted.read(node, 0, 2) == Array("1\n".utf8))
   }
 
   /// A directory that never ends without ever having an entry.
   @Test func directoriesWithoutEnd() throws {
     let tree = HostTree()
-    var lying: LyingTransport?
-    let mounted = try Mounted(
-      tree.path,
-      lie: {
-        lying = LyingTransport($0)
-        return lying!
-      })
-    lying!.about = FUSEOpcode.readdirplus
-    lying!.lie = { _, reply, count in
+    let (mounted, lying) = try Mounted.lying(tree.path)
+    lying.about = FUSEOpcode.readdirplus
+    lying.lie = { _, reply, count in
       // "." until the reply is full.
       let record = 160
       let records = (reply.count - 16) / record

@@ -172,17 +172,11 @@ private func hostAttribute(
   /// A server that lies about them is met with EIO.
   @Test(arguments: [FUSEOpcode.lseek, FUSEOpcode.tmpfile]) func lies(about opcode: UInt32) throws {
     let tree = HostTree("head -c 100000 /dev/zero > file")
-    var liar: LyingTransport?
-    let mounted = try Mounted(
-      tree.path,
-      lie: {
-        liar = LyingTransport($0)
-        return liar!
-      }, configure: { $0.isWritable = true })
-    liar?.about = opcode
+    let (mounted, liar) = try Mounted.lying(tree.path, isWritable: true)
+    liar.about = opcode
     let node = try mounted.node("file")!
     for value in [0, 1, 4095, UInt64.max] as [UInt64] {
-      liar?.lie = { _, reply, count in
+      liar.lie = { _, reply, count in
         if count > 16 { reply.storeBytes(of: value, toByteOffset: 16, as: UInt64.self) }
       }
       if opcode == FUSEOpcode.lseek {
@@ -192,7 +186,7 @@ private func hostAttribute(
         #expect(throws: Errno.EIO) { try temporary(mounted) }
       }
     }
-    liar?.lie = { _, _, count in count = 20 }
+    liar.lie = { _, _, count in count = 20 }
     if opcode == FUSEOpcode.tmpfile { #expect(throws: Errno.EIO) { try temporary(mounted) } }
   }
 }
