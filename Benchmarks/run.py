@@ -105,7 +105,7 @@ def tree(files):
 
 def startup(results, runs):
     hello = tool("hello")
-    volume = os.path.join(OUT, "volume")
+    volume = os.path.join(OUT, "attached")
     os.makedirs(volume, exist_ok=True)
     base = [OSV, "--memory", "128M"]
     native = [hello]
