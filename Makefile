@@ -30,7 +30,7 @@ prerequisites: ## Install the Debian packages that are missing (Swift itself mus
 
 .PHONY: build
 build: ## Build .build/release/osv-run
-	@$(SWIFT_BUILD) --product osv-run 2>&1 | { grep -v "Using 'dlopen' in statically linked" || true; }
+	@$(SWIFT_BUILD) --product osv-run 2>&1 | { grep --line-buffered -v "Using 'dlopen' in statically linked" || true; }
 
 .PHONY: images
 images: $(IMAGES) ## Build every folder under images/ into .build/images/NAME.elf
@@ -48,7 +48,7 @@ demo: prerequisites all ## Install what is missing, build, and run the main job 
 
 .PHONY: test
 test: prerequisites all ## Run every test: modules, devices, programs in VMs on both KVMs
-	@swift test --disable-xctest 2>&1 | { grep -v "Using 'dlopen' in statically linked" || true; }
+	@swift test --disable-xctest 2>&1 | { grep --line-buffered -v "Using 'dlopen' in statically linked" || true; }
 
 .PHONY: lint
 lint: ## Check formatting, the layering of the modules, and that unsafe constructs say why they are sound

@@ -106,7 +106,10 @@ final class TestPipe: Sendable {
       done += count
     }
   }
+  /// What is in it, up to a limit; waits for something, but not for ever.
   func take(_ limit: Int) -> [UInt8] {
+    var wait = pollfd(fd: reader, events: Int16(POLLIN), revents: 0)
+    guard poll(&wait, 1, 20_000) > 0 else { return [] }
     var bytes = [UInt8](repeating: 0, count: limit)
     let count = bytes.withUnsafeMutableBytes { read(reader, $0.baseAddress, limit) }
     return Array(bytes.prefix(max(count, 0)))

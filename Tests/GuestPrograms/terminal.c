@@ -185,6 +185,33 @@ static void everything(void) {
   say("end\n");
 }
 
+/// Signals that come all the time interrupt no change of the modes.
+static volatile sig_atomic_t signals;
+static void count(int number) { signals++; }
+
+static int toggle(void) {
+  struct sigaction action = {.sa_handler = count};
+  sigaction(SIGINT, &action, NULL);
+  struct termios raw = original, lines = original;
+  raw.c_lflag &= ~(ICANON | ECHO | ISIG);
+  raw.c_cc[VMIN] = raw.c_cc[VTIME] = 0;
+  lines.c_lflag &= ~ECHO;
+  long interrupted = 0, isOver = 0;
+  say("ready\n");
+  while (!isOver) {
+    if (tcsetattr(0, TCSANOW, &lines)) interrupted++;
+    for (int i = 0; i < 200; i++) getpid();
+    if (tcsetattr(0, TCSANOW, &raw)) interrupted++;
+    char text[100];
+    ssize_t length = read(0, text, sizeof text);
+    if (length > 0 && memchr(text, 'q', length)) isOver = 1;
+  }
+  tcsetattr(0, TCSANOW, &original);
+  number("interrupted", interrupted);
+  say(signals > 0 ? "some came\n" : "none came\n");
+  return 8;
+}
+
 int main(int count, char **arguments) {
   if (!isatty(0)) {
     number("no terminal", isatty(1));
@@ -204,6 +231,7 @@ int main(int count, char **arguments) {
     if (count > 2) pause();
     return 5;
   }
+  if (!strcmp(what, "toggle")) return toggle();
   if (!strcmp(what, "stay")) {
     // A key at a time, through stops.
     set(ICANON | ECHO, 1, 0, TCSANOW);

@@ -100,7 +100,8 @@ static void children(void) {
 static void switches(void) {
   struct rusage before, after;
   getrusage(RUSAGE_SELF, &before);
-  for (int i = 0; i < 10; i++) usleep(100);
+  // Long enough that no machine, however slow, finds the time over before it has slept.
+  for (int i = 0; i < 10; i++) usleep(5000);
   getrusage(RUSAGE_SELF, &after);
   printf("voluntary switches: %s\n", yes(after.ru_nvcsw - before.ru_nvcsw >= 10));
 }

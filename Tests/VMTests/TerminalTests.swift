@@ -69,6 +69,18 @@ struct TerminalTests {
     for runner in [Runner.inAVM, .inAVMOfTwo] { #expect(try transcript(runner.command + [program]) == native) }
   }
 
+  @Test(arguments: Runner.allCases) func signalsInterruptNoChangeOfTheModes(_ runner: Runner) throws {
+    let it = try TerminalSession(runner.command + [programs + "glibc-static/terminal", "toggle"])
+    try it.expect("ready\r\n")
+    for round in 0..<300 {
+      it.type("\u{3}")
+      usleep(UInt32(1000 + round * 17 % 4000))
+    }
+    it.type("qqqq")
+    try it.expect("interrupted 0\r\nsome came\r\n")
+    #expect(it.finish() == 8)
+  }
+
   enum End: CaseIterable, Sendable { case exit, terminated, quit, crash }
 
   /// However it ends, the terminal is as it was.
@@ -227,6 +239,8 @@ struct TerminalTests {
     // Editing of lines is the shell's own: the terminal is raw meanwhile.
     it.type("echo abd\u{7f}c\n")
     try it.expect("\r\nabc\r\n")
+    // Only when it is back at its prompt: a signal while it sets the modes makes it forget what they were, natively too.
+    try it.expect("$ ")
     // One Ctrl-C after another is the shell's, not the monitor's.
     for _ in 0..<3 {
       it.type("dropped\u{3}")

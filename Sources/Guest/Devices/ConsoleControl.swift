@@ -108,11 +108,13 @@ final class ConsoleControl {
 
   /// Does something with the terminal and says how it is afterwards; threads only.
   /// - Parameter state: what to set, if that is asked for.
-  /// - Throws: what the host says (ENOTTY, EIO, ERESTART from the background); EINTR, EIO, EAGAIN.
+  ///
+  /// Not interruptible: no terminal's change is. The host answers at once, whoever it is that has the terminal.
+  /// - Throws: what the host says (ENOTTY, EIO, ERESTART from the background); EIO, EAGAIN.
   func terminal(_ action: UInt16, _ state: inout VirtioConsoleTerminal) throws(Errno) {
     requests.lock()
     defer { requests.unlock() }
-    // An answer that a signal kept us from waiting for has a tag of its own.
+    // A device that answers late, or twice, answers another request.
     let tag = lastTag.wrappingAdd(1, ordering: .relaxed).newValue
     state.tag = tag
     try send(VirtioConsoleControl(port: 0, event: VirtioConsoleControl.terminalRequest, value: action), state)
@@ -122,10 +124,7 @@ final class ConsoleControl {
       defer { receive.endSleep() }
       // What came before the device knew that we sleep.
       poll()
-      let result = answers.wait(interruptible: true) {
-        answeredTag.load(ordering: .acquiring) != tag && !receive.hasFailed
-      }
-      if result == .interrupted { throw .EINTR }
+      _ = answers.wait { answeredTag.load(ordering: .acquiring) != tag && !receive.hasFailed }
     }
     if receive.hasFailed { throw .EIO }
     let code = answeredCode.load(ordering: .relaxed)

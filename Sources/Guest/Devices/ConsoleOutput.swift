@@ -237,7 +237,8 @@ final class ConsoleOutput {
     let index = gathered[port].index
     guard index >= 0 else { return false }
     gathered[port].index = -1
-    gatheredCount.subtract(1, ordering: .relaxed)
+    // Last of all: whoever finds nothing gathered finds the buffer among the strays, and can wait for it.
+    defer { gatheredCount.subtract(1, ordering: .releasing) }
     guard let slot = add(port, index, gathered[port].count) else {
       buffers.give(index)
       return false
@@ -248,7 +249,7 @@ final class ConsoleOutput {
 
   /// Sends what is gathered, and waits for nothing; threads only.
   func sendGathered() {
-    guard gatheredCount.load(ordering: .relaxed) > 0 else { return }
+    guard gatheredCount.load(ordering: .acquiring) > 0 else { return }
     for port in 0..<2 where order.withLock({ addGathered(port) }) { queues[port].kick() }
     control.poll()
   }
