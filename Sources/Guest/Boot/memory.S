@@ -67,9 +67,11 @@ copy_long:
     cmpq $32, %rdx
     ja 1b
     jmp copy_short
-2:  movq %rdx, %rcx
-    rep movsb
-    ret
+2:  movq %rdx, %rcx                 // not by bytes: see usercopy_copy
+    shrq $3, %rcx
+    andl $7, %edx
+    rep movsq
+    jmp copy_short
 
 // memmove(to, from, count) -> to
     .globl memmove

@@ -34,6 +34,11 @@ uint64_t usercopy_zero(void *to, uint64_t count) {
   return 0;
 }
 uint64_t usercopy_string_length(const void *from, uint64_t limit) { return strnlen(from, limit); }
+uint64_t usercopy_string(void *to, const void *from, uint64_t limit) {
+  uint64_t length = strnlen(from, limit);
+  memcpy(to, from, length < limit ? length + 1 : limit);
+  return length;
+}
 _Bool usercopy_load32(const void *from, uint32_t *value) {
   *value = __atomic_load_n((const uint32_t *)from, __ATOMIC_SEQ_CST);
   return 1;

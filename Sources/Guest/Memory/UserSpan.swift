@@ -94,11 +94,8 @@ public struct UserSpan {
       guard address < AddressMap.programEnd else { throw .EFAULT }
       limit = min(limit, (AddressMap.programEnd - address).int)
     #endif
-    guard let length = UserCopy.stringLength(address, limit: limit) else { throw .EFAULT }
+    guard let length = UserCopy.copyString(address, to: start, limit: limit) else { throw .EFAULT }
     guard length < limit else { throw limit < buffer.count ? .EFAULT : .ENAMETOOLONG }
-    guard UserCopy.copyFromProgram(address, to: start, count: length) == 0 else { throw .EFAULT }
-    // The program may have changed it meanwhile: a NUL earlier is harmless, and the one at the end is ours.
-    buffer[length] = 0
     return length
   }
 

@@ -71,6 +71,7 @@
       report.require(
         UserCopy.copyToProgram(end - 1, from: buffer, count: 4096) == 4095, "a copy in ended elsewhere")
       report.require(UserCopy.copyToProgram(bench.page(0), from: buffer, count: 9) == 9, "a copy in to nowhere")
+      copiesOfEverySize(bench, buffer, &report)
       report.require(UserCopy.zeroProgram(bench.page(1), count: 4097) == 1, "zeroing ended elsewhere")
       report.require(UserCopy.load32(end) == nil, "a load from nowhere")
       report.require(!UserCopy.store32(end, 0), "a store to nowhere")
@@ -83,8 +84,56 @@
       bench.frame(1)[511] = UInt64.max
       report.require(UserCopy.stringLength(end - 3, limit: 3) == 3, "a string as long as the limit")
       report.require(UserCopy.stringLength(end - 3, limit: 4) == nil, "a string without an end")
+      copiedStrings(end, buffer, &report)
       bench.unmap(1)
       TLB.flushAll()
+    }
+
+    /// Copies of all lengths about those where the way of copying changes, up to the end of what is there and beyond it.
+    private static func copiesOfEverySize(
+      _ bench: TestBench, _ buffer: UnsafeMutableRawPointer, _ report: inout SelfTestReport
+    ) {
+      let end = bench.page(2)
+      for index in 0..<512 { bench.frame(1)[index] = 0x0101_0101_0101_0101 &* (index & 0xff).u64 }
+      for beyond in [0, 1, 7, 8, 9, 40] {
+        for count in [1, 7, 8, 9, 31, 255, 256, 257, 264, 300] {
+          buffer.initializeMemory(as: UInt8.self, repeating: 0, count: 512)
+          let left = UserCopy.copyFromProgram(end - count, to: buffer, count: count &+ beyond)
+          report.require(left == beyond, "a copy out ended elsewhere")
+          for index in 0..<count {
+            let expected = ((4096 &- count &+ index) &>> 3).u8
+            report.require(buffer.load(fromByteOffset: index, as: UInt8.self) == expected, "a copy out is wrong")
+          }
+          let none = buffer.load(fromByteOffset: count, as: UInt8.self)
+          report.require(none == 0, "a copy out wrote more than it said")
+        }
+      }
+    }
+
+    /// Strings that end a few bytes before the end of what is there, and one that does not end.
+    private static func copiedStrings(
+      _ end: VirtualAddress, _ buffer: UnsafeMutableRawPointer, _ report: inout SelfTestReport
+    ) {
+      for length in 0..<20 {
+        let start = end - (length &+ 1)
+        report.require(UserCopy.zeroProgram(end - 32, count: 32) == 0, "clearing failed")
+        for index in 0..<length { buffer.storeBytes(of: 0x41 &+ index.u8, toByteOffset: index, as: UInt8.self) }
+        report.require(UserCopy.copyToProgram(start, from: buffer, count: length) == 0, "storing a string failed")
+        buffer.initializeMemory(as: UInt8.self, repeating: 0, count: 64)
+        report.require(UserCopy.copyString(start, to: buffer, limit: 64) == length, "a string's length")
+        for index in 0..<length {
+          let byte = buffer.load(fromByteOffset: index, as: UInt8.self)
+          report.require(byte == 0x41 &+ index.u8, "a string's bytes")
+        }
+        report.require(buffer.load(fromByteOffset: length, as: UInt8.self) == 0, "a string's end")
+        report.require(UserCopy.copyString(start, to: buffer, limit: length) == length, "as long as the limit")
+      }
+      let letters: UInt64 = 0x4242_4242_4242_4242
+      withUnsafeBytes(of: letters) {
+        let start = $0.baseAddress.unsafelyUnwrapped
+        report.require(UserCopy.copyToProgram(end - 8, from: start, count: 8) == 0, "storing letters failed")
+      }
+      report.require(UserCopy.copyString(end - 5, to: buffer, limit: 64) == nil, "a string without an end was copied")
     }
 
     /// What is saved comes back.

@@ -34,6 +34,15 @@ public enum UserCopy {
     return length > limit.u64 ? nil : length.int
   }
 
+  /// Copies the string at `source` with its NUL, and perhaps bytes behind it, to a buffer of `limit` bytes.
+  /// - Returns: bytes before the NUL, or `limit` if there is none in so many; nil if the memory could not be read.
+  @inline(__always) public static func copyString(
+    _ source: VirtualAddress, to destination: UnsafeMutableRawPointer, limit: Int
+  ) -> Int? {
+    let length = usercopy_string(destination, pointer(source), limit.u64)
+    return length > limit.u64 ? nil : length.int
+  }
+
   /// Loads 32 bits (aligned to 4: atomically), or nil.
   @inline(__always) public static func load32(_ source: VirtualAddress) -> UInt32? {
     var value: UInt32 = 0

@@ -78,6 +78,9 @@ uint64_t usercopy_copy(void *to, const void *from, uint64_t count);
 uint64_t usercopy_zero(void *to, uint64_t count);
 /// Bytes before the first NUL, at most `limit`; or limit + 1 where the memory could not be read before a NUL was found.
 uint64_t usercopy_string_length(const void *from, uint64_t limit);
+// Copies a string with its NUL (and perhaps bytes behind it) to `to`, which has `limit` bytes: its length, or `limit` if there is no NUL
+// in so many bytes, or more if one of them cannot be read.
+uint64_t usercopy_string(void *to, const void *from, uint64_t limit);
 /// Loads 32 bits; false if that faulted.
 _Bool usercopy_load32(const void *from, uint32_t *value);
 /// Stores 32 bits; false if that faulted.
