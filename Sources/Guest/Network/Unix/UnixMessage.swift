@@ -1,4 +1,4 @@
-// Packets: what is on its way between two sockets of the same machine, and who pays for it.
+// UnixMessage: what is on its way between two sockets of the same machine, and who pays for it.
 import Base
 import Files
 import Memory
@@ -25,7 +25,7 @@ final class SendAccount {
 }
 
 /// Bytes with what goes along.
-final class Packet {
+final class UnixMessage {
   private static let overhead = 256
   let bytes: UnsafeMutableRawBufferPointer
   let message: OutgoingMessage
@@ -33,13 +33,13 @@ final class Packet {
   let address: SocketAddress?
   private let account: SendAccount
   // Guarded by the lock of the queue that it is in.
-  var next: Packet?
+  var next: UnixMessage?
   /// Bytes that have been received.
   var taken = 0
   /// Its files have been received.
   var filesTaken = false
 
-  /// A packet of what `transfer` has, up to `count` bytes.
+  /// A message of what `transfer` has, up to `count` bytes.
   /// - Throws: ENOBUFS, EFAULT.
   init(
     _ transfer: inout Transfer, count: Int, _ message: OutgoingMessage, from address: SocketAddress?,
@@ -52,38 +52,38 @@ final class Packet {
     self.message = message
     self.address = address
     self.account = account
-    account.used.wrappingAdd(count &+ Packet.overhead, ordering: .relaxed)
+    account.used.wrappingAdd(count &+ UnixMessage.overhead, ordering: .relaxed)
     if count > 0 { try transfer.copyIn(into: bytes) }
   }
 
   deinit {
     if let memory = bytes.baseAddress { KernelHeap.free(memory) }
-    account.give(bytes.count &+ Packet.overhead)
+    account.give(bytes.count &+ UnixMessage.overhead)
   }
 
   var left: Int { bytes.count &- taken }
 }
 
-/// Packets in order. Not synchronised.
-struct PacketQueue {
-  private(set) var first: Packet?
-  private var last: Packet?
+/// Messages in order. Not synchronised.
+struct UnixMessageQueue {
+  private(set) var first: UnixMessage?
+  private var last: UnixMessage?
   private(set) var count = 0
   private(set) var byteCount = 0
 
-  mutating func append(_ packet: Packet) {
-    if let last { last.next = packet } else { first = packet }
-    last = packet
+  mutating func append(_ entry: UnixMessage) {
+    if let last { last.next = entry } else { first = entry }
+    last = entry
     count &+= 1
-    byteCount &+= packet.bytes.count
+    byteCount &+= entry.bytes.count
   }
 
   mutating func removeFirst() {
-    guard let packet = first else { return }
-    first = packet.next
-    packet.next = nil
+    guard let entry = first else { return }
+    first = entry.next
+    entry.next = nil
     if first == nil { last = nil }
     count &-= 1
-    byteCount &-= packet.bytes.count
+    byteCount &-= entry.bytes.count
   }
 }

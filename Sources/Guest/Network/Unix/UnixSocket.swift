@@ -1,11 +1,11 @@
 // UnixSocket: AF_UNIX: sockets between the threads and processes of one machine.
 //
-// What is sent becomes a packet in the receiver's queue; the sender pays for it until it has been received (`SendAccount`). A connection
+// What is sent becomes a message in the receiver's queue; the sender pays for it until it has been received (`SendAccount`). A connection
 // is two sockets that know each other. One that connects to a listening socket makes the other end itself and puts it into that
 // one's backlog.
 //
 // Locks: `lock` of a socket guards its state and its queue; that of the table of names is taken before it. Of two sockets' locks only that of
-// a listening socket is taken under another one, of a socket that connects. Nothing else is taken under them, and no packet, socket or file
+// a listening socket is taken under another one, of a socket that connects. Nothing else is taken under them, and no message, socket or file
 // that could be the last of its kind is let go under them.
 //
 // Connected sockets keep each other until one is closed. Sockets that lie in each other's queues and that nobody has a descriptor
@@ -39,7 +39,7 @@ public final class UnixSocket: Socket {
   private(set) var name: SocketAddress?
   private(set) var place: Location?
   var peer: UnixSocket?
-  var queue = PacketQueue()
+  var queue = UnixMessageQueue()
   var ended = Ended()
   var error: Errno?
   private var backlog: [UnixSocket] = []
@@ -284,23 +284,23 @@ public final class UnixSocket: Socket {
       return isNamed
     }
     if isNamed { UnixNames.remove(self) }
-    let (other, waiting, hadPackets) = lock.withLock { () -> (UnixSocket?, [UnixSocket], Bool) in
+    let (other, waiting, hadMessages) = lock.withLock { () -> (UnixSocket?, [UnixSocket], Bool) in
       let result = (peer, backlog, queue.first != nil)
       peer = nil
       backlog = []
       return result
     }
     while true {
-      // Packets go one by one and without the lock: files in them may be the last of their kind, and this socket's like.
-      let packet = lock.withLock { () -> Packet? in
-        let packet = queue.first
+      // Messages go one by one and without the lock: files in them may be the last of their kind, and this socket's like.
+      let entry = lock.withLock { () -> UnixMessage? in
+        let entry = queue.first
         queue.removeFirst()
-        return packet
+        return entry
       }
-      if packet == nil { break }
+      if entry == nil { break }
     }
     for socket in waiting { socket.close(isUnaccepted: true) }
-    if let other, isConnectionBased { other.abandoned(withError: hadPackets || isUnaccepted) }
+    if let other, isConnectionBased { other.abandoned(withError: hadMessages || isUnaccepted) }
     source.notify([.readable, .writable, .hangUp, .readHangUp, .error])
   }
 

@@ -5,7 +5,7 @@ import Locks
 import Memory
 
 extension UnixSocket {
-  /// Bytes of a packet of a stream at most.
+  /// Bytes of a message of a stream at most.
   private static let pieceByteCount = 32_768
 
   // MARK: Sending
@@ -20,11 +20,11 @@ extension UnixSocket {
         let other = try connectedPeer()
         guard transfer.remaining > 0 else { break }
         try waitForRoom(until: deadline)
-        let packet = try Packet(
+        let entry = try UnixMessage(
           &transfer, count: min(transfer.remaining, Self.pieceByteCount), message, from: lock.withLock { name }, account
         )
-        guard other.take(packet) else { throw .EPIPE }
-        sent &+= packet.bytes.count
+        guard other.take(entry) else { throw .EPIPE }
+        sent &+= entry.bytes.count
         message.files = nil  // They go with the first piece.
       } while transfer.remaining > 0
     } catch {
@@ -65,14 +65,14 @@ extension UnixSocket {
     }
     guard count <= account.limit.load(ordering: .relaxed) &- 32 else { throw .EMSGSIZE }
     try waitForRoom(until: deadline)
-    let packet = try Packet(&transfer, count: count, message, from: lock.withLock { name }, account)
+    let entry = try UnixMessage(&transfer, count: count, message, from: lock.withLock { name }, account)
     while kind == .datagram, target.isFullOfDatagrams(from: self) {
       if deadline == .now { throw .EAGAIN }
       let result = target.source.wait(until: deadline) { target.isFullOfDatagrams(from: self) }
       if result == .interrupted { throw .EINTR }
       if result == .timedOut { throw .EAGAIN }
     }
-    guard target.take(packet) else {
+    guard target.take(entry) else {
       guard kind == .datagram, target.lock.withLock({ target.isClosed }) else { throw .EPIPE }
       // Nobody is there any more.
       let old = lock.withLock { () -> UnixSocket? in
@@ -86,11 +86,11 @@ extension UnixSocket {
     return count
   }
 
-  /// Takes a packet into the queue, unless nobody is going to receive it.
-  private func take(_ packet: Packet) -> Bool {
+  /// Takes a message into the queue, unless nobody is going to receive it.
+  private func take(_ entry: UnixMessage) -> Bool {
     let isTaken = lock.withLock { () -> Bool in
       guard !isClosed, !ended.receiving else { return false }
-      queue.append(packet)
+      queue.append(entry)
       return true
     }
     if isTaken { source.notify(.readable) }
@@ -114,7 +114,7 @@ extension UnixSocket {
       }
       if result.count >= wanted || result.files != nil || flags.contains(.peek) && result.count > 0 { return result }
       do throws(Errno) {
-        guard try waitForPacket(until: deadline, unconnected: .EINVAL) else { return result }
+        guard try waitForMessage(until: deadline, unconnected: .EINVAL) else { return result }
       } catch {
         if result.count == 0 { throw error }
         return result
@@ -122,31 +122,31 @@ extension UnixSocket {
     }
   }
 
-  /// Copies what is there, to the first packet with files or of another sender. With `receiving`.
+  /// Copies what is there, to the first message with files or of another sender. With `receiving`.
   private func copyStream(_ transfer: inout Transfer, _ isPeek: Bool, _ result: inout IncomingMessage) -> Errno? {
     let wantsCredentials = self.wantsCredentials.load(ordering: .relaxed)
     var cursor = lock.withLock { queue.first }
-    while transfer.remaining > 0, let packet = cursor {
-      let sender = packet.message.credentials
+    while transfer.remaining > 0, let entry = cursor {
+      let sender = entry.message.credentials
       if wantsCredentials, let other = result.credentials {
         guard other.process == sender.process, other.user == sender.user, other.group == sender.group else { break }
       }
       let before = transfer.copied
-      let rest = UnsafeRawBufferPointer(rebasing: packet.bytes[packet.taken...])
+      let rest = UnsafeRawBufferPointer(rebasing: entry.bytes[entry.taken...])
       var failure: Errno?
       do throws(Errno) { _ = try transfer.copyOut(from: rest) } catch { failure = error }
       let moved = transfer.copied &- before
       result.count &+= moved
       if wantsCredentials { result.credentials = sender }
-      if result.address == nil { result.address = packet.address }
-      if !packet.filesTaken, let files = packet.message.files {
+      if result.address == nil { result.address = entry.address }
+      if !entry.filesTaken, let files = entry.message.files {
         result.files = files
-        if !isPeek { packet.filesTaken = true }
+        if !isPeek { entry.filesTaken = true }
       }
       let isWhole = moved == rest.count
-      cursor = lock.withLock { () -> Packet? in
-        guard !isPeek else { return packet.next }
-        packet.taken &+= moved
+      cursor = lock.withLock { () -> UnixMessage? in
+        guard !isPeek else { return entry.next }
+        entry.taken &+= moved
         if isWhole { queue.removeFirst() }
         return queue.first
       }
@@ -156,9 +156,9 @@ extension UnixSocket {
     return nil
   }
 
-  /// Waits until there is a packet.
+  /// Waits until there is a message.
   /// - Returns: false: there will be none.
-  private func waitForPacket(until deadline: Deadline, unconnected: Errno) throws(Errno) -> Bool {
+  private func waitForMessage(until deadline: Deadline, unconnected: Errno) throws(Errno) -> Bool {
     let (isEnded, isConnected) = try lock.withLock { () throws(Errno) -> (Bool, Bool) in
       if queue.first != nil { return (false, true) }
       if let error {
@@ -183,24 +183,24 @@ extension UnixSocket {
   {
     let isPeek = flags.contains(.peek)
     while true {
-      let packet = lock.withLock { () -> Packet? in
-        let packet = queue.first
+      let entry = lock.withLock { () -> UnixMessage? in
+        let entry = queue.first
         if !isPeek { queue.removeFirst() }
-        return packet
+        return entry
       }
-      guard let packet else {
-        guard try waitForPacket(until: deadline, unconnected: .ENOTCONN) else { return IncomingMessage() }
+      guard let entry else {
+        guard try waitForMessage(until: deadline, unconnected: .ENOTCONN) else { return IncomingMessage() }
         continue
       }
       if !isPeek { source.notify(.writable) }  // Others may send to it again.
       var result = IncomingMessage()
-      let size = packet.bytes.count
-      let copied = try transfer.copyOut(from: UnsafeRawBufferPointer(packet.bytes))
+      let size = entry.bytes.count
+      let copied = try transfer.copyOut(from: UnsafeRawBufferPointer(entry.bytes))
       result.count = flags.contains(.truncated) ? size : copied
       if copied < size { result.flags.insert(.truncated) }
-      result.address = packet.address
-      result.files = packet.message.files
-      if wantsCredentials.load(ordering: .relaxed) { result.credentials = packet.message.credentials }
+      result.address = entry.address
+      result.files = entry.message.files
+      if wantsCredentials.load(ordering: .relaxed) { result.credentials = entry.message.credentials }
       return result
     }
   }
