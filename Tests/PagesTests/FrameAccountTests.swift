@@ -8,7 +8,7 @@ import Testing
 @testable import Pages
 
 @Suite struct FrameAccountTests {
-  static var uses: [FrameUse] { [.kernel, .table, .stack, .heap, .program, .file, .shared] }
+  static var uses: [FrameUse] { [.kernel, .table, .stack, .heap, .program, .file, .shared, .packet] }
 
   static func sum(_ account: FrameAccount) -> Int {
     uses.reduce(account.free + account.inMagazines) { $0 + account[$1] }

@@ -13,7 +13,7 @@ struct CPULocal: ~Copyable {
   /// Even while nothing below changes: whoever changes the magazine raises it before and after, so that `account` can tell.
   let changes = Atomic<UInt>(0)
   /// Single frames in use, by `FrameUse`: taken here less freed here.
-  var used: InlineArray<7, Int> = InlineArray(repeating: 0)
+  var used: InlineArray<8, Int> = InlineArray(repeating: 0)
   /// Frames in the magazine, `frames[0..<frameCount]`.
   var frameCount: Int = 0
   /// Frame numbers, with `FrameState.zeroBit` if the frame is zero.
@@ -49,7 +49,7 @@ struct FrameState: ~Copyable {
   let zeroed: FrameDepot
   let objects: ObjectDepot
   /// Frames of larger blocks and of slabs in use, by `FrameUse`; under `lock`.
-  var used: InlineArray<7, Int> = InlineArray(repeating: 0)
+  var used: InlineArray<8, Int> = InlineArray(repeating: 0)
   /// Slabs with free objects, by size class: frame number of the first one.
   var partialSlabs: InlineArray<18, UInt32> = InlineArray(repeating: 0)
   /// Bytes of RAM that the allocator has been told of.

@@ -10,7 +10,7 @@ import VirtioABI
 
 /// Who asks for memory, and for what.
 public enum FrameUse: UInt8, Sendable {
-  /// The kernel's own structures, which have no other word here. Like all but the last three they may use up the reserve.
+  /// The kernel's own structures, which have no other word here. Like all but the last four they may use up the reserve.
   case kernel
   /// Page tables.
   case table
@@ -18,15 +18,17 @@ public enum FrameUse: UInt8, Sendable {
   case stack
   /// Objects of the kernel heap.
   case heap
-  /// Anonymous memory of programs, private copies of files among it: refused, as the next two, once only the reserve is left.
+  /// Anonymous memory of programs, private copies of files among it: refused, as the next three, once only the reserve is left.
   case program
   /// Contents of files that can be read again.
   case file
   /// Contents that are nowhere else: the RAM file system, shared memory.
   case shared
+  /// Packets: refused like a program's memory, since it is peers who decide how many there are.
+  case packet
 
   /// How many there are.
-  static let count = 7
+  static let count = 8
   /// Whether only the kernel's reserve is out of its reach.
   @inline(__always) var isForPrograms: Bool { rawValue >= FrameUse.program.rawValue }
 }
@@ -39,7 +41,7 @@ public struct FrameAccount {
   public var free = 0
   /// Frames in the magazines of CPUs and in the depots.
   public var inMagazines = 0
-  var used = InlineArray<7, Int>(repeating: 0)
+  var used = InlineArray<8, Int>(repeating: 0)
   /// Frames in use for something.
   public subscript(use: FrameUse) -> Int { used[use.rawValue.int] }
   /// Whether all was read at one moment; otherwise CPUs were too busy to be caught at rest.

@@ -100,7 +100,7 @@ private func writeMemory(_ text: inout TextBuffer) {
     ("AnonPages:      ", account[.program]), ("Shmem:          ", account[.shared]),
     ("Slab:           ", account[.heap]), ("SUnreclaim:     ", account[.heap]),
     ("KernelStack:    ", account[.stack]), ("PageTables:     ", account[.table]),
-    ("VmallocUsed:    ", account[.kernel]),
+    ("VmallocUsed:    ", account[.kernel] &+ account[.packet]),
   ]
   for index in 0..<lines.count {
     text.append(lines[index].0)

@@ -1,0 +1,105 @@
+// What is known of a packet besides its bytes: where its headers lie, what has been checked, what the device is to do, where it
+// comes from.
+//
+// Offsets count from the packet's first byte as it is now: they stay true when bytes are dropped or added in front, and are
+// negative once what they point to has been dropped (which can still be read, see Packet).
+import Base
+
+extension Packet {
+  @inline(__always) private func offset(_ place: UInt32) -> Int { place.int &- slices[0].offset.int }
+  @inline(__always) private func place(_ offset: Int) -> UInt32 { (offset &+ slices[0].offset.int).u32 }
+
+  /// Where the link's header begins.
+  public var linkOffset: Int {
+    @inline(__always) get { offset(record.pointee.link) }
+    @inline(__always) nonmutating set { record.pointee.link = place(newValue) }
+  }
+
+  /// Where the network's header (IPv4, IPv6) begins.
+  public var networkOffset: Int {
+    @inline(__always) get { offset(record.pointee.network) }
+    @inline(__always) nonmutating set { record.pointee.network = place(newValue) }
+  }
+
+  /// Where the transport's header (TCP, UDP, ICMP) begins.
+  public var transportOffset: Int {
+    @inline(__always) get { offset(record.pointee.transport) }
+    @inline(__always) nonmutating set { record.pointee.transport = place(newValue) }
+  }
+
+  /// The network's header, also when it has been dropped. Only where the offset is known, and as long as the packet keeps its first slice.
+  @inline(__always) public var networkHeader: UnsafeMutableRawPointer {
+    slices[0].memory.bytes + record.pointee.network.int
+  }
+
+  /// The transport's header, likewise.
+  @inline(__always) public var transportHeader: UnsafeMutableRawPointer {
+    slices[0].memory.bytes + record.pointee.transport.int
+  }
+
+  /// The link's header, likewise.
+  @inline(__always) public var linkHeader: UnsafeMutableRawPointer { slices[0].memory.bytes + record.pointee.link.int }
+
+  /// What is known of the transport's checksum.
+  public var checksum: PacketChecksum {
+    @inline(__always) get {
+      switch record.pointee.checksum {
+      case 0: .none
+      case 1: .verified
+      default: .partial(start: offset(record.pointee.checksumStart), offset: record.pointee.checksumOffset.int)
+      }
+    }
+    @inline(__always) nonmutating set {
+      switch newValue {
+      case .none: record.pointee.checksum = 0
+      case .verified: record.pointee.checksum = 1
+      case .partial(let start, let offset):
+        record.pointee.checksum = 2
+        record.pointee.checksumStart = place(start)
+        record.pointee.checksumOffset = offset.u16
+      }
+    }
+  }
+
+  /// Whether it stands for several.
+  public var segmentation: PacketSegmentation {
+    @inline(__always) get { record.pointee.segmentation }
+    @inline(__always) nonmutating set { record.pointee.segmentation = newValue }
+  }
+
+  /// A hash of its flow, as the classifier or the sender computed it: for choosing queues. 0 if nobody has.
+  public var flowHash: UInt32 {
+    @inline(__always) get { record.pointee.flowHash }
+    @inline(__always) nonmutating set { record.pointee.flowHash = newValue }
+  }
+
+  /// When it was received, ns of `Clock.now`; all packets of a batch have the same time.
+  public var receivedAt: UInt64 {
+    @inline(__always) get { record.pointee.receivedAt }
+    @inline(__always) nonmutating set { record.pointee.receivedAt = newValue }
+  }
+
+  /// The index of the interface that it came by or leaves by; 0: none yet.
+  public var interfaceIndex: UInt32 {
+    @inline(__always) get { record.pointee.interfaceIndex }
+    @inline(__always) nonmutating set { record.pointee.interfaceIndex = newValue }
+  }
+
+  /// The EtherType of what it carries (0x0800, 0x86dd…).
+  public var protocolNumber: UInt16 {
+    @inline(__always) get { record.pointee.protocolNumber }
+    @inline(__always) nonmutating set { record.pointee.protocolNumber = newValue }
+  }
+
+  /// To whom its frame was sent.
+  public var destination: PacketDestination {
+    @inline(__always) get { record.pointee.destination }
+    @inline(__always) nonmutating set { record.pointee.destination = newValue }
+  }
+
+  /// A word for whoever has the packet; means nothing to others.
+  public var tag: UInt64 {
+    @inline(__always) get { record.pointee.tag }
+    @inline(__always) nonmutating set { record.pointee.tag = newValue }
+  }
+}
