@@ -1,4 +1,5 @@
 // Makes ELF files for tests, piece by piece, so that each can be wrong in one place.
+import VirtioABI
 
 /// A small ELF file under construction.
 struct ELFBuilder {
@@ -47,7 +48,7 @@ struct ELFBuilder {
   }
 
   /// A kernel with one page of code, one of data, its note and one relocation.
-  static func kernel(version: UInt32 = 5, kind: UInt32 = 0) -> ELFBuilder {
+  static func kernel(version: UInt32 = BootInformation.currentVersion, kind: UInt32 = 0) -> ELFBuilder {
     var builder = ELFBuilder()
     var code = [UInt8](repeating: 0x90, count: 4096)
     let note = kernelNote(version: version, kind: kind, secondary: 16, call: 32)

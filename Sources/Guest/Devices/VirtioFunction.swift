@@ -44,7 +44,8 @@ public final class VirtioFunction {
   /// - Throws: ENODEV if the device lacks a feature or refuses, or was stopped.
   func start(_ queues: [Virtqueue?], features: UInt64 = 0) throws(Errno) {
     let features = features | VirtioFeature.version1 | VirtioFeature.eventIndex | VirtioFeature.indirectDescriptors
-    guard offers(features), queues.count <= min(description.queueCount, 16).int, !isDead else { throw .ENODEV }
+    guard offers(features), queues.count <= min(description.queueCount.int, BootDeviceSetup.maximumQueueCount), !isDead
+    else { throw .ENODEV }
     self.queues = queues
     // Interrupt handlers know the queues by address: a function that was started stays for ever.
     _ = Unmanaged.passRetained(self)

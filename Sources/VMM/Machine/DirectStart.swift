@@ -39,7 +39,9 @@ enum DirectStart {
     write(driverFeatureSelect, 1, 4)
     write(driverFeature, setup.features >> 32, 4)
     write(deviceStatus, acknowledge | driver | featuresOK, 1)
-    guard read(deviceStatus, 1) & featuresOK != 0, setup.queueCount <= min(queueCount, 16) else { return false }
+    guard read(deviceStatus, 1) & featuresOK != 0, setup.queueCount <= queueCount,
+      setup.queueCount <= UInt32(BootDeviceSetup.maximumQueueCount)
+    else { return false }
     for index in 0..<Int(setup.queueCount) where setup.queues[index].size != 0 {
       let queue = setup.queues[index]
       write(queueSelect, UInt64(index), 2)

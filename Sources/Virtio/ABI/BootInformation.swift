@@ -10,7 +10,7 @@ public struct BootInformation {
   /// "OSV-BOOT", read as a little-endian integer.
   public static let magicValue: UInt64 = 0x544f_4f42_2d56_534f
   /// Raised with every change of this file.
-  public static let currentVersion: UInt32 = 5
+  public static let currentVersion: UInt32 = 6
   /// Bytes between two per-CPU areas (see `perCPUPhysical`).
   public static let perCPUStride: UInt64 = 0xc000
   /// Alignment of the first one.
@@ -117,6 +117,10 @@ public struct BootInformation {
   public var deviceCount: UInt32 = 0
   /// CPUID 1 EDX, as programs hear it in AT_HWCAP.
   public var hardwareCapabilities: UInt32 = 0
+  /// Table of `BootNetwork`, in the order of the interfaces: eth0, eth1…
+  public var networksOffset: UInt32 = 0
+  /// Entries in the table of network interfaces; 0 where the VM has no network.
+  public var networkCount: UInt32 = 0
 
   /// A head with everything zero but magic and version.
   public init() {}
@@ -221,7 +225,8 @@ public struct BootMount {
 /// Offsets are within the device's memory BAR at `barPhysical`: the common configuration, the notification area, the
 /// interrupt status and the device configuration (virtio 1.2, 4.1.4). MSI-X is enabled and its table programmed:
 /// queue i interrupts with vector `firstVector + i`, MSI-X entry i, on CPU 0 (which is there from the first instruction on; the
-/// others come later, and an interrupt for an absent CPU would be lost); the kernel must not program `queue_msix_vector` nor
+/// others come later, and an interrupt for an absent CPU would be lost; queues of a network device's further pairs, of which none is used
+/// before the driver asks, interrupt the CPU of the pair's number); the kernel must not program `queue_msix_vector` nor
 /// `config_msix_vector` (they are preset: queue i has entry i; configuration changes have the entry after the last queue's and
 /// the vector `firstVector + queueCount`).
 ///
@@ -230,9 +235,9 @@ public struct BootMount {
 /// then does what the registers would have done, and that one write is the only exit. (Coalesced MMIO is no way out: a VM
 /// that registered a zone takes 13 ms longer to close.)
 public struct BootDevice {
-  /// Virtio device id (virtio 1.2, 5): 3 console, 4 entropy, 26 file system…
+  /// Virtio device id (virtio 1.2, 5): 1 network, 3 console, 4 entropy, 26 file system…
   public var deviceID: UInt32 = 0
-  /// Queues the device has, 1 to 16.
+  /// Queues the device has, 1 to `BootDeviceSetup.maximumQueueCount`.
   public var queueCount: UInt32 = 0
   /// Physical address of the BAR (not RAM; the kernel maps it uncached or writes through the linear map's device window).
   public var barPhysical: UInt64 = 0
@@ -285,8 +290,10 @@ public struct BootDeviceSetup {
   /// The device's status after DRIVER_OK was written: set by the monitor before the write returns. Without DRIVER_OK in it
   /// the device has refused something.
   public var status: UInt32 = 0
+  /// Queues that a device has at most: the pairs of a network device, and its control queue.
+  public static let maximumQueueCount = 17
   /// The queues; only the first `queueCount` are looked at.
-  public var queues: [16 of Queue] = .init(repeating: Queue())
+  public var queues: [17 of Queue] = .init(repeating: Queue())
   /// Nothing set.
   public init() {}
 }

@@ -91,6 +91,8 @@ public enum VirtioStatus {
 
 /// Device ids (virtio 1.2, 5).
 public enum VirtioDeviceID {
+  /// Network interface.
+  public static let network: UInt32 = 1
   /// Console.
   public static let console: UInt32 = 3
   /// Entropy source.

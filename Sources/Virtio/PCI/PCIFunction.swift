@@ -36,7 +36,7 @@ public final class PCIFunction: VirtioDeviceHost {
   public init(
     device: any VirtioDevice, memory: GuestMemoryMap, interrupt: @escaping @Sendable (MSIMessage) -> Void
   ) {
-    precondition((1...16).contains(device.queueCount))
+    precondition((1...BootDeviceSetup.maximumQueueCount).contains(device.queueCount))
     self.device = device
     self.memory = memory
     vectors = InterruptVectors(queueCount: device.queueCount, interrupt: interrupt)

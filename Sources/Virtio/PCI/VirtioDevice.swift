@@ -7,13 +7,13 @@ import VirtioQueue
 
 /// A virtio device, without regard to the bus it is on.
 public protocol VirtioDevice: AnyObject, Sendable {
-  /// Virtio device id: 3 console, 4 entropy, 26 file system…
+  /// Virtio device id: 1 network, 3 console, 4 entropy, 26 file system…
   var deviceID: UInt32 { get }
   /// PCI class code (class, subclass, programming interface; 24 bits).
   var pciClass: UInt32 { get }
   /// The device's own feature bits; the transport adds its own.
   var features: UInt64 { get }
-  /// Queues, 1 to 16.
+  /// Queues, 1 to `BootDeviceSetup.maximumQueueCount`.
   var queueCount: Int { get }
   /// Largest size of a queue, a power of two.
   var queueSize: UInt16 { get }
