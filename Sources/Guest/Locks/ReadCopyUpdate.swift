@@ -72,6 +72,10 @@ public enum RCU {
   /// sleep.
   @inline(__always) public static func read<R: ~Copyable>(_ body: () -> R) -> R {
     Preemption.disable()
+    #if HOSTED
+      HostedReaders.enter()
+      defer { HostedReaders.leave() }
+    #endif
     defer { Preemption.enable() }
     return body()
   }

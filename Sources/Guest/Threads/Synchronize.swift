@@ -21,7 +21,7 @@ extension RCU {
         isFirst = false
       }
     #else
-      // Unit tests on the host read under locks of their own: there preemption cannot be turned off.
+      HostedReaders.wait()
     #endif
   }
 }
