@@ -97,7 +97,7 @@ public final class BalloonDriver {
       features |= VirtioBalloonABI.pageReporting | VirtioBalloonABI.pagePoison
       reportingQueue = reporting
     }
-    var queues: [Virtqueue?] = [inflate, deflate, statisticsQueue, nil, reportingQueue]
+    var queues: [DeviceQueue?] = [inflate, deflate, statisticsQueue, nil, reportingQueue]
     while queues.count > 2, let last = queues.last, last == nil { queues.removeLast() }
     if let statisticsQueue {
       statisticsQueue.onCompletion = { [unowned(unsafe) self] _, _ in self.wake(self.wantsStatistics) }

@@ -52,7 +52,7 @@ public final class FUSEChannel {
     var requests: [Virtqueue] = []
     for _ in 0..<count { requests.append(try Self.queue(size: size)) }
     self.requests = requests
-    var queues: [Virtqueue?] = [priority]
+    var queues: [DeviceQueue?] = [priority]
     for queue in requests { queues.append(queue) }
     try function.start(queues)
   }

@@ -13,7 +13,7 @@ public final class VirtioFunction {
   public let description: BootDevice
   private let registers: DeviceRegisters
   private let lock = Mutex()
-  private var queues: [Virtqueue?] = []
+  private var queues: [DeviceQueue?] = []
   private let dead = Atomic<Bool>(false)
   /// Called in any context when the device's configuration has changed. Set before the device starts.
   var onConfigurationChange: (() -> Void)?
@@ -42,7 +42,7 @@ public final class VirtioFunction {
   /// Agrees on features, hands the queues over and says DRIVER_OK. What was put into them before is served at once.
   /// - Parameter queues: by index; nil for a queue that stays off.
   /// - Throws: ENODEV if the device lacks a feature or refuses, or was stopped.
-  func start(_ queues: [Virtqueue?], features: UInt64 = 0) throws(Errno) {
+  func start(_ queues: [DeviceQueue?], features: UInt64 = 0) throws(Errno) {
     let features = features | VirtioFeature.version1 | VirtioFeature.eventIndex | VirtioFeature.indirectDescriptors
     guard offers(features), queues.count <= min(description.queueCount.int, BootDeviceSetup.maximumQueueCount), !isDead
     else { throw .ENODEV }
@@ -57,7 +57,7 @@ public final class VirtioFunction {
         handler: { context in
           guard let context else { return }
           // SAFETY: the context is a queue of a function that is never freed.
-          Unmanaged<Virtqueue>.fromOpaque(context)._withUnsafeGuaranteedRef { $0.reap() }
+          Unmanaged<DeviceQueue>.fromOpaque(context)._withUnsafeGuaranteedRef { $0.interrupted() }
         }, context: Unmanaged.passUnretained(queue).toOpaque())
     }
     if onConfigurationChange != nil {
@@ -82,7 +82,7 @@ public final class VirtioFunction {
 
   private static var allButOK: UInt8 { VirtioStatus.acknowledge | VirtioStatus.driver | VirtioStatus.featuresOK }
 
-  private func startByRecord(_ queues: [Virtqueue?], _ features: UInt64) -> UInt8 {
+  private func startByRecord(_ queues: [DeviceQueue?], _ features: UInt64) -> UInt8 {
     // SAFETY: the monitor set this record aside for this device's driver.
     let record = LinearMap.pointer(PhysicalAddress(description.setupPhysical))
       .assumingMemoryBound(to: BootDeviceSetup.self)
@@ -100,7 +100,7 @@ public final class VirtioFunction {
     return record.pointee.status.u8
   }
 
-  private func startByRegisters(_ queues: [Virtqueue?], _ features: UInt64) -> UInt8 {
+  private func startByRegisters(_ queues: [DeviceQueue?], _ features: UInt64) -> UInt8 {
     let status = common &+ VirtioPCICommon.status.u32
     registers.write8(status, VirtioStatus.acknowledge)
     registers.write8(status, VirtioStatus.acknowledge | VirtioStatus.driver)

@@ -31,7 +31,7 @@ import VirtioABI
 }
 
 /// A queue of requests to a device.
-final class Virtqueue {
+final class Virtqueue: DeviceQueue {
   /// Pieces of a request for which no memory is allocated.
   static let smallTableCount = 4
   /// Most pieces of a request.
@@ -55,18 +55,10 @@ final class Virtqueue {
     static var done: UInt32 { 2 }
   }
 
-  /// Entries, a power of two.
-  let size: Int
-  private let mask: UInt16
-  // SAFETY: areas of the memory given to `init`, each as large as the layout says for `size`.
-  private let descriptors: UnsafeMutablePointer<VirtqueueDescriptor>
-  private let available: UnsafeMutableRawPointer
-  private let used: UnsafeMutableRawPointer
+  // SAFETY: `size` slots and as many small tables, in the allocation made by `init`.
   private let slots: UnsafeMutablePointer<Slot>
   private let smallTables: UnsafeMutablePointer<VirtqueueDescriptor>
 
-  private unowned(unsafe) var function: VirtioFunction?
-  private var index = 0
   /// Called by the reaper, in any context, for each slot that is done, in the device's order; with slot -1 when the queue has
   /// failed. Set before the device starts.
   var onCompletion: ((_ slot: Int, _ length: Int) -> Void)?
@@ -83,14 +75,6 @@ final class Virtqueue {
   private let reapers = Atomic<Int>(0)
   private let sleepers = Atomic<Int>(0)
   private let lastUsed = Atomic<UInt16>(0)
-  private let failed = Atomic<Bool>(false)
-
-  /// Bytes of ring memory for a queue of `size` entries; a multiple of 16.
-  static func byteCount(size: Int) -> Int { usedOffset(size) &+ VirtqueueLayout.usedByteCount(size).alignedUp(to: 16) }
-
-  private static func usedOffset(_ size: Int) -> Int {
-    (VirtqueueLayout.tableByteCount(size) &+ VirtqueueLayout.availableByteCount(size)).alignedUp(to: 16)
-  }
 
   /// A queue over ring memory, which is zero, aligned to 16, in the linear map, and the queue's for good; nil if memory is out.
   init?(size: Int, memory: UnsafeMutableRawPointer) {
@@ -99,34 +83,11 @@ final class Virtqueue {
     guard let heap = KernelHeap.allocate(byteCount: slotsByteCount &+ tablesByteCount, alignment: 16) else {
       return nil
     }
-    self.size = size
-    mask = (size &- 1).u16
-    descriptors = memory.assumingMemoryBound(to: VirtqueueDescriptor.self)
-    available = memory + VirtqueueLayout.tableByteCount(size)
-    used = memory + Self.usedOffset(size)
     // SAFETY: the allocation has room for both; slots are initialised when they are first taken.
     slots = heap.assumingMemoryBound(to: Slot.self)
     smallTables = (heap + slotsByteCount).assumingMemoryBound(to: VirtqueueDescriptor.self)
     freeCount = Atomic(size)
-    // An event that no index passes before it is set anew: no interrupts so far.
-    event(in: available, VirtqueueLayout.usedEvent(size)).pointee.store(UInt16.max, ordering: .relaxed)
-  }
-
-  var descriptorsPhysical: PhysicalAddress { KernelHeap.devicePhysical(of: descriptors) }
-  var availablePhysical: PhysicalAddress { KernelHeap.devicePhysical(of: available) }
-  var usedPhysical: PhysicalAddress { KernelHeap.devicePhysical(of: used) }
-
-  func attach(to function: VirtioFunction, index: Int) {
-    self.function = function
-    self.index = index
-  }
-
-  // SAFETY of both: offsets are inside the area; 16-bit and 32-bit fields are aligned by the layout.
-  @inline(__always) private func event(in area: UnsafeMutableRawPointer, _ offset: Int)
-    -> UnsafeMutablePointer<Atomic<UInt16>>
-  { (area + offset).assumingMemoryBound(to: Atomic<UInt16>.self) }
-  @inline(__always) private func word(_ offset: Int) -> UInt32 {
-    (used + offset).assumingMemoryBound(to: Atomic<UInt32>.self).pointee.load(ordering: .relaxed)
+    super.init(size: size, ring: memory)
   }
 
   // MARK: Adding requests; threads only
@@ -163,10 +124,9 @@ final class Virtqueue {
         flags: VirtqueueDescriptor.indirect)
     }
     slots[slot].state.store(Slot.open, ordering: .releasing)
-    event(in: available, VirtqueueLayout.entries &+ 2 &* (nextAvailable & mask).int).pointee
-      .store(slot.u16, ordering: .relaxed)
+    setAvailable(nextAvailable, slot.u16)
     nextAvailable &+= 1
-    event(in: available, VirtqueueLayout.index).pointee.store(nextAvailable, ordering: .releasing)
+    publish(nextAvailable)
     return slot
   }
 
@@ -214,21 +174,17 @@ final class Virtqueue {
     freeCount.add(1, ordering: .sequentiallyConsistent)
   }
 
-  /// The device has been started, and looks by itself at what was added before.
-  func wasStarted() { lock.withLock { lastKick = nextAvailable } }
+  override func wasStarted() { lock.withLock { lastKick = nextAvailable } }
 
   /// Tells the device of what was added, if it wants to hear of it.
   func kick() {
     let isWanted = lock.withLock { () -> Bool in
       guard nextAvailable != lastKick else { return false }
-      // The index before the event: the device does it the other way round.
-      atomicMemoryFence(ordering: .sequentiallyConsistent)
-      let event = event(in: used, VirtqueueLayout.availableEvent(size)).pointee.load(ordering: .relaxed)
       let old = lastKick
       lastKick = nextAvailable
-      return VirtqueueLayout.passes(event: event, new: nextAvailable, old: old)
+      return wantsNotification(from: old, to: nextAvailable)
     }
-    if isWanted, let function { function.notify(queue: index) }
+    if isWanted { notify() }
   }
 
   // MARK: Requests that are done
@@ -279,8 +235,7 @@ final class Virtqueue {
   /// Sleeps until a slot is free (perhaps no longer when this returns) or the queue has failed.
   func waitForSlot() { _ = freed.wait { freeCount.load(ordering: .relaxed) == 0 && !hasFailed } }
 
-  /// Whether the device broke the rules or was stopped.
-  @inline(__always) var hasFailed: Bool { failed.load(ordering: .acquiring) }
+  override func interrupted() { reap() }
 
   /// Takes what the device has done. Any context.
   func reap() {
@@ -300,11 +255,10 @@ final class Virtqueue {
   private func takeUsed() {
     var last = lastUsed.load(ordering: .relaxed)
     while !hasFailed {
-      let index = event(in: used, VirtqueueLayout.index).pointee.load(ordering: .acquiring)
+      let index = usedIndex
       while last != index {
-        let entry = VirtqueueLayout.entries &+ VirtqueueLayout.usedEntryByteCount &* (last & mask).int
-        let slot = word(entry).int
-        let length = word(entry &+ 4)
+        let entry = usedEntry(last)
+        let (slot, length) = (entry.descriptor.int, entry.length)
         guard slot < size, slot < freshSlots, slots[slot].state.load(ordering: .acquiring) == Slot.open,
           length <= slots[slot].capacity
         else { return fail() }
@@ -316,16 +270,12 @@ final class Virtqueue {
         slots[slot].waiters.wakeAll()
       }
       if sleepers.load(ordering: .sequentiallyConsistent) == 0 { return }
-      event(in: available, VirtqueueLayout.usedEvent(size)).pointee.store(last, ordering: .relaxed)
-      // Our event before the device's index: the device does it the other way round.
-      atomicMemoryFence(ordering: .sequentiallyConsistent)
-      if event(in: used, VirtqueueLayout.index).pointee.load(ordering: .acquiring) == last { return }
+      if arm(beyond: last) { return }
     }
   }
 
-  /// The queue has failed: everybody who waits is woken and gets EIO. Any context.
-  func fail() {
-    if failed.exchange(true, ordering: .sequentiallyConsistent) { return }
+  /// Everybody who waits is woken and gets EIO.
+  override func hasJustFailed() {
     for slot in 0..<freshSlots { slots[slot].waiters.wakeAll() }
     freed.wakeAll()
     onCompletion?(-1, 0)
