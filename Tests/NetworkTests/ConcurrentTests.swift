@@ -1,0 +1,65 @@
+// What several tests of this module need: threads of the host, packets of a number.
+import Base
+import Devices
+import Glibc
+import Pages
+import Threads
+
+enum TestThreads {
+  private final class Start: Sendable {
+    let index: Int
+    let body: @Sendable (Int) -> Void
+    init(_ index: Int, _ body: @escaping @Sendable (Int) -> Void) {
+      self.index = index
+      self.body = body
+    }
+  }
+
+  /// Runs the body on that many threads, each with its number, and waits for all.
+  static func run(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
+    var threads: [pthread_t] = []
+    for index in 0..<count {
+      var thread = pthread_t()
+      pthread_create(
+        &thread, nil,
+        { argument in
+          let start = Unmanaged<Start>.fromOpaque(argument!).takeRetainedValue()
+          start.body(start.index)
+          return nil
+        }, Unmanaged.passRetained(Start(index, body)).toOpaque())
+      threads.append(thread)
+    }
+    for thread in threads { pthread_join(thread, nil) }
+  }
+
+  /// Has what is deferred behind readers be done, for tests that count what is left.
+  static func begin() {
+    HostedArena.prepare()
+    try! WorkQueue.begin()
+  }
+}
+
+struct NoPacket: Error {}
+
+/// What `#require` does for what cannot be copied.
+func need(_ packet: consuming Packet?) throws -> Packet {
+  guard let packet else { throw NoPacket() }
+  return packet
+}
+
+extension Packet {
+  /// A packet with these bytes and room in front.
+  static func of(_ bytes: [UInt8], headroom: Int = Packet.headroom) throws -> Packet {
+    var packet = try need(Packet(headroom: headroom, capacity: max(bytes.count, 1)))
+    guard let place = packet.extend(bytes.count) else { throw NoPacket() }
+    bytes.withUnsafeBytes { if let start = $0.baseAddress { place.copyMemory(from: start, byteCount: bytes.count) } }
+    return packet
+  }
+
+  /// All its bytes.
+  var allBytes: [UInt8] {
+    var result = [UInt8](repeating: 0, count: byteCount)
+    let isDone = result.withUnsafeMutableBytes { copy(from: 0, into: $0) }
+    return isDone ? result : []
+  }
+}
