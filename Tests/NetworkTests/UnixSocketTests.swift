@@ -139,7 +139,7 @@ import Testing
 
   @Test func muchThroughLittle() throws {
     let (one, two) = UnixSocket.pair(kind: .stream, flags: [], caller)
-    one.sendBufferByteCount = 10_000
+    one.setSendBuffer(10_000)
     let total = 2_000_000
     nonisolated(unsafe) let sender = one
     let this = self

@@ -40,11 +40,18 @@ extension SystemCall {
 
   func sendto() throws(Errno) -> Int {
     let socket = try socketFile()
-    var message = OutgoingMessage(by: socketCaller.credentials)
-    message.flags = MessageFlags(rawValue: argument3.u32)
+    var message = outgoing(over: socket, MessageFlags(rawValue: argument3.u32))
     if argument4 != 0 { message.address = try socketAddress(at: address4, byteCount: argument5) }
     var transfer = Transfer(program: address1, count: Self.byteCount(argument2))
     return try send(&transfer, message, over: socket)
+  }
+
+  private func outgoing(over socket: Socket, _ flags: MessageFlags) -> OutgoingMessage {
+    var message = OutgoingMessage(
+      by: socket.asksWhoSends
+        ? socketCaller.credentials : SocketCredentials(process: process.identifier, user: 0, group: 0))
+    message.flags = flags
+    return message
   }
 
   func sendmsg() throws(Errno) -> Int {
@@ -70,7 +77,9 @@ extension SystemCall {
   }
 
   private func send(_ transfer: inout Transfer, _ message: OutgoingMessage, over socket: Socket) throws(Errno) -> Int {
-    do throws(Errno) { return try socket.send(&transfer, message, socketCaller) } catch {
+    do throws(Errno) {
+      return try socket.send(&transfer, message, socket.asksWhoSends ? socketCaller : nil)
+    } catch {
       if error == .EPIPE, socket.kind != .datagram, !message.flags.contains(.noSignal) {
         try? process.send(.pipe, SignalInformation(.pipe, code: SignalInformation.Code.user), to: task)
       }
@@ -81,17 +90,20 @@ extension SystemCall {
   private func send(headerAt address: VirtualAddress, over socket: Socket, _ flags: MessageFlags) throws(Errno) -> Int {
     let header = try UserSpan.read(MessageHeader.self, at: address)
     guard header.vectorCount <= 1024 else { throw .EMSGSIZE }
-    var message = OutgoingMessage(by: socketCaller.credentials)
-    message.flags = flags
+    var message = outgoing(over: socket, flags)
+    guard header.nameByteCount.i32 >= 0 else { throw .EINVAL }
     if header.name != 0, header.nameByteCount > 0 {
-      message.address = try socketAddress(at: VirtualAddress(header.name), byteCount: header.nameByteCount.u64)
+      let byteCount = min(header.nameByteCount.int, SocketAddress.maximumByteCount)
+      message.address = try socketAddress(at: VirtualAddress(header.name), byteCount: byteCount.u64)
     }
-    if header.control != 0 { try readControl(header, into: &message) }
+    if header.control != 0 { try readControl(header, into: &message, of: socket) }
     var transfer = try Transfer(programVectors: VirtualAddress(header.vectors), count: header.vectorCount.int)
     return try send(&transfer, message, over: socket)
   }
 
-  private func readControl(_ header: MessageHeader, into message: inout OutgoingMessage) throws(Errno) {
+  private func readControl(_ header: MessageHeader, into message: inout OutgoingMessage, of socket: Socket)
+    throws(Errno)
+  {
     guard header.controlByteCount <= Self.mostControlBytes else { throw .ENOBUFS }
     var offset: UInt64 = 0
     var files: [OpenFile] = []
@@ -102,7 +114,12 @@ extension SystemCall {
       let data = place + ControlHeader.byteCount
       let byteCount = (control.byteCount &- 16).int
       offset &+= control.byteCount.alignedUp(to: 8)
-      guard control.level == ControlHeader.socketLevel else { continue }
+      guard control.level == ControlHeader.socketLevel,
+        control.type == ControlHeader.rights || control.type == ControlHeader.credentials
+      else {
+        try readControl(control, at: data, byteCount, into: &message, of: socket)
+        continue
+      }
       switch control.type {
       case ControlHeader.rights:
         guard files.count &+ byteCount / 4 <= Self.mostFiles else { throw .EINVAL }
@@ -124,10 +141,24 @@ extension SystemCall {
           throw .ESRCH
         }
         message.credentials = claimed
-      default: throw .EINVAL
+      default: break
       }
     }
     if !files.isEmpty { message.files = FilesInFlight(files) }
+  }
+
+  /// A control message that the socket's protocols understand.
+  private func readControl(
+    _ header: ControlHeader, at data: VirtualAddress, _ byteCount: Int, into message: inout OutgoingMessage,
+    of socket: Socket
+  ) throws(Errno) {
+    var buffer: [8 of UInt64] = .init(repeating: 0)
+    let count = min(byteCount, 64)
+    try withUnsafeMutableBytes(of: &buffer) { (bytes) throws(Errno) in
+      try UserSpan(data, count: count).read(into: bytes)
+      try socket.readControl(
+        header.level, header.type, UnsafeRawBufferPointer(rebasing: bytes[..<count]), into: &message)
+    }
   }
 
   // MARK: Receiving
@@ -178,60 +209,46 @@ extension SystemCall {
   {
     var header = try UserSpan.read(MessageHeader.self, at: address)
     guard header.vectorCount <= 1024 else { throw .EMSGSIZE }
+    guard header.name == 0 || header.nameByteCount.i32 >= 0 else { throw .EINVAL }
     var transfer = try Transfer(programVectors: VirtualAddress(header.vectors), count: header.vectorCount.int)
     let message = try socket.receive(&transfer, flags)
     if header.name != 0 {
-      let bytes = message.address?.bytes ?? []
-      let count = min(bytes.count, header.nameByteCount.int)
-      try bytes.withPath { (bytes) throws(Errno) in
-        try UserSpan(VirtualAddress(header.name), count: count).write(
-          from: UnsafeRawBufferPointer(rebasing: bytes.bytes[..<count]))
+      if let sender = message.address {
+        try store(sender, at: VirtualAddress(header.name), room: header.nameByteCount.i32.int)
       }
-      header.nameByteCount = bytes.count.u32
+      header.nameByteCount = (message.address?.byteCount ?? 0).u32
     }
     var result = message.flags
-    header.controlByteCount = try writeControl(message, header, flags, &result)
+    var writer = ControlWriter(at: VirtualAddress(header.control), room: header.controlByteCount)
+    if let sender = message.credentials {
+      try writer.put(ControlHeader.socketLevel, ControlHeader.credentials, sender)
+    }
+    try socket.writeControl(message, &writer)
+    if let files = message.files?.files { try install(files, flags, &writer) }
+    if writer.isTruncated { result.insert(.controlTruncated) }
+    header.controlByteCount = writer.used
     if flags.contains(.closeOnExec) { result.insert(.closeOnExec) }
     header.flags = result.rawValue
     try UserSpan.write(header, at: address)
     return message.count
   }
 
-  /// Writes what came along, as far as there is room.
-  /// - Returns: bytes written.
-  private func writeControl(
-    _ message: IncomingMessage, _ header: MessageHeader, _ flags: MessageFlags, _ result: inout MessageFlags
-  ) throws(Errno) -> UInt64 {
-    let room = header.control == 0 ? 0 : header.controlByteCount
-    var used: UInt64 = 0
-    if let sender = message.credentials {
-      if room >= 28 {
-        let place = VirtualAddress(header.control)
-        try UserSpan.write(ControlHeader(byteCount: 28, type: ControlHeader.credentials), at: place)
-        try UserSpan.write(sender, at: place + ControlHeader.byteCount)
-        used = min(32, room)
-      } else {
-        result.insert(.controlTruncated)
-      }
-    }
-    guard let files = message.files?.files else { return used }
-    let place = VirtualAddress(header.control) + used.int
-    let most = room >= used &+ 16 ? ((room &- used &- 16) / 4).int : 0
+  /// Gives the program descriptors of files that came along, as many as there is room for.
+  private func install(_ files: [OpenFile], _ flags: MessageFlags, _ writer: inout ControlWriter) throws(Errno) {
     var count = 0
-    while count < min(most, files.count) {
-      guard
-        let number = try? process.descriptors.install(files[count], closeOnExec: flags.contains(.closeOnExec))
-      else { break }
-      do throws(Errno) { try UserSpan.write(number.i32, at: place + (ControlHeader.byteCount &+ count &* 4)) } catch {
-        try? process.descriptors.close(number)
-        break
+    if let (data, room) = writer.next {
+      while count < min(room / 4, files.count) {
+        guard
+          let number = try? process.descriptors.install(files[count], closeOnExec: flags.contains(.closeOnExec))
+        else { break }
+        do throws(Errno) { try UserSpan.write(number.i32, at: data + count &* 4) } catch {
+          try? process.descriptors.close(number)
+          break
+        }
+        count &+= 1
       }
-      count &+= 1
     }
-    if count < files.count { result.insert(.controlTruncated) }
-    guard count > 0 else { return used }
-    let byteCount = (16 &+ count &* 4).u64
-    try UserSpan.write(ControlHeader(byteCount: byteCount, type: ControlHeader.rights), at: place)
-    return min(used &+ byteCount.alignedUp(to: 8), room)
+    if count < files.count { writer.truncate() }
+    if count > 0 { try writer.finish(ControlHeader.socketLevel, ControlHeader.rights, byteCount: count &* 4) }
   }
 }

@@ -6,8 +6,6 @@ import Memory
 import Network
 
 extension SystemCall {
-  private static var unixFamily: Int32 { 1 }
-
   /// The socket of the first argument.
   /// - Throws: EBADF, ENOTSOCK.
   func socketFile() throws(Errno) -> Socket {
@@ -22,11 +20,17 @@ extension SystemCall {
   /// An address that the program gives.
   func socketAddress(at address: VirtualAddress, byteCount: UInt64) throws(Errno) -> SocketAddress {
     guard byteCount.i32 >= 0, byteCount.i32 <= SocketAddress.maximumByteCount else { throw .EINVAL }
-    var bytes = [UInt8](repeating: 0, count: byteCount.i32.int)
-    if !bytes.isEmpty {
-      let span = try UserSpan(address, count: bytes.count)
-      try bytes.withUnsafeMutableBytesThrowing { (buffer) throws(Errno) in try span.read(into: buffer) }
+    let count = byteCount.i32.int
+    let span = try UserSpan(address, count: count)
+    if count <= SocketAddress.inlineByteCount {
+      var words: [4 of UInt64] = .init(repeating: 0)
+      return try withUnsafeMutableBytes(of: &words) { (buffer) throws(Errno) in
+        try span.read(into: buffer)
+        return SocketAddress(short: UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+      }
     }
+    var bytes = [UInt8](repeating: 0, count: count)
+    try bytes.withUnsafeMutableBytesThrowing { (buffer) throws(Errno) in try span.read(into: buffer) }
     return SocketAddress(bytes)
   }
 
@@ -34,24 +38,24 @@ extension SystemCall {
   func store(_ socketAddress: SocketAddress, at address: VirtualAddress, countAt place: VirtualAddress) throws(Errno) {
     let room = try UserSpan.read(Int32.self, at: place)
     guard room >= 0 else { throw .EINVAL }
-    let count = min(room.int, socketAddress.bytes.count)
-    try socketAddress.bytes.withPath { (bytes) throws(Errno) in
-      try UserSpan(address, count: count).write(from: UnsafeRawBufferPointer(rebasing: bytes.bytes[..<count]))
+    try store(socketAddress, at: address, room: room.int)
+    try UserSpan.write(socketAddress.byteCount.i32, at: place)
+  }
+
+  /// Gives the program as much of an address as there is room for.
+  func store(_ socketAddress: SocketAddress, at address: VirtualAddress, room: Int) throws(Errno) {
+    let count = min(room, socketAddress.byteCount)
+    try socketAddress.withBytes { (bytes) throws(Errno) in
+      try UserSpan(address, count: count).write(from: UnsafeRawBufferPointer(rebasing: bytes[..<count]))
     }
-    try UserSpan.write(socketAddress.bytes.count.i32, at: place)
   }
 
   // MARK: Making
 
-  private func kindAndFlags() throws(Errno) -> (SocketKind, OpenFlags) {
+  private func socketFlags() throws(Errno) -> OpenFlags {
     let flags = OpenFlags(rawValue: argument1.u32 & ~0xf)
     guard flags.subtracting([.closeOnExec, .nonBlocking]).isEmpty else { throw .EINVAL }
-    guard argument0.i32 == Self.unixFamily else { throw .EAFNOSUPPORT }
-    // A raw socket is one for datagrams here.
-    let number = argument1.i32 & 0xf == 3 ? 2 : argument1.i32 & 0xf
-    guard let kind = SocketKind(rawValue: number) else { throw .ESOCKTNOSUPPORT }
-    guard argument2.i32 == 0 || argument2.i32 == Self.unixFamily else { throw .EPROTONOSUPPORT }
-    return (kind, flags)
+    return flags
   }
 
   private func install(_ socket: Socket, _ flags: OpenFlags) throws(Errno) -> Int {
@@ -59,13 +63,15 @@ extension SystemCall {
   }
 
   func socket() throws(Errno) -> Int {
-    let (kind, flags) = try kindAndFlags()
-    return try install(UnixSocket(kind: kind, flags: flags), flags)
+    let flags = try socketFlags()
+    let wish = SocketWish(family: argument0.i32, type: argument1.i32 & 0xf, protocolNumber: argument2.i32)
+    return try install(try wish.make(flags: flags, socketCaller), flags)
   }
 
   func socketpair() throws(Errno) -> Int {
-    let (kind, flags) = try kindAndFlags()
-    let (one, two) = UnixSocket.pair(kind: kind, flags: flags, socketCaller)
+    let flags = try socketFlags()
+    let wish = SocketWish(family: argument0.i32, type: argument1.i32 & 0xf, protocolNumber: argument2.i32)
+    let (one, two) = try wish.makePair(flags: flags, socketCaller)
     let first = try install(one, flags)
     do throws(Errno) {
       let second = try install(two, flags)

@@ -323,10 +323,9 @@ public final class UnixSocket: Socket {
 
   // MARK: Buffers and readiness
 
-  public override var sendBufferByteCount: Int {
-    get { account.limit.load(ordering: .relaxed) }
-    set { account.limit.store(newValue, ordering: .relaxed) }
-  }
+  public override var sendBufferByteCount: Int { account.limit.load(ordering: .relaxed) }
+
+  public override func setSendBuffer(_ byteCount: Int32) { account.limit.store(byteCount.int, ordering: .relaxed) }
 
   public override func control(_ request: UInt32, _ argument: UInt64) throws(Errno) -> Int {
     let count: Int
