@@ -70,6 +70,7 @@ let package = Package(
     host("VirtioConsole", imports: transport + ["CSystemCalls"], path: "Virtio/Console"),
     host("VirtioEntropy", imports: transport + ["CSystemCalls"], path: "Virtio/Entropy"),
     host("VirtioBalloon", imports: transport, path: "Virtio/Balloon"),
+    host("VirtioNet", imports: transport + ["CSystemCalls"], path: "Virtio/Net"),
     host("VirtioFileSystem", imports: transport + ["CSystemCalls"], path: "Virtio/FileSystem"),
 
     // ---- The monitor. Machine alone joins devices and KVM. ----
@@ -81,8 +82,8 @@ let package = Package(
     host(
       "Machine",
       imports: transport + [
-        "CKVM", "KVM", "VirtioConsole", "VirtioEntropy", "VirtioBalloon", "VirtioFileSystem", "Jail", "GuestImage",
-        "CSystemCalls",
+        "CKVM", "KVM", "VirtioConsole", "VirtioEntropy", "VirtioBalloon", "VirtioNet", "VirtioFileSystem", "Jail",
+        "GuestImage", "CSystemCalls",
       ],
       path: "VMM/Machine"),
     host("Closure", imports: ["Machine", "KVM", "CSystemCalls"], path: "VMM/Closure"),
@@ -107,6 +108,10 @@ let package = Package(
     tests("VirtioPCITests", of: ["VirtioPCI", "VirtioTestGuest"]),
     tests("VirtioConsoleTests", of: ["VirtioConsole", "VirtioTestGuest"]),
     tests("VirtioEntropyTests", of: ["VirtioEntropy", "VirtioTestGuest"]),
+    .target(
+      name: "NetTestBackend", dependencies: ["VirtioNet", "VirtioABI"], path: "Tests/NetTestBackend",
+      swiftSettings: strict),
+    tests("VirtioNetTests", of: ["VirtioNet", "NetTestBackend", "VirtioTestGuest", "CSystemCalls"]),
     tests("VirtioBalloonTests", of: ["VirtioBalloon", "VirtioTestGuest"]),
     tests("DevicesTests", of: ["Devices", "VirtioConsole", "VirtioEntropy", "VirtioBalloon"]),
     tests("VirtioFSTests", of: ["VirtioFS", "Devices", "VirtioFileSystem"]),

@@ -30,9 +30,10 @@ final class QueueSlot: @unchecked Sendable {
 }
 
 extension PCIFunction {
-  /// The guest has notified a queue: serves it on this thread, unless another thread is at it, which will then look again.
+  /// The guest has notified a queue: serves it on this thread, unless another thread is at it, which will then look again, or the
+  /// device has threads of its own for it.
   public func notify(queue index: Int) {
-    guard index < queues.count else { return }
+    guard index < queues.count, !device.isServedElsewhere(queue: index) else { return }
     let slot = queues[index]
     guard slot.notifications.add(1, ordering: .acquiringAndReleasing).oldValue == 0 else { return }
     var answered = 1

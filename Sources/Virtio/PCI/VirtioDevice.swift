@@ -33,6 +33,10 @@ public protocol VirtioDevice: AnyObject, Sendable {
   /// not be lost, no longer. The transport raises the interrupt afterwards.
   func serve(queue index: Int, _ queue: SplitQueue)
 
+  /// Asked first when the guest has notified a queue: whether a thread of the device's own serves it, so that `serve` is not to be called.
+  /// No lock is held; the queue may not be live any more. False where the device has no threads.
+  func isServedElsewhere(queue index: Int) -> Bool
+
   /// The driver went away: forget all requests and the host given to `activate`.
   func reset()
 }
@@ -40,6 +44,8 @@ public protocol VirtioDevice: AnyObject, Sendable {
 extension VirtioDevice {
   /// Ignores the driver.
   public func writeConfiguration(at offset: Int, from bytes: UnsafeRawBufferPointer) {}
+  /// False.
+  public func isServedElsewhere(queue index: Int) -> Bool { false }
 }
 
 /// What a device can ask of its transport, from any thread.

@@ -15,7 +15,7 @@ public final class DescriptorChain {
   private var pieceCount = 0
   private var readablePieces = 0
   /// Index of the first descriptor; the request's name in the used ring.
-  private(set) var head: UInt16 = 0
+  public private(set) var head: UInt16 = 0
   /// Bytes that the device may read.
   public private(set) var readableByteCount = 0
   /// Bytes that the device may write.

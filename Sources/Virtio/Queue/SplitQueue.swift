@@ -224,13 +224,27 @@ public final class SplitQueue: @unchecked Sendable {
   /// Hands a request back to the guest, done. Requests may be handed back in any order.
   /// - Parameter written: Bytes that the device wrote, from the front of the writable part.
   public func push(_ chain: DescriptorChain, written: Int = 0) {
-    guard fault == nil else { return }
     precondition(written >= 0 && written <= chain.writableByteCount)
+    stage(head: chain.head, written: written)
+    publish()
+  }
+
+  /// Hands a request back whose chain object may have been used again since, as `push` does, but the guest sees it only after `publish`:
+  /// several that belong together are seen together.
+  /// - Parameters:
+  ///   - head: the request's, as its chain had it.
+  ///   - written: bytes that the device wrote, no more than were writable.
+  public func stage(head: UInt16, written: Int) {
+    guard fault == nil else { return }
     let entry = VirtqueueLayout.entries + VirtqueueLayout.usedEntryByteCount * Int(nextUsed & mask)
-    store32(entry, UInt32(chain.head))
+    store32(entry, UInt32(head))
     store32(entry + 4, UInt32(truncatingIfNeeded: written))
     nextUsed &+= 1
-    store16(VirtqueueLayout.index, nextUsed)
+  }
+
+  /// Shows the guest what was staged.
+  public func publish() {
+    if fault == nil { store16(VirtqueueLayout.index, nextUsed) }
   }
 
   /// Stops the queue: the guest broke a rule that the device knows of.
