@@ -3,8 +3,8 @@ import Foundation
 import Testing
 
 /// First addresses by what lies there, as /proc/self/maps names it.
-private func layout(_ arguments: [String]) throws -> [String: UInt64] {
-  let guest = try vm(arguments)
+private func layout(_ arguments: [String]) async throws -> [String: UInt64] {
+  let guest = try await vm(arguments)
   #expect(guest.status == 0, "\(guest.errorText)")
   var found: [String: UInt64] = [:]
   for line in guest.text.split(separator: "\n") {
@@ -17,8 +17,9 @@ private func layout(_ arguments: [String]) throws -> [String: UInt64] {
 
 @Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
 struct ProgramLayoutTests {
-  @Test func everyPartIsElsewhereEachTime() throws {
-    let runs = try (0..<4).map { _ in try layout(["/bin/cat", "/proc/self/maps"]) }
+  @Test func everyPartIsElsewhereEachTime() async throws {
+    var runs: [[String: UInt64]] = []
+    for _ in 0..<4 { runs.append(try await layout(["/bin/cat", "/proc/self/maps"])) }
     let parts = [
       "/usr/bin/cat", "/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6", "[heap]", "[stack]", "[vvar]",
       "[vdso]",
@@ -36,9 +37,9 @@ struct ProgramLayoutTests {
   }
 
   @Test(arguments: ["glibc-static", "musl-static", "glibc-dynamic", "musl-dynamic"])
-  func clocksAreReadWithoutTheKernel(_ flavour: String) throws {
+  func clocksAreReadWithoutTheKernel(_ flavour: String) async throws {
     let program = packageRoot + "/.build/guest-programs/\(flavour)/clocks"
-    let guest = try vm(["--log", "syscalls", program])
+    let guest = try await vm(["--log", "syscalls", program])
     #expect(guest.status == 0, "\(guest.errorText)")
     // The program reads the clock ten thousand times; CPU-time clocks and one that does not exist are the kernel's.
     let calls = guest.errorText.split(separator: "\n").filter {
@@ -48,8 +49,8 @@ struct ProgramLayoutTests {
   }
 
   /// A line for each call, with as many arguments as it has.
-  @Test func loggedCallsShowTheirArguments() throws {
-    let guest = try vm(["--log", "syscalls", "/bin/busybox", "cat", "/proc/version"])
+  @Test func loggedCallsShowTheirArguments() async throws {
+    let guest = try await vm(["--log", "syscalls", "/bin/busybox", "cat", "/proc/version"])
     let lines = guest.errorText.split(separator: "\n").map(String.init)
     #expect(guest.status == 0)
     func counts(of call: String) -> Set<Int> {

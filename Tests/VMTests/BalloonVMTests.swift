@@ -108,17 +108,17 @@ struct BalloonVMTests {
     """
 
   /// A folder with the program, compiled.
-  private func holder() throws -> String {
+  private func holder() async throws -> String {
     let folder = try temporaryFolder()
     try Self.source.write(toFile: folder + "/hold.c", atomically: true, encoding: .utf8)
-    let compiled = try run(["/usr/bin/gcc", "-O1", "-static", "-o", folder + "/hold", folder + "/hold.c"])
+    let compiled = try await run(["/usr/bin/gcc", "-O1", "-static", "-o", folder + "/hold", folder + "/hold.c"])
     try #require(compiled.status == 0, "\(compiled.errorText)")
     return folder
   }
 
   /// What a running machine answers, as JSON.
   private func ask(_ socket: String, _ words: String...) throws -> [String: Any] {
-    let outcome = try run([osvRun, "--ask", socket] + words, seconds: 20)
+    let outcome = try runAtOnce([osvRun, "--ask", socket] + words, seconds: 20)
     try #require(outcome.status == 0, "\(outcome.errorText)")
     return try #require(try JSONSerialization.jsonObject(with: outcome.output) as? [String: Any])
   }
@@ -129,8 +129,8 @@ struct BalloonVMTests {
   }
 
   /// What the program frees leaves osv-run's resident size within a second, and then osv-run is quiet.
-  @Test(arguments: [1, 2]) func freedMemoryGoesToTheHost(cpus: Int) throws {
-    let folder = try holder()
+  @Test(arguments: [1, 2]) func freedMemoryGoesToTheHost(cpus: Int) async throws {
+    let folder = try await holder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     let guest = try Conversation(["--memory", "512M", "--cpus", "\(cpus)", folder + "/hold"])
     #expect(guest.line() == "ready")
@@ -155,8 +155,8 @@ struct BalloonVMTests {
     #expect(guest.end() == 0)
   }
 
-  @Test func theBalloonDoesAsItIsTold() throws {
-    let folder = try holder()
+  @Test func theBalloonDoesAsItIsTold() async throws {
+    let folder = try await holder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     let socket = folder + "/control"
     let guest = try Conversation(["--memory", "256M", "--balloon", "64M", "--control", socket, folder + "/hold"])
@@ -188,8 +188,8 @@ struct BalloonVMTests {
   }
 
   /// A program that needs what is in the balloon gets it, and keeps it.
-  @Test func theBalloonGivesBeforeAnybodyIsRefused() throws {
-    let folder = try holder()
+  @Test func theBalloonGivesBeforeAnybodyIsRefused() async throws {
+    let folder = try await holder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     let socket = folder + "/control"
     let guest = try Conversation(["--memory", "128M", "--balloon", "96M", "--control", socket, folder + "/hold"])
@@ -207,8 +207,8 @@ struct BalloonVMTests {
     #expect(guest.end() == 0)
   }
 
-  @Test func theSocketTakesNoNonsense() throws {
-    let folder = try holder()
+  @Test func theSocketTakesNoNonsense() async throws {
+    let folder = try await holder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     let socket = folder + "/control"
     let guest = try Conversation(["--control", socket, folder + "/hold"])
@@ -218,7 +218,7 @@ struct BalloonVMTests {
     for words in [
       ["x"], ["balloon"], ["balloon", "1T"], ["balloon", "1G"], ["memory", "x"], [String(repeating: "y", count: 3000)],
     ] {
-      let refused = try run([osvRun, "--ask", socket] + words, seconds: 20)
+      let refused = try await run([osvRun, "--ask", socket] + words, seconds: 20)
       #expect(refused.status == 125 && refused.text.isEmpty)
       #expect(refused.errorText.hasPrefix("osv-run: error E20: the machine at "), "\(refused.errorText)")
       #expect(refused.errorText.split(separator: "\n").count == 1)
@@ -245,34 +245,34 @@ struct BalloonVMTests {
       while text.count(b"\\n") < 2: text += last.recv(4096)
       print(text.count(b'"balloon"'))
       """
-    let python = try run(["/usr/bin/python3", "-c", script, socket], seconds: 60)
+    let python = try await run(["/usr/bin/python3", "-c", script, socket], seconds: 60)
     #expect(python.text == "2\n", "\(python.errorText)")
     guest.tell("?")
     #expect(guest.line() == "kept")
     #expect(guest.end() == 0)
   }
 
-  @Test func placesForTheSocket() throws {
+  @Test func placesForTheSocket() async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
-    func failure(_ arguments: [String], _ words: String) throws {
-      let outcome = try vm(arguments, seconds: 20)
+    func failure(_ arguments: [String], _ words: String) async throws {
+      let outcome = try await vm(arguments, seconds: 20)
       #expect(outcome.status == 125 && outcome.errorText.hasPrefix("osv-run: error E20: "), "\(outcome.errorText)")
       #expect(outcome.errorText.contains(words), "\(outcome.errorText)")
     }
     // A socket that nobody listens to any more is replaced; a file, or one that is in use, is not.
-    for _ in 0..<2 { #expect(try vm(["--control", folder + "/s", "/bin/busybox", "true"]).status == 0) }
+    for _ in 0..<2 { #expect(try await vm(["--control", folder + "/s", "/bin/busybox", "true"]).status == 0) }
     try "text".write(toFile: folder + "/file", atomically: false, encoding: .utf8)
-    try failure(["--control", folder + "/file", "/bin/busybox", "true"], "already")
+    try await failure(["--control", folder + "/file", "/bin/busybox", "true"], "already")
     #expect(try String(contentsOfFile: folder + "/file", encoding: .utf8) == "text")
     let guest = try Conversation(["--control", folder + "/s", "/bin/busybox", "cat"])
     guest.tell("x")
     #expect(guest.line() == "x")
-    try failure(["--control", folder + "/s", "/bin/busybox", "true"], "already")
-    try failure(["--control", "/nowhere/s", "/bin/busybox", "true"], "No such file")
-    try failure(["--control", String(repeating: "s", count: 108), "/bin/busybox", "true"], "107 bytes")
+    try await failure(["--control", folder + "/s", "/bin/busybox", "true"], "already")
+    try await failure(["--control", "/nowhere/s", "/bin/busybox", "true"], "No such file")
+    try await failure(["--control", String(repeating: "s", count: 108), "/bin/busybox", "true"], "107 bytes")
     #expect(guest.end() == 0)
-    try failure(["--ask", folder + "/s", "memory"], "no machine answers")
-    try failure(["--ask", folder + "/file", "memory"], "no machine answers")
+    try await failure(["--ask", folder + "/s", "memory"], "no machine answers")
+    try await failure(["--ask", folder + "/file", "memory"], "no machine answers")
   }
 }

@@ -16,14 +16,14 @@ struct BusyboxTests {
   private func both(
     _ applet: [String], in directory: String, cpus: Int = 1, options: [String] = [], input: Data? = nil,
     seconds: Double = 120
-  ) throws -> (host: Outcome, guest: Outcome) {
+  ) async throws -> (host: Outcome, guest: Outcome) {
     let script = "cd \"$0\" && exec \(busybox) \"$@\""
     // osv-run gives up its capabilities, root's right to read everything among them: the host's run must not have it either.
     let rights = geteuid() == 0 ? ["/usr/bin/setpriv", "--bounding-set=-all", "--inh-caps=-all"] : []
     let language = ["/usr/bin/env", "-u", "LC_ALL", "LANG=C.UTF-8"]
-    let host = try run(
+    let host = try await run(
       rights + language + ["/bin/sh", "-c", script, directory] + applet, input: input, seconds: seconds)
-    let guest = try vm(
+    let guest = try await vm(
       [
         "--cpus", "\(cpus)", "--volume", "\(directory):/data:ro", "--workdir", "/data", "--env", "LANG=C.UTF-8",
       ] + options + [busybox] + applet,
@@ -32,8 +32,8 @@ struct BusyboxTests {
   }
 
   /// /proc/interrupts: the timer's and those between CPUs, a column a CPU; and the switches in /proc/stat.
-  @Test func interruptsAndSwitchesAreCounted() throws {
-    let text = try vm(["--cpus", "2", busybox, "cat", "/proc/interrupts", "/proc/stat"]).text
+  @Test func interruptsAndSwitchesAreCounted() async throws {
+    let text = try await vm(["--cpus", "2", busybox, "cat", "/proc/interrupts", "/proc/stat"]).text
     let rows = text.split(separator: "\n").map { $0.split(separator: " ", omittingEmptySubsequences: true) }
     #expect(rows.first == ["CPU0", "CPU1"], "\(text)")
     for name in ["LOC:", "RES:"] {
@@ -44,9 +44,9 @@ struct BusyboxTests {
     #expect(switches.count == 2 && (UInt64(switches[1]) ?? 0) > 0, "\(text)")
   }
 
-  @Test func checksumOfTheReadme() throws {
-    let guest = try vm(["--volume", "\(packageRoot):/data", busybox, "sha256sum", "/data/README.md"])
-    let host = try run([busybox, "sha256sum", packageRoot + "/README.md"])
+  @Test func checksumOfTheReadme() async throws {
+    let guest = try await vm(["--volume", "\(packageRoot):/data", busybox, "sha256sum", "/data/README.md"])
+    let host = try await run([busybox, "sha256sum", packageRoot + "/README.md"])
     #expect(guest.text == host.text.replacingOccurrences(of: packageRoot, with: "/data"), "\(guest.errorText)")
     #expect(guest.status == 0)
   }
@@ -71,59 +71,60 @@ struct BusyboxTests {
     ["ls", "does-not-exist"],
     ["false"],
   ])
-  func appletOnFiles(_ applet: [String]) throws {
-    let (host, guest) = try both(applet, in: "/usr/include", input: Data("some text\nfor the standard input\n".utf8))
+  func appletOnFiles(_ applet: [String]) async throws {
+    let (host, guest) = try await both(
+      applet, in: "/usr/include", input: Data("some text\nfor the standard input\n".utf8))
     #expect(guest.text == host.text, "\(guest.errorText)")
     #expect(guest.errorText == host.errorText)
     #expect(guest.status == host.status)
   }
 
   @Test(arguments: ["/usr/include", "/usr/share"], [1, 2])
-  func treesOfTenThousandFiles(_ tree: String, cpus: Int) throws {
+  func treesOfTenThousandFiles(_ tree: String, cpus: Int) async throws {
     // Link counts and sizes of directories included: ls shows every attribute the guest was given. Owners as numbers, because their
     // names stand in the host's /etc/passwd, which the guest does not see.
     for applet in [["find", "."], ["ls", "-lnR", "."]] {
-      let (host, guest) = try both(applet, in: tree, cpus: cpus)
+      let (host, guest) = try await both(applet, in: tree, cpus: cpus)
       #expect(sorted(guest.text) == sorted(host.text), "\(applet) \(guest.errorText)")
       #expect(guest.status == host.status, "\(guest.errorText)")
     }
   }
 
   /// Also where the page cache has to give back what it read a moment ago: no read may fail for that.
-  @Test(arguments: ["128M", "24M"]) func grepThroughATree(_ memory: String) throws {
-    let (host, guest) = try both(
+  @Test(arguments: ["128M", "24M"]) func grepThroughATree(_ memory: String) async throws {
+    let (host, guest) = try await both(
       ["grep", "-r", "define.*SEEK", "."], in: "/usr/include", options: ["--memory", memory])
     #expect(sorted(guest.text) == sorted(host.text), "\(guest.errorText)")
     #expect(!guest.text.isEmpty)
     #expect(guest.status == host.status)
   }
 
-  @Test func checksumsOfATree() throws {
-    let (host, guest) = try both(
+  @Test func checksumsOfATree() async throws {
+    let (host, guest) = try await both(
       ["find", ".", "-type", "f", "-name", "*.h", "-size", "-200k"], in: "/usr/include/linux")
     #expect(sorted(guest.text) == sorted(host.text))
     let files = host.text.split(separator: "\n").map(String.init).sorted()
-    let sums = try both(["md5sum"] + files, in: "/usr/include/linux")
+    let sums = try await both(["md5sum"] + files, in: "/usr/include/linux")
     #expect(sums.guest.text == sums.host.text, "\(sums.guest.errorText)")
   }
 
-  @Test func listingOfAnArchive() throws {
+  @Test func listingOfAnArchive() async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
-    let tar = try run(["/bin/tar", "-C", "/usr/include", "-cf", folder + "/headers.tar", "linux", "asm-generic"])
+    let tar = try await run(["/bin/tar", "-C", "/usr/include", "-cf", folder + "/headers.tar", "linux", "asm-generic"])
     #expect(tar.status == 0)
-    let (host, guest) = try both(["tar", "-tf", "headers.tar"], in: folder)
+    let (host, guest) = try await both(["tar", "-tf", "headers.tar"], in: folder)
     #expect(guest.text == host.text, "\(guest.errorText)")
     #expect(guest.text.count > 1000)
     #expect(guest.status == 0)
   }
 
   /// A tree of its own of more files than a directory is read at once, and all that goes through trees over it.
-  @Test(arguments: [1, 2]) func moreThanTenThousandFiles(cpus: Int) throws {
+  @Test(arguments: [1, 2]) func moreThanTenThousandFiles(cpus: Int) async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     // 10,500 files: in one directory, in many, with hard and symbolic links, of none to some thousand bytes.
-    let made = try run([
+    let made = try await run([
       "/bin/bash", "-c",
       """
       cd "$0" && mkdir flat deep && cd flat && for i in $(seq 6000); do echo "line $i of $((i % 97))" > "f$i"; done
@@ -133,33 +134,33 @@ struct BusyboxTests {
       """, folder,
     ])
     #expect(made.status == 0, "\(made.errorText)")
-    let count = try run(["/usr/bin/find", folder, "-type", "f"]).text.split(separator: "\n").count
+    let count = try await run(["/usr/bin/find", folder, "-type", "f"]).text.split(separator: "\n").count
     #expect(count == 6000 + 45 * 101 + 1)
     for applet in [
       ["find", ".", "-type", "f"], ["ls", "-lnR", "."], ["grep", "-r", "of 13$", "."],
       ["grep", "-rc", "define", "deep"],
     ] {
-      let (host, guest) = try both(applet, in: folder, cpus: cpus)
+      let (host, guest) = try await both(applet, in: folder, cpus: cpus)
       #expect(sorted(guest.text) == sorted(host.text), "\(applet) \(guest.errorText)")
       #expect(guest.text.split(separator: "\n").count > 50 && guest.status == host.status, "\(applet)")
     }
     let many = (1...6000).map { "flat/f\($0)" }
     for applet in [["md5sum"] + many, ["sort"] + many, ["awk", "{ n += $2 } END { print NR, n }"] + many] {
-      let (host, guest) = try both(applet, in: folder, cpus: cpus)
+      let (host, guest) = try await both(applet, in: folder, cpus: cpus)
       #expect(guest.text == host.text && guest.status == host.status, "\(applet[0]) \(guest.errorText)")
       #expect(!guest.text.isEmpty)
     }
-    let (host, guest) = try both(["tar", "-tf", "archive.tar"], in: folder, cpus: cpus)
+    let (host, guest) = try await both(["tar", "-tf", "archive.tar"], in: folder, cpus: cpus)
     #expect(guest.text == host.text && guest.text.split(separator: "\n").count > 10_500, "\(guest.errorText)")
   }
 
   /// Files whose size says nothing about what is in them, on a volume.
-  @Test func filesThatAreMadeWhenTheyAreRead() throws {
+  @Test func filesThatAreMadeWhenTheyAreRead() async throws {
     for path in ["/proc/cpuinfo", "/proc/filesystems", "/sys/kernel/mm/transparent_hugepage/enabled"] {
       for applet in ["wc", "cat"] {
         // A clock rate in it may have moved.
-        let host = try run([busybox, applet, path]).text.replacing(/MHz.*/, with: "")
-        let guest = try vm([
+        let host = try await run([busybox, applet, path]).text.replacing(/MHz.*/, with: "")
+        let guest = try await vm([
           "--volume", "/sys:/s:ro", "--volume", "/proc:/p:ro", busybox, applet,
           path.replacing(/^.(s|p)[a-z]*/) { "/\($0.1)" },
         ])
@@ -172,33 +173,33 @@ struct BusyboxTests {
     }
   }
 
-  @Test func inputFromAPipe() throws {
+  @Test func inputFromAPipe() async throws {
     var bytes = Data(count: 8 << 20)
     for index in bytes.indices { bytes[index] = index % 61 == 0 ? 10 : UInt8(truncatingIfNeeded: index &* 31) | 0x20 }
     for applet in [["wc"], ["sha256sum"], ["cat"]] {
-      let host = try run([busybox] + applet, input: bytes)
-      let guest = try vm([busybox] + applet, input: bytes)
+      let host = try await run([busybox] + applet, input: bytes)
+      let guest = try await vm([busybox] + applet, input: bytes)
       #expect(guest.output == host.output, "\(applet) \(guest.errorText)")
       #expect(guest.status == 0)
     }
   }
 
-  @Test func outputThroughAPipe() throws {
-    let outcome = try run(
+  @Test func outputThroughAPipe() async throws {
+    let outcome = try await run(
       ["/bin/sh", "-c", "\"$0\" --volume /usr/include:/data /bin/busybox ls -lR /data | /bin/busybox wc -l", osvRun])
-    let host = try run(["/bin/sh", "-c", "cd /usr/include && /bin/busybox ls -lR . | /bin/busybox wc -l"])
+    let host = try await run(["/bin/sh", "-c", "cd /usr/include && /bin/busybox ls -lR . | /bin/busybox wc -l"])
     #expect(outcome.text == host.text, "\(outcome.errorText)")
   }
 
-  @Test func readerThatLeavesEarlyEndsTheProgram() throws {
-    let outcome = try run(
+  @Test func readerThatLeavesEarlyEndsTheProgram() async throws {
+    let outcome = try await run(
       ["/bin/bash", "-c", "\"$0\" /bin/busybox yes | head -n 3; echo ${PIPESTATUS[0]}", osvRun], seconds: 30)
     #expect(outcome.text == "y\ny\ny\n141\n", "\(outcome.errorText)")
   }
 
-  @Test func exitStatusIsThePrograms() throws {
+  @Test func exitStatusIsThePrograms() async throws {
     for status in [0, 1, 42, 125, 255] {
-      #expect(try vm([busybox, "sh", "-c", "exit \(status)"]).status == Int32(status))
+      #expect(try await vm([busybox, "sh", "-c", "exit \(status)"]).status == Int32(status))
     }
   }
 }

@@ -8,30 +8,30 @@ private let busybox = "/bin/busybox"
 
 extension VolumeTests {
   @Test(arguments: ["none", "auto", "always"], [1, 2]) func smallWritesOfSeveralThreads(_ cache: String, cpus: Int)
-    throws
+    async throws
   {
     for seed in 1...2 {
-      try withTwoFolders { native, guest in
+      try await withTwoFolders { native, guest in
         let arguments = ["\(seed + 10 * cpus)", "40"]
-        let host = try run(Self.rights + [program("file_small"), native] + arguments)
-        let inside = try vm(
+        let host = try await run(Self.rights + [program("file_small"), native] + arguments)
+        let inside = try await vm(
           [
             "--cpus", "\(cpus)", "--volume", "\(guest):/data,cache=\(cache)", program("file_small"), "/data",
           ] + arguments)
         #expect(host.status == 0, "\(host.text)")
         #expect(inside.text == host.text, "\(inside.errorText)")
         #expect(inside.status == 0)
-        #expect(try tree(guest) == tree(native))
+        #expect(try await tree(guest) == tree(native))
       }
     }
   }
 
   /// An archive of some thousand files, unpacked by machines one after the other.
-  @Test(arguments: ["auto", "always"], [1, 2]) func archivesUnpackAlike(_ cache: String, cpus: Int) throws {
-    try withTwoFolders { native, guest in
+  @Test(arguments: ["auto", "always"], [1, 2]) func archivesUnpackAlike(_ cache: String, cpus: Int) async throws {
+    try await withTwoFolders { native, guest in
       let archive = native + ".tar"
       defer { try? FileManager.default.removeItem(atPath: archive) }
-      let made = try run([
+      let made = try await run([
         "/bin/sh", "-c",
         "cd /usr/include && tar --sort=name --mtime=@1000000000 -cf \"$0\" linux asm-generic x86_64-linux-gnu/sys",
         archive,
@@ -42,25 +42,25 @@ extension VolumeTests {
           try FileManager.default.createDirectory(atPath: "\(folder)/\(round)", withIntermediateDirectories: true)
         }
         let command = [busybox, "tar", "-xf"]
-        let host = try run(Self.rights + command + [archive, "-C", "\(native)/\(round)"])
-        let inside = try vm(
+        let host = try await run(Self.rights + command + [archive, "-C", "\(native)/\(round)"])
+        let inside = try await vm(
           [
             "--cpus", "\(cpus)", "--volume", "\(guest):/data,cache=\(cache)", "--volume",
             "\((archive as NSString).deletingLastPathComponent):/archives:ro",
           ] + command + ["/archives/" + (archive as NSString).lastPathComponent, "-C", "/data/\(round)"])
         #expect(host.status == 0 && inside.status == 0, "\(inside.errorText)")
       }
-      let expected = try tree(native)
+      let expected = try await tree(native)
       #expect(expected.split(separator: "\n").count > 1000)
-      #expect(try tree(guest) == expected)
+      #expect(try await tree(guest) == expected)
     }
   }
 
   /// A compiler, an assembler and a linker, a machine each: what they make of a source is the same to the byte.
-  @Test(arguments: [1, 2]) func aBuildMakesTheSame(cpus: Int) throws {
-    let compiler = try run(["/usr/bin/gcc", "-print-prog-name=cc1"]).text.trimmingCharacters(in: .newlines)
-    let includes = try run(["/usr/bin/gcc", "-print-file-name=include"]).text.trimmingCharacters(in: .newlines)
-    try withTwoFolders { native, guest in
+  @Test(arguments: [1, 2]) func aBuildMakesTheSame(cpus: Int) async throws {
+    let compiler = try await run(["/usr/bin/gcc", "-print-prog-name=cc1"]).text.trimmingCharacters(in: .newlines)
+    let includes = try await run(["/usr/bin/gcc", "-print-file-name=include"]).text.trimmingCharacters(in: .newlines)
+    try await withTwoFolders { native, guest in
       for folder in [native, guest] {
         for name in ["hello", "files", "polling"] {
           try FileManager.default.copyItem(
@@ -70,25 +70,25 @@ extension VolumeTests {
       let volumes = [
         "/usr/include:/usr/include:ro", "\(includes):\(includes):ro", "/usr/lib/x86_64-linux-gnu:/libraries:ro",
       ]
-      func both(_ command: [String]) throws {
+      func both(_ command: [String]) async throws {
         let script = "cd \"$0\" && exec \"$@\""
-        let host = try run(Self.rights + ["/bin/sh", "-c", script, native] + command)
-        let inside = try vm(
+        let host = try await run(Self.rights + ["/bin/sh", "-c", script, native] + command)
+        let inside = try await vm(
           ["--cpus", "\(cpus)", "--memory", "512M", "--volume", "\(guest):/data", "--workdir", "/data"]
             + volumes.flatMap { ["--volume", $0] } + command)
         #expect(inside.text == host.text)
         #expect(inside.status == 0 && host.status == 0, "\(command): \(inside.errorText) \(host.errorText)")
       }
       for name in ["hello", "files", "polling"] {
-        try both([
+        try await both([
           compiler, "-quiet", "-O1", "-g0", "-imultiarch", "x86_64-linux-gnu", "\(name).c", "-o", "\(name).s",
         ])
-        try both(["/usr/bin/as", "-o", "\(name).o", "\(name).s"])
+        try await both(["/usr/bin/as", "-o", "\(name).o", "\(name).s"])
       }
-      try both(["/usr/bin/ld", "-r", "-o", "all.o", "hello.o", "-z", "muldefs", "files.o", "polling.o"])
-      try both(["/usr/bin/ar", "rcD", "all.a", "hello.o", "files.o", "polling.o"])
-      #expect(try tree(guest) == tree(native))
-      #expect(try tree(guest).contains("all.a f "))
+      try await both(["/usr/bin/ld", "-r", "-o", "all.o", "hello.o", "-z", "muldefs", "files.o", "polling.o"])
+      try await both(["/usr/bin/ar", "rcD", "all.a", "hello.o", "files.o", "polling.o"])
+      #expect(try await tree(guest) == tree(native))
+      #expect(try await tree(guest).contains("all.a f "))
     }
   }
 
@@ -131,9 +131,11 @@ extension VolumeTests {
   }
 
   /// Stores that come while the file is being written back are in it at the end, however many passes it has been through.
-  @Test(arguments: [1, 2]) func storesWhileOthersAreWritten(cpus: Int) throws {
-    try withTwoFolders { _, guest in
-      let outcome = try vm(["--cpus", "\(cpus)", "--volume", "\(guest):/data", program("file_stores"), "/data", "2500"])
+  @Test(arguments: [1, 2]) func storesWhileOthersAreWritten(cpus: Int) async throws {
+    try await withTwoFolders { _, guest in
+      let outcome = try await vm([
+        "--cpus", "\(cpus)", "--volume", "\(guest):/data", program("file_stores"), "/data", "2500",
+      ])
       #expect(outcome.text == "stored\n" && outcome.status == 0, "\(outcome.errorText)")
       let stores = try Data(contentsOf: URL(filePath: guest + "/stores"))
       let model = try Data(contentsOf: URL(filePath: guest + "/model"))
@@ -144,11 +146,11 @@ extension VolumeTests {
   }
 
   /// What the host has no room for when the program ends, and nobody was told of: a sentence, and no success.
-  @Test func whatIsLostAtTheEndIsTold() throws {
+  @Test func whatIsLostAtTheEndIsTold() async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     let script = "mount -t tmpfs -o size=1M full \"$0\" && exec \"$1\" --volume \"$0:/data\" \"$2\" /data"
-    let outcome = try run([
+    let outcome = try await run([
       "/usr/bin/unshare", "--mount", "--map-root-user", "/bin/sh", "-c", script, folder, osvRun, program("file_lost"),
     ])
     #expect(outcome.text == "stored\n" && outcome.status == 1, "\(outcome.errorText)")
@@ -158,7 +160,7 @@ extension VolumeTests {
   }
 
   /// A full file system: whoever writes, synchronises or closes hears of it, and what was written before is not lost.
-  @Test(arguments: ["auto", "always"]) func aFullFileSystemIsTold(_ cache: String) throws {
+  @Test(arguments: ["auto", "always"]) func aFullFileSystemIsTold(_ cache: String) async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     // A mount of its own, in a namespace of its own: gone with its last process.
@@ -166,7 +168,7 @@ extension VolumeTests {
       mount -t tmpfs -o size=2M full "$0" && "$1" --volume "$0:/data,cache=\(cache)" "$2" /data && stat -c '%n %s' "$0"/* &&
       tr -d x < "$0/large" | wc -c && tr -d x < "$0/small" | wc -c
       """
-    let outcome = try run([
+    let outcome = try await run([
       "/usr/bin/unshare", "--mount", "--map-root-user", "/bin/sh", "-c", script, folder, osvRun, program("file_full"),
     ])
     let full = "No space left on device"

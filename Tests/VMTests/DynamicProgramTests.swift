@@ -10,8 +10,8 @@ private func options(_ extra: [String] = []) -> [String] {
   variables.sorted { $0.key < $1.key }.flatMap { ["--env", "\($0.key)=\($0.value)"] } + extra
 }
 
-private func native(_ command: [String], input: Data?) throws -> Outcome {
-  try run(
+private func native(_ command: [String], input: Data?) async throws -> Outcome {
+  try await run(
     command, input: input,
     environment: variables.merging(["PATH": "/usr/bin:/bin", "HOME": "/"]) { first, _ in first })
 }
@@ -45,10 +45,10 @@ struct DynamicProgramTests {
   }
 
   @Test(arguments: programs)
-  func doesWhatItDoesOnTheHost(_ command: [String]) throws {
-    let expected = try native(command, input: input(of: command))
+  func doesWhatItDoesOnTheHost(_ command: [String]) async throws {
+    let expected = try await native(command, input: input(of: command))
     for root in [[], ["--root", "/"]] {
-      var guest = try vm(options(root) + command, input: input(of: command))
+      var guest = try await vm(options(root) + command, input: input(of: command))
       if command[0].hasSuffix("/env") {
         // The environment is the one that osv-run gives.
         guest.output = Data(guest.text.split(separator: "\n").filter { !$0.hasPrefix("PATH=") }.joined().utf8)
@@ -64,17 +64,17 @@ struct DynamicProgramTests {
   @Test(
     .enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/python3"), "no /usr/bin/python3"),
     arguments: [1, 2])
-  func everydayPython(cpus: Int) throws {
+  func everydayPython(cpus: Int) async throws {
     let program = ["/usr/bin/python3", packageRoot + "/Tests/GuestPrograms/everyday.py"]
-    let expected = try native(program, input: nil)
+    let expected = try await native(program, input: nil)
     #expect(expected.status == 7, "\(expected.errorText)")
-    let guest = try vm(options(["--root", "/", "--memory", "256M", "--cpus", "\(cpus)"]) + program)
+    let guest = try await vm(options(["--root", "/", "--memory", "256M", "--cpus", "\(cpus)"]) + program)
     #expect(guest.text == expected.text)
     #expect(guest.errorText == expected.errorText)
     #expect(guest.status == expected.status)
   }
 
-  @Test func aDatabaseInTheGuestsMemory() throws {
+  @Test func aDatabaseInTheGuestsMemory() async throws {
     let script = """
       create table t(a integer primary key, b text); begin;
       insert into t with recursive n(i) as (select 1 union all select i+1 from n where i<2000) select i, hex(i) from n;
@@ -83,16 +83,16 @@ struct DynamicProgramTests {
       """
     let name = "/tmp/osv-test-\(UUID().uuidString).db"
     defer { try? FileManager.default.removeItem(atPath: name) }
-    let expected = try native(["/usr/bin/sqlite3", name, script], input: nil)
-    let guest = try vm(options() + ["/usr/bin/sqlite3", name, script])
+    let expected = try await native(["/usr/bin/sqlite3", name, script], input: nil)
+    let guest = try await vm(options() + ["/usr/bin/sqlite3", name, script])
     #expect(guest.text == expected.text, "\(guest.errorText)")
     #expect(guest.text.contains("ok\n") && guest.status == 0, "\(guest.errorText)")
   }
 
-  @Test func theGuestSeesTheClosureAndNothingElse() throws {
+  @Test func theGuestSeesTheClosureAndNothingElse() async throws {
     let inventions = ["/proc", "/dev", "/sys"].flatMap { ["-path", $0, "-prune", "-o"] }
-    let guest = try vm(["/usr/bin/find", "/"] + inventions + ["-print"])
-    let lines = try vm(["--explain", "/usr/bin/find"]).text.split(separator: "\n").dropFirst()
+    let guest = try await vm(["/usr/bin/find", "/"] + inventions + ["-print"])
+    let lines = try await vm(["--explain", "/usr/bin/find"]).text.split(separator: "\n").dropFirst()
     let libraries = lines.map { $0.dropFirst(2).prefix { $0 != ":" } }
     #expect(libraries.count > 2)
     for path in guest.text.split(separator: "\n") {
@@ -104,14 +104,14 @@ struct DynamicProgramTests {
     #expect(guest.status == 0, "\(guest.errorText)")
   }
 
-  @Test func theProgramKnowsItsRealPlace() throws {
+  @Test func theProgramKnowsItsRealPlace() async throws {
     // /bin is a link to /usr/bin here, and so the guest has one too.
-    let guest = try vm(["/bin/readlink", "/proc/self/exe"])
-    let host = try run(["/bin/readlink", "/proc/self/exe"])
+    let guest = try await vm(["/bin/readlink", "/proc/self/exe"])
+    let host = try await run(["/bin/readlink", "/proc/self/exe"])
     #expect(guest.text == host.text, "\(guest.errorText)")
   }
 
-  @Test func missingFilesGetASentence() throws {
+  @Test func missingFilesGetASentence() async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     try "int main(void) { return 0; }\n".write(toFile: folder + "/p.c", atomically: true, encoding: .utf8)
@@ -120,17 +120,17 @@ struct DynamicProgramTests {
       cd "$0" && gcc -shared -fPIC -o libgone.so l.c && gcc -o p p.c -Wl,--no-as-needed -L. -lgone && rm libgone.so \
       && gcc -o q p.c -Wl,--dynamic-linker,/gone/ld.so
       """
-    #expect(try run(["/bin/sh", "-c", script, folder]).status == 0)
-    let library = try vm([folder + "/p"])
+    #expect(try await run(["/bin/sh", "-c", script, folder]).status == 0)
+    let library = try await vm([folder + "/p"])
     #expect(library.status == 125)
     #expect(library.errorText.contains("needs the library 'libgone.so'"))
     #expect(library.errorText.split(separator: "\n").count == 1)
-    let interpreter = try vm([folder + "/q"])
+    let interpreter = try await vm([folder + "/q"])
     #expect(interpreter.status == 125)
     #expect(interpreter.errorText.contains("needs the interpreter '/gone/ld.so'"))
   }
 
-  @Test func librariesBesideTheProgram() throws {
+  @Test func librariesBesideTheProgram() async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     try FileManager.default.createDirectory(atPath: folder + "/bin", withIntermediateDirectories: true)
@@ -142,13 +142,13 @@ struct DynamicProgramTests {
       cd "$0" && gcc -shared -fPIC -o lib/libf.so l.c && gcc -o bin/p p.c -Llib -lf -Wl,-rpath,'$ORIGIN/../lib' \
       && ln -s bin/p link
       """
-    #expect(try run(["/bin/sh", "-c", script, folder]).status == 0)
+    #expect(try await run(["/bin/sh", "-c", script, folder]).status == 0)
     for program in ["/bin/p", "/link"] {
-      let guest = try vm([folder + program])
+      let guest = try await vm([folder + program])
       #expect(guest.text == "42\n", "\(program) \(guest.errorText)")
     }
     // A volume that hides the program's place: its library is found in the volume, by the same rules.
-    let volume = try vm(["--volume", folder + "/lib:/lib", "--env", "LD_LIBRARY_PATH=/lib", folder + "/bin/p"])
+    let volume = try await vm(["--volume", folder + "/lib:/lib", "--env", "LD_LIBRARY_PATH=/lib", folder + "/bin/p"])
     #expect(volume.text == "42\n", "\(volume.errorText)")
   }
 }

@@ -50,33 +50,33 @@ struct FailureTests {
     (["--volume", "/usr:/etc/passwd", busybox, "true"], "E07", "cannot be attached at '/etc/passwd'"),
     (["--volume", "/usr:/etc/passwd/sub", busybox, "true"], "E07", "cannot be attached at '/etc/passwd/sub'"),
   ])
-  func arguments(_ arguments: [String], code: String, words: String) throws {
-    expectFailure(try vm(arguments, seconds: 20), code, words)
+  func arguments(_ arguments: [String], code: String, words: String) async throws {
+    expectFailure(try await vm(arguments, seconds: 20), code, words)
   }
 
   /// Busybox with `bytes` at `offset`, cut to `count`, in a file.
-  private func changed(_ offset: Int, _ bytes: [UInt8], count: Int = .max) throws -> Outcome {
+  private func changed(_ offset: Int, _ bytes: [UInt8], count: Int = .max) async throws -> Outcome {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     var file = try Data(contentsOf: URL(filePath: busybox)).prefix(count)
     if !bytes.isEmpty { file.replaceSubrange(offset..<offset + bytes.count, with: bytes) }
     try file.write(to: URL(filePath: folder + "/program"))
-    return try vm([folder + "/program"], seconds: 20)
+    return try await vm([folder + "/program"], seconds: 20)
   }
 
-  @Test func damagedPrograms() throws {
-    expectFailure(try changed(0, [], count: 0), "E03", "is not an ELF file")
-    expectFailure(try changed(0, [], count: 40), "E05", "the header is cut off")
-    expectFailure(try changed(0, [], count: 100_000), "E05", "truncated")
-    expectFailure(try changed(18, [183, 0]), "E04", "another machine")
-    expectFailure(try changed(4, [1]), "E04", "32-bit")
-    expectFailure(try changed(16, [1, 0]), "E04", "not a program")
-    expectFailure(try changed(24, [UInt8](repeating: 0xff, count: 8)), "E05", "entry")
-    expectFailure(try changed(56, [0xff, 0xff]), "E05", "program header table")
+  @Test func damagedPrograms() async throws {
+    expectFailure(try await changed(0, [], count: 0), "E03", "is not an ELF file")
+    expectFailure(try await changed(0, [], count: 40), "E05", "the header is cut off")
+    expectFailure(try await changed(0, [], count: 100_000), "E05", "truncated")
+    expectFailure(try await changed(18, [183, 0]), "E04", "another machine")
+    expectFailure(try await changed(4, [1]), "E04", "32-bit")
+    expectFailure(try await changed(16, [1, 0]), "E04", "not a program")
+    expectFailure(try await changed(24, [UInt8](repeating: 0xff, count: 8)), "E05", "entry")
+    expectFailure(try await changed(56, [0xff, 0xff]), "E05", "program header table")
   }
 
   /// Busybox with the fields of its first PT_LOAD header changed: each number is put in its place and the outcome judged.
-  @Test func hostileHeaders() throws {
+  @Test func hostileHeaders() async throws {
     let file = try Data(contentsOf: URL(filePath: busybox))
     let count = Int(file[56]) | Int(file[57]) << 8
     let table = (0..<count).map { 64 + 56 * $0 }
@@ -100,13 +100,13 @@ struct FailureTests {
     ]
     if isFixed { fields.append((first, 16, 0, "E05", "lowest addresses")) }
     for (header, field, value, code, words) in fields {
-      let outcome = try changed(header + field, bytes(value))
+      let outcome = try await changed(header + field, bytes(value))
       expectFailure(outcome, code, words)
     }
   }
 
   /// The interpreter is what is wrong, and is named.
-  @Test func interpretersThatAreNone() throws {
+  @Test func interpretersThatAreNone() async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     let program = packageRoot + "/.build/guest-programs/glibc-dynamic/hello"
@@ -116,25 +116,25 @@ struct FailureTests {
       let text = Array(path.utf8)
       file.replaceSubrange(name, with: text + [UInt8](repeating: 0, count: name.count - text.count))
       try file.write(to: URL(filePath: folder + "/program"))
-      let outcome = try vm([folder + "/program"], seconds: 20)
+      let outcome = try await vm([folder + "/program"], seconds: 20)
       expectFailure(outcome, "E06", words)
       #expect(outcome.errorText.contains("interpreter '\(path)'"), "\(outcome.errorText)")
     }
   }
 
-  @Test func aPipeInPlaceOfAFileIsNotWaitedFor() throws {
+  @Test func aPipeInPlaceOfAFileIsNotWaitedFor() async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     #expect(mkfifo(folder + "/libc.so.6", 0o666) == 0)
-    expectFailure(try vm([folder + "/libc.so.6"], seconds: 20), "E02", "not a regular file")
+    expectFailure(try await vm([folder + "/libc.so.6"], seconds: 20), "E02", "not a regular file")
     // As a library in a directory that the linker searches first: it is passed over, as by the linker.
-    let guest = try vm(
+    let guest = try await vm(
       ["--volume", folder + ":/data", "--env", "LD_LIBRARY_PATH=/data", "--explain", "/bin/cat"], seconds: 20)
     #expect(guest.status == 0 && guest.text.contains("libc.so.6"), "\(guest.errorText)")
   }
 
   /// Nothing can be made in a directory of the host, so what is attached in one needs a directory there.
-  @Test func placesToAttachAt() throws {
+  @Test func placesToAttachAt() async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     let manager = FileManager.default
@@ -144,35 +144,35 @@ struct FailureTests {
     try make("/bin")
     try manager.copyItem(atPath: busybox, toPath: folder + "/bin/busybox")
     let root = ["--root", folder]
-    expectFailure(try vm(root + [busybox, "true"]), "E07", "no directory /dev")
+    expectFailure(try await vm(root + [busybox, "true"]), "E07", "no directory /dev")
     try make("/dev")
-    expectFailure(try vm(root + [busybox, "true"]), "E07", "no directory /proc")
+    expectFailure(try await vm(root + [busybox, "true"]), "E07", "no directory /proc")
     try make("/proc")
-    #expect(try vm(root + [busybox, "true"]).status == 0)
+    #expect(try await vm(root + [busybox, "true"]).status == 0)
     let volume = root + ["--volume", "/etc:/data"]
-    expectFailure(try vm(volume + [busybox, "true"]), "E07", "there is no directory '/data' for the volume")
+    expectFailure(try await vm(volume + [busybox, "true"]), "E07", "there is no directory '/data' for the volume")
     try make("/data")
-    #expect(try vm(volume + [busybox, "test", "-f", "/data/passwd"]).status == 0)
+    #expect(try await vm(volume + [busybox, "test", "-f", "/data/passwd"]).status == 0)
     let nested = ["--volume", folder + ":/x", "--volume"]
     expectFailure(
-      try vm(nested + ["/etc:/x/y", busybox, "true"]), "E07", "there is no directory '/x/y' for the volume")
-    #expect(try vm(nested + ["/etc:/x/data", busybox, "test", "-f", "/x/data/passwd"]).status == 0)
-    #expect(try vm(nested + ["/etc:/y/z", busybox, "test", "-f", "/y/z/passwd"]).status == 0)
+      try await vm(nested + ["/etc:/x/y", busybox, "true"]), "E07", "there is no directory '/x/y' for the volume")
+    #expect(try await vm(nested + ["/etc:/x/data", busybox, "test", "-f", "/x/data/passwd"]).status == 0)
+    #expect(try await vm(nested + ["/etc:/y/z", busybox, "test", "-f", "/y/z/passwd"]).status == 0)
   }
 
-  @Test func whatIsMissingAroundOSVRun() throws {
-    func without(_ preparation: String, _ command: String = "exec \"$0\" /bin/busybox true") throws -> Outcome {
-      try run(["/usr/bin/unshare", "-rm", "/bin/sh", "-c", "\(preparation) && \(command)", osvRun], seconds: 20)
+  @Test func whatIsMissingAroundOSVRun() async throws {
+    func without(_ preparation: String, _ command: String = "exec \"$0\" /bin/busybox true") async throws -> Outcome {
+      try await run(["/usr/bin/unshare", "-rm", "/bin/sh", "-c", "\(preparation) && \(command)", osvRun], seconds: 20)
     }
-    expectFailure(try without("mount -t tmpfs none /dev"), "E08", "there is no /dev/kvm")
-    expectFailure(try without("mount --bind /dev/null /dev/kvm"), "E10", "interface version")
-    expectFailure(try without("ulimit -v 60000"), "E12", "address space")
+    expectFailure(try await without("mount -t tmpfs none /dev"), "E08", "there is no /dev/kvm")
+    expectFailure(try await without("mount --bind /dev/null /dev/kvm"), "E10", "interface version")
+    expectFailure(try await without("ulimit -v 60000"), "E12", "address space")
   }
 
   /// However few descriptors there may be, the failure is a sentence.
-  @Test(arguments: 4...18) func fewDescriptors(_ limit: Int) throws {
+  @Test(arguments: 4...18) func fewDescriptors(_ limit: Int) async throws {
     let command = "ulimit -n \(limit) && exec \"$0\" --volume /etc:/x --volume /usr:/y /bin/busybox test -d /y/bin"
-    let outcome = try run(["/bin/sh", "-c", command, osvRun], seconds: 20)
+    let outcome = try await run(["/bin/sh", "-c", command, osvRun], seconds: 20)
     if outcome.status == 0 { return #expect(limit > 10) }
     #expect(outcome.status == 125)
     #expect(outcome.errorText.hasPrefix("osv-run: error E"), "\(limit): \(outcome.errorText)")
@@ -181,7 +181,7 @@ struct FailureTests {
   }
 
   @Test(.enabled(if: geteuid() == 0, "only root can become somebody else"))
-  func somebodyElse() throws {
+  func somebodyElse() async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     // The build may lie where others may not look.
@@ -189,17 +189,17 @@ struct FailureTests {
     try FileManager.default.createDirectory(atPath: folder + "/nodes", withIntermediateDirectories: true)
     chmod(folder, 0o755)
     // A node of the test's own in place of /dev/kvm, for these processes alone: the host's is left as it is.
-    func asNobody(_ group: String, _ mode: String, _ arguments: [String]) throws -> Outcome {
+    func asNobody(_ group: String, _ mode: String, _ arguments: [String]) async throws -> Outcome {
       let script = """
         mount -t tmpfs -o mode=755 none "$0/nodes" && mknod "$0/nodes/kvm" c 10 232 && chown 0:\(group) "$0/nodes/kvm" &&
         chmod \(mode) "$0/nodes/kvm" && mount --bind "$0/nodes/kvm" /dev/kvm &&
         exec setpriv --reuid=65534 --regid=65534 --clear-groups "$0/osv-run" "$@"
         """
-      return try run(["/usr/bin/unshare", "-m", "/bin/sh", "-c", script, folder] + arguments)
+      return try await run(["/usr/bin/unshare", "-m", "/bin/sh", "-c", script, folder] + arguments)
     }
-    expectFailure(try asNobody("0", "660", [busybox, "true"]), "E09", "may not be opened by this user")
+    expectFailure(try await asNobody("0", "660", [busybox, "true"]), "E09", "may not be opened by this user")
     // With the group that may, it runs; and it reads what that user may read, no more.
-    let guest = try asNobody(
+    let guest = try await asNobody(
       "65534", "660", ["--volume", "/etc:/data", busybox, "cat", "/data/hostname", "/data/shadow"])
     let name = (try? String(contentsOfFile: "/etc/hostname", encoding: .utf8)) ?? ""
     #expect(guest.text == name, "\(guest.errorText)")
@@ -207,10 +207,10 @@ struct FailureTests {
     #expect(guest.status == 1)
   }
 
-  @Test func theEndIsToldToMachines() throws {
-    let good = try run(["/bin/sh", "-c", "exec \"$0\" --status-fd 5 /bin/busybox false 5>&1", osvRun])
+  @Test func theEndIsToldToMachines() async throws {
+    let good = try await run(["/bin/sh", "-c", "exec \"$0\" --status-fd 5 /bin/busybox false 5>&1", osvRun])
     #expect(good.text == "{\"status\": 1, \"signal\": 0}\n", "\(good.errorText)")
-    let bad = try run(["/bin/sh", "-c", "exec \"$0\" --status-fd 5 /nowhere 5>&1", osvRun])
+    let bad = try await run(["/bin/sh", "-c", "exec \"$0\" --status-fd 5 /nowhere 5>&1", osvRun])
     #expect(bad.text.hasPrefix("{\"status\": 125, \"error\": \"E02\", \"message\": \""))
   }
 }
@@ -218,7 +218,7 @@ struct FailureTests {
 /// Descriptors are few by default on many machines; attached directories share what there is.
 @Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
 struct DescriptorBudgetTests {
-  @Test func manyLargeDirectories() throws {
+  @Test func manyLargeDirectories() async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     var options: [String] = []
@@ -232,7 +232,7 @@ struct DescriptorBudgetTests {
     }
     // Hard limit too: it cannot be raised.
     let script = "ulimit -n 128 && exec \"$0\" \"$@\""
-    let guest = try run(
+    let guest = try await run(
       ["/bin/sh", "-c", script, osvRun] + options + [busybox, "grep", "-r", "text", "/data"], seconds: 60)
     #expect(guest.errorText.isEmpty)
     #expect(guest.text.split(separator: "\n").count == 400)

@@ -68,13 +68,13 @@ struct GuestProgramTests {
   }
 
   @Test(arguments: GuestProgram.all, [1, 2])
-  func behavesAsOnLinux(_ program: GuestProgram, cpus: Int) throws {
-    try program.compare(["--cpus", "\(cpus)"])
+  func behavesAsOnLinux(_ program: GuestProgram, cpus: Int) async throws {
+    try await program.compare(["--cpus", "\(cpus)"])
   }
 
   /// The same with every system call a trap.
-  @Test(arguments: GuestProgram.all) func behavesAsOnLinuxUnchanged(_ program: GuestProgram) throws {
-    try program.compare(["--cpus", "2", "--no-rewrite"])
+  @Test(arguments: GuestProgram.all) func behavesAsOnLinuxUnchanged(_ program: GuestProgram) async throws {
+    try await program.compare(["--cpus", "2", "--no-rewrite"])
   }
 
   /// What makes and frees most kernel objects, on a debugging heap: none is overrun, none used after its end.
@@ -87,8 +87,8 @@ struct GuestProgramTests {
         ]
         .contains(program.name)
     }, [1, 2])
-  func behavesAsOnLinuxOnADebuggingHeap(_ program: GuestProgram, cpus: Int) throws {
-    try program.compare(["--cpus", "\(cpus)", "--debug", "memory", "--memory", "512M"])
+  func behavesAsOnLinuxOnADebuggingHeap(_ program: GuestProgram, cpus: Int) async throws {
+    try await program.compare(["--cpus", "\(cpus)", "--debug", "memory", "--memory", "512M"])
   }
 
 }
@@ -105,11 +105,11 @@ extension GuestProgram {
   }
 
   /// Runs it in a VM and, unless its source says what is expected, natively, and compares.
-  func compare(_ options: [String]) throws {
+  func compare(_ options: [String]) async throws {
     var options = options
     if let volume { options += ["--volume", "\(volume):/data"] }
     if let memory { options += ["--memory", memory] }
-    let guest = try vm(options + [path] + arguments, input: input, alone: alone)
+    let guest = try await vm(options + [path] + arguments, input: input, alone: alone)
     if guestOnly || expected != nil {
       #expect(guest.text == expected ?? "", "\(guest.errorText)")
       #expect(guest.status == status, "\(guest.errorText)")
@@ -119,7 +119,7 @@ extension GuestProgram {
     } else {
       var environment = ProcessInfo.processInfo.environment
       if let volume { environment["DATA"] = volume }
-      let native = try run([path] + arguments, input: input, alone: alone, environment: environment)
+      let native = try await run([path] + arguments, input: input, alone: alone, environment: environment)
       #expect(guest.text == native.text, "\(guest.errorText)")
       #expect(guest.errorText == native.errorText)
       #expect(guest.status == native.status, "\(guest.errorText)")

@@ -6,7 +6,7 @@ import Testing
 @Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
 struct HardwareKVMTests {
   @Test(.timeLimit(.minutes(40)))
-  func programsRunOnHardwareKVM() throws {
+  func programsRunOnHardwareKVM() async throws {
     // One flavour of each program is enough here: the flavours differ in loading, which both KVMs share.
     var files = [osvRun, packageRoot + "/.build/images/hello.elf"]
     let folder = try temporaryFolder()
@@ -23,18 +23,25 @@ struct HardwareKVMTests {
       files.append(name)
     }
     let bed = packageRoot + "/Tests/TestBed/testbed.sh"
-    setenv("TESTBED_SECONDS", "600", 1)
-    let outcome = try run([bed, packageRoot + "/Tests/TestBed/programs.sh"] + files, seconds: 1500, alone: true)
+    let outcome = try await run(
+      [bed, packageRoot + "/Tests/TestBed/programs.sh"] + files, seconds: 1500, alone: true,
+      environment: bedEnvironment(seconds: 600))
     #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
     #expect(outcome.text.contains("\n0 failed"), "\(outcome.text)")
   }
 
   /// Another kernel under osv-run: Linux's drivers find our devices by themselves, and use them.
   @Test(.timeLimit(.minutes(20)))
-  func linuxDrivesOurDevices() throws {
-    setenv("TESTBED_SECONDS", "400", 1)
-    let outcome = try run([packageRoot + "/Tests/TestBed/foreign.sh", osvRun], seconds: 1100, alone: true)
+  func linuxDrivesOurDevices() async throws {
+    let outcome = try await run(
+      [packageRoot + "/Tests/TestBed/foreign.sh", osvRun], seconds: 1100, alone: true,
+      environment: bedEnvironment(seconds: 400))
     #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
     #expect(outcome.text.contains("\n0 failed"), "\(outcome.text)")
+  }
+
+  /// This process's environment, with what limits a bed.
+  private func bedEnvironment(seconds: Int) -> [String: String] {
+    ProcessInfo.processInfo.environment.merging(["TESTBED_SECONDS": "\(seconds)"]) { $1 }
   }
 }

@@ -37,14 +37,14 @@ struct HostileGuestTests {
   @Test(arguments: [
     ["0x4fc", "0", "2000", "20000"], ["0x4f8", "0xfff00000", "99", "2000"], ["0x500", "7", "9", "2000"],
   ])
-  func portsFromTwoCPUs(_ arguments: [String]) throws {
+  func portsFromTwoCPUs(_ arguments: [String]) async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     try Self.source.write(toFile: folder + "/p.c", atomically: true, encoding: .utf8)
-    let compiled = try run(["/usr/bin/gcc", "-O1", "-static", "-pthread", "-o", folder + "/p", folder + "/p.c"])
+    let compiled = try await run(["/usr/bin/gcc", "-O1", "-static", "-pthread", "-o", folder + "/p", folder + "/p.c"])
     #expect(compiled.status == 0, "\(compiled.errorText)")
     let statistics = folder + "/statistics"
-    let guest = try vm(["--cpus", "2", "--stats", statistics, folder + "/p"] + arguments)
+    let guest = try await vm(["--cpus", "2", "--stats", statistics, folder + "/p"] + arguments)
     #expect(guest.text == "alive\n", "\(guest.errorText)")
     #expect(guest.status == 0, "\(guest.errorText)")
     // What the guest may make us remember is bounded.

@@ -6,7 +6,7 @@ import Testing
 @Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
 struct RunningJailTests {
   /// What `commands` print about a machine whose program runs; "$p" is osv-run's process.
-  private func look(_ options: String, _ commands: String) throws -> String {
+  private func look(_ options: String, _ commands: String) async throws -> String {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     // The program waits for a line that never comes; it is heard of once it runs, which is long after the jail was entered.
@@ -18,14 +18,14 @@ struct RunningJailTests {
       \(commands)
       kill -KILL $p; wait $p 2> /dev/null; true
       """
-    let outcome = try run(["/bin/bash", "-c", script, osvRun, folder], seconds: 60)
+    let outcome = try await run(["/bin/bash", "-c", script, osvRun, folder], seconds: 60)
     return outcome.text
   }
 
   /// Every thread: CPUs, the console's, whichever else there are.
   @Test(arguments: ["", "--cpus 2 --memory 256M", "--volume /etc:/x --volume /tmp:/y:ro --control $1/socket"])
-  func everyThreadIsConfined(_ options: String) throws {
-    let text = try look(options, "cat /proc/$p/task/*/status")
+  func everyThreadIsConfined(_ options: String) async throws {
+    let text = try await look(options, "cat /proc/$p/task/*/status")
     func values(_ name: String) -> [String] {
       text.split(separator: "\n").filter { $0.hasPrefix(name + ":") }.map {
         $0.dropFirst(name.count + 1).trimmingCharacters(in: .whitespaces)
@@ -43,12 +43,12 @@ struct RunningJailTests {
   }
 
   /// Of the caller's descriptors the three streams and --status-fd stay open, nothing else.
-  @Test func inheritedDescriptorsAreClosed() throws {
+  @Test func inheritedDescriptorsAreClosed() async throws {
     let list = "for f in /proc/$p/fd/*; do echo ${f##*/} $(readlink $f); done"
-    let plain = try look("", list)
+    let plain = try await look("", list)
     #expect(plain.contains("/input") && plain.contains("kvm-vm"), "\(plain)")
     for name in ["/etc/passwd", "/inherited", "/status"] { #expect(!plain.contains(name), "\(plain)") }
-    let told = try look("--status-fd 18", list)
+    let told = try await look("--status-fd 18", list)
     #expect(told.contains("18 ") && told.contains("/status"), "\(told)")
     for name in ["/etc/passwd", "/inherited"] { #expect(!told.contains(name), "\(told)") }
   }

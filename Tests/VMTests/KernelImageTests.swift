@@ -4,8 +4,8 @@ import Foundation
 import Testing
 
 /// The files the guest's build leaves behind.
-private func artefact(_ name: String) throws -> String {
-  let found = try run(["/usr/bin/find", packageRoot + "/.build", "-path", "*GuestImagePlugin*", "-name", name])
+private func artefact(_ name: String) async throws -> String {
+  let found = try await run(["/usr/bin/find", packageRoot + "/.build", "-path", "*GuestImagePlugin*", "-name", name])
   let newest = found.text.split(separator: "\n").map(String.init).max {
     modified($0) < modified($1)
   }
@@ -16,8 +16,8 @@ private func modified(_ path: String) -> Date {
   (try? FileManager.default.attributesOfItem(atPath: path))?[.modificationDate] as? Date ?? .distantPast
 }
 
-private func tool(_ name: String) throws -> String {
-  let found = try run([
+private func tool(_ name: String) async throws -> String {
+  let found = try await run([
     "/bin/sh", "-c", "command -v \(name) || ls /opt/swift/usr/bin/\(name) /usr/bin/\(name) 2>/dev/null | head -1",
   ])
   return try #require(found.text.split(separator: "\n").first.map(String.init), "\(name) is not installed")
@@ -43,9 +43,9 @@ private func touchesProgramState(_ instruction: Substring) -> Bool {
 }
 
 @Suite struct KernelImageTests {
-  @Test func noVectorOrX87InstructionOutsideItsHomes() throws {
-    let image = try artefact("kernel.debug.elf")
-    let listing = try run([tool("llvm-objdump"), "-d", "--no-show-raw-insn", image])
+  @Test func noVectorOrX87InstructionOutsideItsHomes() async throws {
+    let image = try await artefact("kernel.debug.elf")
+    let listing = try await run([tool("llvm-objdump"), "-d", "--no-show-raw-insn", image])
     var symbol: Substring = ""
     var instructions = 0
     var wrong: [String] = []
@@ -77,8 +77,9 @@ private func touchesProgramState(_ instruction: Substring) -> Bool {
     }
   }
 
-  @Test func imageIsAtMostTwoMegabytes() throws {
-    let size = try FileManager.default.attributesOfItem(atPath: artefact("kernel.elf"))[.size] as? Int
+  @Test func imageIsAtMostTwoMegabytes() async throws {
+    let image = try await artefact("kernel.elf")
+    let size = try FileManager.default.attributesOfItem(atPath: image)[.size] as? Int
     #expect(try #require(size) <= 2_000_000)
   }
 }

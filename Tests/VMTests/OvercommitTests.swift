@@ -16,45 +16,45 @@ struct OvercommitTests {
 
   @Test func theProgramsAreThere() { #expect(Self.programs.count == Self.chosen.count) }
 
-  @Test(arguments: programs, [4, 8]) func behavesAsOnLinux(_ program: GuestProgram, cpus: Int) throws {
-    try program.compare(["--cpus", "\(cpus)"])
+  @Test(arguments: programs, [4, 8]) func behavesAsOnLinux(_ program: GuestProgram, cpus: Int) async throws {
+    try await program.compare(["--cpus", "\(cpus)"])
   }
 
-  @Test(arguments: [4, 8]) func theSelfTestOfThreadsPasses(cpus: Int) throws {
-    let outcome = try vm(["--cpus", "\(cpus)", "--self-test", "threads"], seconds: 120)
+  @Test(arguments: [4, 8]) func theSelfTestOfThreadsPasses(cpus: Int) async throws {
+    let outcome = try await vm(["--cpus", "\(cpus)", "--self-test", "threads"], seconds: 120)
     #expect(outcome.status == 0 && !outcome.text.contains("FAILED"), "\(outcome.text)\n\(outcome.errorText)")
   }
 
-  @Test func theSelfTestPassesOnFour() throws {
-    let outcome = try vm(["--cpus", "4", "--self-test"], seconds: 120)
+  @Test func theSelfTestPassesOnFour() async throws {
+    let outcome = try await vm(["--cpus", "4", "--self-test"], seconds: 120)
     #expect(outcome.status == 0 && !outcome.text.contains("FAILED"), "\(outcome.text)\n\(outcome.errorText)")
   }
 
   /// Two thousand times two threads wait for each other, by sched_yield and by membarrier, on virtual CPUs that have one processor between
   /// them. If each wait took the processor until the host's scheduler ended it, this would take 15 s and more.
-  @Test(arguments: [2, 8]) func whoIsAwaitedGetsTheProcessor(cpus: Int) throws {
+  @Test(arguments: [2, 8]) func whoIsAwaitedGetsTheProcessor(cpus: Int) async throws {
     let program = try #require(Self.programs.first { $0.name == "barriers" })
     for _ in 0..<3 {
-      let outcome = try run(
+      let outcome = try await run(
         ["/usr/bin/taskset", "-c", "0", osvRun, "--cpus", "\(cpus)", program.path], seconds: 12, alone: true)
       #expect(outcome.status == 0 && outcome.text.hasSuffix("missed 0\n"), "\(outcome.errorText)")
     }
   }
 
   /// As many as there may be, all busy, and what a program hears of them.
-  @Test(arguments: [4, 8, 64]) func theirNumberIsKnown(cpus: Int) throws {
+  @Test(arguments: [4, 8, 64]) func theirNumberIsKnown(cpus: Int) async throws {
     let script = "nproc; grep -c ^processor /proc/cpuinfo; grep -c '^cpu[0-9]' /proc/stat"
     for part in script.split(separator: ";") {
       let words = part.split(separator: " ").map { $0.trimmingCharacters(in: ["'"]) }
-      let outcome = try vm(["--cpus", "\(cpus)", "/bin/busybox"] + words)
+      let outcome = try await vm(["--cpus", "\(cpus)", "/bin/busybox"] + words)
       #expect(outcome.text == "\(cpus)\n", "\(part): \(outcome.errorText)")
     }
   }
 
   @Test(arguments: ["0", "65", "-1", "many", "9999999999999999999999"]) func otherNumbersAreRefused(_ number: String)
-    throws
+    async throws
   {
-    let outcome = try vm(["--cpus", number, "/bin/busybox", "true"])
+    let outcome = try await vm(["--cpus", number, "/bin/busybox", "true"])
     #expect(outcome.status == 125)
     #expect(outcome.errorText == "osv-run: error E01: --cpus wants a number from 1 to 64, not '\(number)'\n")
   }

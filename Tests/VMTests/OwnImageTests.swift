@@ -4,8 +4,8 @@ import Testing
 
 @Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
 struct OwnImageTests {
-  @Test(arguments: [1, 2]) func theSelfTestPasses(cpus: Int) throws {
-    let outcome = try vm(["--cpus", "\(cpus)", "--self-test"], seconds: 120)
+  @Test(arguments: [1, 2]) func theSelfTestPasses(cpus: Int) async throws {
+    let outcome = try await vm(["--cpus", "\(cpus)", "--self-test"], seconds: 120)
     #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
     // The report goes where a redirection finds it.
     let report = outcome.text
@@ -21,9 +21,9 @@ struct OwnImageTests {
     #expect(!report.contains("FAILED"))
   }
 
-  @Test(arguments: [1, 2]) func theSwiftImageSaysHello(cpus: Int) throws {
+  @Test(arguments: [1, 2]) func theSwiftImageSaysHello(cpus: Int) async throws {
     let image = packageRoot + "/.build/images/hello.elf"
-    let outcome = try vm(["--cpus", "\(cpus)", "--volume", "\(packageRoot):/x:ro", image, "/x/README.md"])
+    let outcome = try await vm(["--cpus", "\(cpus)", "--volume", "\(packageRoot):/x:ro", image, "/x/README.md"])
     #expect(outcome.status == 0, "\(outcome.errorText)")
     #expect(outcome.text.hasPrefix("Hello from Swift"))
     #expect(outcome.text.contains("argument 1: /x/README.md\n"))
@@ -33,12 +33,12 @@ struct OwnImageTests {
         separator: "\n", omittingEmptySubsequences: false
       ).count - 1
     #expect(outcome.text.contains("\(lines)"), "\(outcome.text)")
-    let missing = try vm([image, "/nowhere"])
+    let missing = try await vm([image, "/nowhere"])
     #expect(missing.status == 1 && (missing.text + missing.errorText).contains("no such file"))
   }
 
-  @Test(arguments: [1, 2]) func theSelfTestOfThreadsPasses(cpus: Int) throws {
-    let outcome = try vm(["--cpus", "\(cpus)", "--self-test", "threads"], seconds: 120)
+  @Test(arguments: [1, 2]) func theSelfTestOfThreadsPasses(cpus: Int) async throws {
+    let outcome = try await vm(["--cpus", "\(cpus)", "--self-test", "threads"], seconds: 120)
     #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
     let report = outcome.text
     for check in ["ping-pong on one CPU", "readers, deferred frees and a growing table", "reader-writer lock"] {
@@ -50,8 +50,8 @@ struct OwnImageTests {
     #expect(!report.contains("FAILED"))
   }
 
-  @Test(arguments: [1, 2]) func theThreadsImageHoldsWhatItPromises(cpus: Int) throws {
-    let outcome = try vm(["--cpus", "\(cpus)", packageRoot + "/.build/images/threads.elf"], seconds: 120)
+  @Test(arguments: [1, 2]) func theThreadsImageHoldsWhatItPromises(cpus: Int) async throws {
+    let outcome = try await vm(["--cpus", "\(cpus)", packageRoot + "/.build/images/threads.elf"], seconds: 120)
     #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
     for check in [
       "results, names and affinity", "mutex", "condition", "reader-writer lock", "semaphore with a deadline",
@@ -73,8 +73,8 @@ struct OwnImageTests {
     ("wrong-free", "free of memory that is no object of the heap", "24 bytes at 0x"),
     ("frame", "memory was written after it had been freed", "of a free frame holds 0x"),
   ])
-  func defectsOfTheHeapAreFound(_ defect: String, message: String, detail: String) throws {
-    let outcome = try vm(["--debug", "memory", "--self-test", defect])
+  func defectsOfTheHeapAreFound(_ defect: String, message: String, detail: String) async throws {
+    let outcome = try await vm(["--debug", "memory", "--self-test", defect])
     #expect(outcome.status == 125, "\(outcome.errorText)")
     let lines = outcome.errorText.split(separator: "\n").map(String.init)
     #expect(lines.first == "kernel panic: " + message, "\(outcome.errorText)")
@@ -86,28 +86,28 @@ struct OwnImageTests {
     if defect.contains("free-") || defect.contains("-free") && defect != "wrong-free" {
       #expect(lines.contains { $0.hasPrefix("freed by") && $0.contains("Kernel.HeapDefects.") })
     }
-    let unguarded = try vm(["--self-test", defect])
+    let unguarded = try await vm(["--self-test", defect])
     #expect(unguarded.status == 1 && unguarded.text.contains("needs --debug memory"))
   }
 
   /// A stack of the kernel that is overrun, the first one of CPU 0 and one of a thread, ends the machine with the reason.
-  @Test(arguments: ["boot-stack", "thread-stack"]) func anOverrunStackIsFound(_ stack: String) throws {
-    let outcome = try vm(["--self-test", stack])
+  @Test(arguments: ["boot-stack", "thread-stack"]) func anOverrunStackIsFound(_ stack: String) async throws {
+    let outcome = try await vm(["--self-test", stack])
     #expect(outcome.status == 125, "\(outcome.errorText)")
     #expect(
       outcome.errorText.hasPrefix("kernel panic: the kernel stack is full (or an entry to the kernel faulted)\n"),
       "\(outcome.errorText)")
   }
 
-  @Test(arguments: [1, 2]) func theSelfTestsPassOnADebuggingHeap(cpus: Int) throws {
+  @Test(arguments: [1, 2]) func theSelfTestsPassOnADebuggingHeap(cpus: Int) async throws {
     for test in [[], ["threads"]] {
-      let outcome = try vm(["--debug", "memory", "--cpus", "\(cpus)", "--self-test"] + test, seconds: 120)
+      let outcome = try await vm(["--debug", "memory", "--cpus", "\(cpus)", "--self-test"] + test, seconds: 120)
       #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
     }
   }
 
   /// A program that takes the kernel's current thread away (PER_CPU_CURRENT_THREAD of cpu_layout.h): it cannot go on, and says where.
-  @Test func aPanicHasASymbolisedBacktrace() throws {
+  @Test func aPanicHasASymbolisedBacktrace() async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     let source = """
@@ -117,8 +117,8 @@ struct OwnImageTests {
       }
       """
     try source.write(toFile: folder + "/p.c", atomically: true, encoding: .utf8)
-    #expect(try run(["/usr/bin/gcc", "-static", "-o", folder + "/p", folder + "/p.c"]).status == 0)
-    let outcome = try vm([folder + "/p"])
+    #expect(try await run(["/usr/bin/gcc", "-static", "-o", folder + "/p", folder + "/p.c"]).status == 0)
+    let outcome = try await vm([folder + "/p"])
     #expect(outcome.status == 125)
     let lines = outcome.errorText.split(separator: "\n")
     #expect(lines.first?.hasPrefix("kernel panic: ") == true, "\(outcome.errorText)")

@@ -8,11 +8,11 @@ struct RandomisationTests {
   private static let runs = 8
 
   /// The addresses of each kind, of several runs.
-  private func addresses(_ flavour: String) throws -> [String: [UInt64]] {
+  private func addresses(_ flavour: String) async throws -> [String: [UInt64]] {
     var found: [String: [UInt64]] = [:]
     for run in 0..<Self.runs {
       let path = packageRoot + "/.build/guest-programs/\(flavour)/addresses"
-      let outcome = try vm(["--cpus", "\(run % 2 + 1)", path, "kernel"])
+      let outcome = try await vm(["--cpus", "\(run % 2 + 1)", path, "kernel"])
       #expect(outcome.status == 0, "\(outcome.errorText)")
       for line in outcome.text.split(separator: "\n") {
         let parts = line.split(separator: " ")
@@ -30,17 +30,17 @@ struct RandomisationTests {
   }
 
   @Test(arguments: ["glibc-static-pie", "musl-static-pie", "glibc-dynamic", "musl-dynamic"])
-  func everythingMoves(_ flavour: String) throws {
-    let found = try addresses(flavour)
+  func everythingMoves(_ flavour: String) async throws {
+    let found = try await addresses(flavour)
     var kinds: Set = ["program", "data", "break", "mapping", "stack", "vdso", "linear", "kernel"]
     if flavour.hasSuffix("dynamic") { kinds.insert("interpreter") }
     #expect(Set(found.keys) == kinds)
     for (kind, values) in found { #expect(isRandom(values), "\(kind): \(values.map { String($0, radix: 16) })") }
   }
 
-  @Test(arguments: ["fixed", "glibc-static", "musl-static"]) func fixedProgramsStay(_ flavour: String) throws {
-    let found = try addresses(flavour)
-    let native = try run([packageRoot + "/.build/guest-programs/\(flavour)/addresses", "show"]).text
+  @Test(arguments: ["fixed", "glibc-static", "musl-static"]) func fixedProgramsStay(_ flavour: String) async throws {
+    let found = try await addresses(flavour)
+    let native = try await run([packageRoot + "/.build/guest-programs/\(flavour)/addresses", "show"]).text
     for (kind, values) in found {
       if kind == "program" || kind == "data" {
         #expect(Set(values).count == 1)
@@ -52,13 +52,13 @@ struct RandomisationTests {
   }
 
   /// Over several runs every bit that is to be random is seen as 0 and as 1.
-  @Test func asManyBitsAsPromised() throws {
+  @Test func asManyBitsAsPromised() async throws {
     // The lowest bit that varies and how many do, as docs/threat-model.md has them.
     let promised: [String: (Int, Int)] = [
       "program": (12, 28), "mapping": (12, 28), "stack": (12, 22), "linear": (30, 13), "kernel": (12, 29),
     ]
     var found: [String: [UInt64]] = [:]
-    for _ in 0..<3 { found.merge(try addresses("glibc-static-pie")) { $0 + $1 } }
+    for _ in 0..<3 { found.merge(try await addresses("glibc-static-pie")) { $0 + $1 } }
     for (kind, (low, count)) in promised {
       let values = try #require(found[kind])
       // A bit that stays the same 24 times although it is random: once in 8 million.

@@ -7,9 +7,9 @@ private let busybox = "/bin/busybox"
 @Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
 struct RewritingVMTests {
   /// `--log rewrite` has a line for every site of busybox, and nearly all of them can jump.
-  @Test func everySiteIsAccountedFor() throws {
+  @Test func everySiteIsAccountedFor() async throws {
     let copying = [busybox, "dd", "if=/dev/zero", "of=/dev/null", "bs=1", "count=50"]
-    let outcome = try vm(["--log", "rewrite"] + copying)
+    let outcome = try await vm(["--log", "rewrite"] + copying)
     #expect(outcome.status == 0)
     let lines = outcome.errorText.split(separator: "\n").filter { $0.hasPrefix("rewrite: busybox 0x") }
     let possible = lines.filter { $0.contains(" can jump ") }
@@ -24,18 +24,18 @@ struct RewritingVMTests {
     #expect(jumping.count >= 2)
     let able = Set(possible.map { $0.split(separator: " ")[2] })
     for site in jumping { #expect(able.contains(site)) }
-    let untouched = try vm(["--no-rewrite", "--log", "rewrite"] + copying)
+    let untouched = try await vm(["--no-rewrite", "--log", "rewrite"] + copying)
     #expect(untouched.status == 0)
     #expect(!untouched.errorText.contains("rewrite:"))
   }
 
   /// The sites of the program that checks what a call leaves behind do jump, in each of the ways there are.
-  @Test(arguments: ["fixed", "glibc-static-pie", "musl-static"]) func checkedSitesJump(_ flavour: String) throws {
+  @Test(arguments: ["fixed", "glibc-static-pie", "musl-static"]) func checkedSitesJump(_ flavour: String) async throws {
     let program = packageRoot + "/.build/guest-programs/\(flavour)/call_sites"
-    let outcome = try vm(["--log", "rewrite", program])
+    let outcome = try await vm(["--log", "rewrite", program])
     #expect(outcome.status == 0, "\(outcome.text)")
     // The ends of the symbols are right behind the sites; the program may lie anywhere, so only distances count.
-    let table = try run(["/usr/bin/nm", program]).text.split(separator: "\n").map { $0.split(separator: " ") }
+    let table = try await run(["/usr/bin/nm", program]).text.split(separator: "\n").map { $0.split(separator: " ") }
     for name in ["probe_before_end", "probe_between_end", "probe_after_end", "probe_loop_end"] {
       let entry = try #require(table.first { $0.last.map(String.init) == name })
       let site = try #require(UInt64(entry[0], radix: 16)) - 2
@@ -44,21 +44,21 @@ struct RewritingVMTests {
   }
 
   /// A program whose code is changed reads its own file, in the guest and afterwards on the host: neither has changed.
-  @Test func filesStayAsTheyAre() throws {
+  @Test func filesStayAsTheyAre() async throws {
     let directory = FileManager.default.temporaryDirectory.appendingPathComponent("osv-rewrite-\(getpid())")
     try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
     defer { try? FileManager.default.removeItem(at: directory) }
     let copy = directory.appendingPathComponent("busybox").path
     try FileManager.default.copyItem(atPath: busybox, toPath: copy)
-    let expected = try run([busybox, "sha256sum", busybox]).text.prefix(64)
-    let inMemory = try vm([busybox, "sha256sum", busybox])
+    let expected = try await run([busybox, "sha256sum", busybox]).text.prefix(64)
+    let inMemory = try await vm([busybox, "sha256sum", busybox])
     #expect(inMemory.text.prefix(64) == expected, "\(inMemory.errorText)")
     for point in ["dev", "proc", "tmp"] {
       try FileManager.default.createDirectory(
         at: directory.appendingPathComponent(point), withIntermediateDirectories: true)
     }
-    let shared = try vm(["--root", directory.path, "/busybox", "sha256sum", "/busybox", "/proc/self/exe"])
+    let shared = try await vm(["--root", directory.path, "/busybox", "sha256sum", "/busybox", "/proc/self/exe"])
     #expect(shared.text.split(separator: "\n").map { $0.prefix(64) } == [expected, expected], "\(shared.errorText)")
-    #expect(try run([busybox, "sha256sum", copy]).text.prefix(64) == expected)
+    #expect(try await run([busybox, "sha256sum", copy]).text.prefix(64) == expected)
   }
 }

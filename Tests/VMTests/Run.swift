@@ -5,6 +5,7 @@
 // shares of CPUs, natively and in the guest, runs alone, for its neighbours' load would spoil it.
 import Foundation
 import Glibc
+import Synchronization
 import Testing
 
 /// The folder of the package, from this file's own place in it.
@@ -109,34 +110,46 @@ func startReadable(_ command: [String]) throws -> (child: pid_t, output: FileHan
   return (child, output.fileHandleForReading)
 }
 
-/// How many programs run at once: some at a time, or one that must be alone, which is let in before others that came later.
-private final class Gate: @unchecked Sendable {
-  private let changed = NSCondition()
-  private let most = 4
-  private var running = 0
-  private var aloneWaiting = 0
+/// How many programs run at once: some at a time, or one that must be alone; in the order in which they came. Who waits holds no thread:
+/// the tests' runner has as many as there are CPUs, and the tests of modules want to go on beside a program that takes long.
+private final class Gate: Sendable {
+  private struct Waiting {
+    var places: Int
+    var admitted: CheckedContinuation<Void, Never>
+  }
+  private struct State {
+    var free = Gate.places
+    var waiting: [Waiting] = []
+  }
+  private static let places = 4
+  private let state = Mutex(State())
+
+  private static func places(alone: Bool) -> Int { alone ? places : 1 }
+
+  /// Lets in who fits, from the front; the order is kept, so that one that must be alone is let in before others that came later.
+  private func admit(after change: (inout State) -> Void) {
+    let admitted = state.withLock { state in
+      change(&state)
+      var admitted: [CheckedContinuation<Void, Never>] = []
+      while let first = state.waiting.first, first.places <= state.free {
+        state.free -= first.places
+        admitted.append(state.waiting.removeFirst().admitted)
+      }
+      return admitted
+    }
+    for continuation in admitted { continuation.resume() }
+  }
 
   /// Waits until the program may start.
-  func enter(alone: Bool) {
-    changed.lock()
-    defer { changed.unlock() }
-    if alone {
-      aloneWaiting += 1
-      while running > 0 { changed.wait() }
-      aloneWaiting -= 1
-      running = most
-    } else {
-      while running >= most || aloneWaiting > 0 { changed.wait() }
-      running += 1
+  func enter(alone: Bool) async {
+    await withCheckedContinuation { continuation in
+      admit { $0.waiting.append(Waiting(places: Gate.places(alone: alone), admitted: continuation)) }
     }
   }
 
   /// The program has ended.
   func leave(alone: Bool) {
-    changed.lock()
-    defer { changed.unlock() }
-    running -= alone ? most : 1
-    changed.broadcast()
+    admit { $0.free += Gate.places(alone: alone) }
   }
 }
 private let gate = Gate()
@@ -150,9 +163,21 @@ private let gate = Gate()
 func run(
   _ command: [String], input: Data? = nil, seconds: Double = 60, alone: Bool = false,
   environment: [String: String]? = nil
-) throws -> Outcome {
-  gate.enter(alone: alone)
+) async throws -> Outcome {
+  await gate.enter(alone: alone)
   defer { gate.leave(alone: alone) }
+  return try await withCheckedThrowingContinuation { continuation in
+    Thread.detachNewThread {
+      continuation.resume(
+        with: Result { try runAtOnce(command, input: input, seconds: seconds, environment: environment) })
+    }
+  }
+}
+
+/// The same at once and by the calling thread, whatever else runs: for a question to a VM that runs already, whose answer is timed.
+func runAtOnce(
+  _ command: [String], input: Data? = nil, seconds: Double, environment: [String: String]? = nil
+) throws -> Outcome {
   let output = Pipe()
   let errors = Pipe()
   let stdin = Pipe()
@@ -197,8 +222,8 @@ func run(
 }
 
 /// Runs osv-run with arguments; the same on every KVM.
-func vm(_ arguments: [String], input: Data? = nil, seconds: Double = 60, alone: Bool = false) throws -> Outcome {
+func vm(_ arguments: [String], input: Data? = nil, seconds: Double = 60, alone: Bool = false) async throws -> Outcome {
   try #require(
     FileManager.default.isExecutableFile(atPath: osvRun), "no \(osvRun): run 'make' first (make test does)")
-  return try run([osvRun] + arguments, input: input, seconds: seconds, alone: alone)
+  return try await run([osvRun] + arguments, input: input, seconds: seconds, alone: alone)
 }

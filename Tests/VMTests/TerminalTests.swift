@@ -61,7 +61,7 @@ struct TerminalTests {
   }
 
   @Test(arguments: ["glibc-static", "musl-static", "glibc-dynamic"]) func whatProgramsSeeAndSet(_ flavour: String)
-    throws
+    async throws
   {
     let program = programs + flavour + "/terminal"
     let native = try transcript([program])

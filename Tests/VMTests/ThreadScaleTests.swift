@@ -6,16 +6,16 @@ import Testing
 struct ThreadScaleTests {
   private let programs = packageRoot + "/.build/guest-programs/glibc-static/"
 
-  @Test func tenThousandThreadsInOneGibibyte() throws {
-    let guest = try vm(["--memory", "1G", "--cpus", "2", programs + "many_threads", "10000"])
+  @Test func tenThousandThreadsInOneGibibyte() async throws {
+    let guest = try await vm(["--memory", "1G", "--cpus", "2", programs + "many_threads", "10000"])
     #expect(guest.text == "present 10000\nleft 0\n", "\(guest.errorText)")
     #expect(guest.status == 0)
   }
 
   /// Three seconds asleep may cost the host 30 ms, start and end included.
-  @Test(arguments: [1, 2]) func anIdleGuestCostsNothing(cpus: Int) throws {
+  @Test(arguments: [1, 2]) func anIdleGuestCostsNothing(cpus: Int) async throws {
     let script = "TIMEFORMAT='cpu %U %S'; time \"$@\""
-    let outcome = try run(
+    let outcome = try await run(
       ["/bin/bash", "-c", script, "sh", osvRun, "--cpus", "\(cpus)", programs + "sleeping", "3"])
     #expect(outcome.status == 0)
     let line = outcome.errorText.split(separator: "\n").last { $0.hasPrefix("cpu ") }

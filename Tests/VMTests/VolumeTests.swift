@@ -17,14 +17,14 @@ struct VolumeTests {
   }
 
   /// A directory for the native run and one for the guest's.
-  func withTwoFolders(_ body: (_ native: String, _ guest: String) throws -> Void) throws {
+  func withTwoFolders(_ body: (_ native: String, _ guest: String) async throws -> Void) async throws {
     let (native, guest) = (try temporaryFolder(), try temporaryFolder())
     defer { for folder in [native, guest] { try? FileManager.default.removeItem(atPath: folder) } }
-    try body(native, guest)
+    try await body(native, guest)
   }
 
   /// Everything in a directory: type, permissions, links, size and contents; and the modification time, if somebody has set it.
-  func tree(_ folder: String) throws -> String {
+  func tree(_ folder: String) async throws -> String {
     let script = """
       cd "$0" && find . -mindepth 1 -printf '%P|%y|%m|%n|%l|%T@\\n' | LC_ALL=C sort | while IFS='|' read -r name type mode links target time
       do
@@ -36,58 +36,59 @@ struct VolumeTests {
         echo "$name $type $mode $links $target $time $rest"
       done
       """
-    return try run(["/bin/sh", "-c", script, folder]).text
+    return try await run(["/bin/sh", "-c", script, folder]).text
   }
 
-  @Test(arguments: ["none", "auto", "always"], [1, 2]) func changesAreLinuxs(_ cache: String, cpus: Int) throws {
-    try isLinuxs("file_changes", cache, cpus)
+  @Test(arguments: ["none", "auto", "always"], [1, 2]) func changesAreLinuxs(_ cache: String, cpus: Int) async throws {
+    try await isLinuxs("file_changes", cache, cpus)
   }
 
   /// Opening in all its forms, files without names, extended attributes, holes.
-  @Test(arguments: ["none", "auto", "always"], [1, 2]) func placesAreLinuxs(_ cache: String, cpus: Int) throws {
-    try isLinuxs("places", cache, cpus)
+  @Test(arguments: ["none", "auto", "always"], [1, 2]) func placesAreLinuxs(_ cache: String, cpus: Int) async throws {
+    try await isLinuxs("places", cache, cpus)
   }
 
   /// A program says the same on a volume as natively in a directory of the host, and leaves the same behind.
-  private func isLinuxs(_ name: String, _ cache: String, _ cpus: Int) throws {
+  private func isLinuxs(_ name: String, _ cache: String, _ cpus: Int) async throws {
     for flavour in ["glibc-static", "musl-static"] {
-      try withTwoFolders { native, guest in
-        let host = try run(Self.rights + [program(name, flavour), native])
-        let inside = try vm([
+      try await withTwoFolders { native, guest in
+        let host = try await run(Self.rights + [program(name, flavour), native])
+        let inside = try await vm([
           "--cpus", "\(cpus)", "--volume", "\(guest):/data,cache=\(cache)", program(name, flavour), "/data",
         ])
         #expect(host.status == 0 && host.text.count > 1000)
         #expect(inside.text == host.text, "\(inside.errorText)")
         #expect(inside.status == 0, "\(inside.errorText)")
-        #expect(try tree(guest) == tree(native))
+        #expect(try await tree(guest) == tree(native))
       }
     }
   }
 
   @Test(arguments: ["none", "auto", "always"], [1, 2, 3]) func randomChangesFollowTheModel(_ cache: String, seed: Int)
-    throws
+    async throws
   {
-    try withTwoFolders { native, guest in
+    try await withTwoFolders { native, guest in
       // OSV_LONG: as many as one likes to wait for.
       let steps = ProcessInfo.processInfo.environment["OSV_LONG"].flatMap { Int($0) } ?? 1500
       let arguments = ["\(seed)", "\(steps)"]
-      let host = try run([program("file_random"), native] + arguments)
-      let inside = try vm(["--volume", "\(guest):/data,cache=\(cache)", program("file_random"), "/data"] + arguments)
+      let host = try await run([program("file_random"), native] + arguments)
+      let inside = try await vm(
+        ["--volume", "\(guest):/data,cache=\(cache)", program("file_random"), "/data"] + arguments)
       #expect(host.status == 0, "\(host.text)")
       #expect(inside.text == host.text, "\(inside.errorText)")
       #expect(inside.status == 0)
-      #expect(try tree(guest) == tree(native))
+      #expect(try await tree(guest) == tree(native))
     }
   }
 
   /// Every call on every kind of file and of path. (With cache=none each of the hundred thousand looks would be a request.)
-  @Test(arguments: ["auto", "always"], [1, 2]) func theRulesAreLinuxs(_ cache: String, cpus: Int) throws {
+  @Test(arguments: ["auto", "always"], [1, 2]) func theRulesAreLinuxs(_ cache: String, cpus: Int) async throws {
     // A file system of the host that does not write to a disk: renaming over a file is slow on others.
     let folder = "/dev/shm/osv-rules-\(UUID().uuidString)"
     try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
     defer { try? FileManager.default.removeItem(atPath: folder) }
-    let host = try run(Self.rights + [program("file_rules"), folder])
-    let inside = try vm([
+    let host = try await run(Self.rights + [program("file_rules"), folder])
+    let inside = try await vm([
       "--cpus", "\(cpus)", "--volume", "\(folder):/data,cache=\(cache)", program("file_rules"), "/data",
     ])
     #expect(host.status == 0 && host.text.count > 100_000, "\(host.errorText)")
@@ -99,10 +100,10 @@ struct VolumeTests {
   }
 
   /// The commands that people use, one after the other: a machine each.
-  @Test func busyboxChangesATree() throws {
-    try withTwoFolders { native, guest in
+  @Test func busyboxChangesATree() async throws {
+    try await withTwoFolders { native, guest in
       for folder in [native, guest] {
-        let made = try run([
+        let made = try await run([
           "/bin/sh", "-c",
           """
           cd "$0" && mkdir src && cp -r /usr/include/asm-generic src/ && ln -s asm-generic/errno.h src/link &&
@@ -126,19 +127,19 @@ struct VolumeTests {
         // The guest begins with the mask that osv-run was started with.
         let script = "cd \"$0\" && umask 027 && exec \"$@\""
         let input = Data("some text\n".utf8)
-        let host = try run(Self.rights + ["/bin/sh", "-c", script, native, busybox] + command, input: input)
-        let inside = try run(
+        let host = try await run(Self.rights + ["/bin/sh", "-c", script, native, busybox] + command, input: input)
+        let inside = try await run(
           ["/bin/sh", "-c", script, "/", osvRun, "--volume", "\(guest):/data", "--workdir", "/data", busybox] + command,
           input: input)
         #expect(inside.text == host.text, "\(command)")
         #expect(inside.errorText == host.errorText, "\(command)")
         #expect(inside.status == host.status, "\(command)")
       }
-      #expect(try tree(guest) == tree(native))
+      #expect(try await tree(guest) == tree(native))
     }
   }
 
-  @Test func readOnlyVolumesSayThatTheyAre() throws {
+  @Test func readOnlyVolumesSayThatTheyAre() async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     try Data("content".utf8).write(to: URL(filePath: folder + "/file"))
@@ -147,29 +148,29 @@ struct VolumeTests {
       ["chmod", "600", "/data/file"], ["ln", "-s", "x", "/data/new"], ["truncate", "-s", "0", "/data/file"],
       ["cp", "/data/file", "/data/new"], ["touch", "/data/file"],
     ] {
-      let outcome = try vm(["--volume", "\(folder):/data:ro", busybox] + command)
+      let outcome = try await vm(["--volume", "\(folder):/data:ro", busybox] + command)
       #expect(outcome.status != 0, "\(command)")
       #expect(outcome.errorText.contains("Read-only file system"), "\(command): \(outcome.errorText)")
     }
-    #expect(try tree(folder).hasPrefix("file f "))
+    #expect(try await tree(folder).hasPrefix("file f "))
     #expect(try String(contentsOfFile: folder + "/file", encoding: .utf8) == "content")
   }
 
   /// Nothing that was written or stored is lost at an end, however the program comes to it.
   @Test(arguments: ["return", "abort"], ["none", "auto"]) func whatIsLeftDirtyIsWritten(_ how: String, cache: String)
-    throws
+    async throws
   {
-    try withTwoFolders { native, guest in
-      let host = try run([program("file_left"), how, native])
-      let inside = try vm(["--volume", "\(guest):/data,cache=\(cache)", program("file_left"), how, "/data"])
+    try await withTwoFolders { native, guest in
+      let host = try await run([program("file_left"), how, native])
+      let inside = try await vm(["--volume", "\(guest):/data,cache=\(cache)", program("file_left"), how, "/data"])
       #expect(inside.status == host.status, "\(inside.errorText)")
-      #expect(try tree(guest) == tree(native))
+      #expect(try await tree(guest) == tree(native))
     }
   }
 
   /// What was fsynced is on the host when the machine is killed.
-  @Test func fsyncOutlivesTheMachine() throws {
-    try withTwoFolders { native, guest in
+  @Test func fsyncOutlivesTheMachine() async throws {
+    try await withTwoFolders { native, guest in
       let (child, output) = try startReadable([
         osvRun, "--volume", "\(guest):/data", program("file_left"), "synced", "/data",
       ])
@@ -178,13 +179,13 @@ struct VolumeTests {
       var status: Int32 = 0
       while waitpid(child, &status, 0) < 0 && errno == EINTR {}
       #expect(String(decoding: line, as: UTF8.self) == "synced\n")
-      _ = try run([program("file_left"), "return", native])
-      #expect(try tree(guest) == tree(native))
+      _ = try await run([program("file_left"), "return", native])
+      #expect(try await tree(guest) == tree(native))
     }
   }
 
   /// Both directions: what the host changes is seen within a second or two, what the guest writes at once.
-  @Test(arguments: ["none", "auto"]) func bothSidesSeeEachOther(_ cache: String) throws {
+  @Test(arguments: ["none", "auto"]) func bothSidesSeeEachOther(_ cache: String) async throws {
     let folder = try temporaryFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
     let path = folder + "/file"
@@ -200,7 +201,9 @@ struct VolumeTests {
       try? file.write(contentsOf: Data("theirs\n".utf8))
     }
     host.start()
-    let outcome = try vm(["--volume", "\(folder):/data,cache=\(cache)", program("file_shared"), "4", "/data/file"])
+    let outcome = try await vm([
+      "--volume", "\(folder):/data,cache=\(cache)", program("file_shared"), "4", "/data/file",
+    ])
     #expect(outcome.text == "old\nthen\nold\nmine\ntheirs\n", "\(outcome.errorText)")
     #expect(try String(contentsOfFile: path, encoding: .utf8) == "old\nmine\ntheirs\n")
   }
