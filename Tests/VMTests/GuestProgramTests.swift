@@ -109,7 +109,7 @@ extension GuestProgram {
     var options = options
     if let volume { options += ["--volume", "\(volume):/data"] }
     if let memory { options += ["--memory", memory] }
-    let guest = try await vm(options + [path] + arguments, input: input, alone: alone)
+    let guest = try await vm(options + [path] + arguments, input: input, turn: alone ? .alone : .shared)
     if guestOnly || expected != nil {
       #expect(guest.text == expected ?? "", "\(guest.errorText)")
       #expect(guest.status == status, "\(guest.errorText)")
@@ -119,7 +119,8 @@ extension GuestProgram {
     } else {
       var environment = ProcessInfo.processInfo.environment
       if let volume { environment["DATA"] = volume }
-      let native = try await run([path] + arguments, input: input, alone: alone, environment: environment)
+      let native = try await run(
+        [path] + arguments, input: input, turn: alone ? .alone : .shared, environment: environment)
       #expect(guest.text == native.text, "\(guest.errorText)")
       #expect(guest.errorText == native.errorText)
       #expect(guest.status == native.status, "\(guest.errorText)")

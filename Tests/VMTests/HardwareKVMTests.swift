@@ -5,8 +5,7 @@ import Testing
 
 @Suite(.serialized, .disabled(if: skipKVM, "OSV_SKIP_KVM=1"))
 struct HardwareKVMTests {
-  @Test(.timeLimit(.minutes(40)))
-  func programsRunOnHardwareKVM() async throws {
+  @Test func programsRunOnHardwareKVM() async throws {
     // One flavour of each program is enough here: the flavours differ in loading, which both KVMs share.
     var files = [osvRun, packageRoot + "/.build/images/hello.elf"]
     let folder = try temporaryFolder()
@@ -24,17 +23,16 @@ struct HardwareKVMTests {
     }
     let bed = packageRoot + "/Tests/TestBed/testbed.sh"
     let outcome = try await run(
-      [bed, packageRoot + "/Tests/TestBed/programs.sh"] + files, seconds: 1500, alone: true,
+      [bed, packageRoot + "/Tests/TestBed/programs.sh"] + files, seconds: 1500, turn: .last,
       environment: bedEnvironment(seconds: 600))
     #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
     #expect(outcome.text.contains("\n0 failed"), "\(outcome.text)")
   }
 
   /// Another kernel under osv-run: Linux's drivers find our devices by themselves, and use them.
-  @Test(.timeLimit(.minutes(20)))
-  func linuxDrivesOurDevices() async throws {
+  @Test func linuxDrivesOurDevices() async throws {
     let outcome = try await run(
-      [packageRoot + "/Tests/TestBed/foreign.sh", osvRun], seconds: 1100, alone: true,
+      [packageRoot + "/Tests/TestBed/foreign.sh", osvRun], seconds: 1100, turn: .last,
       environment: bedEnvironment(seconds: 400))
     #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
     #expect(outcome.text.contains("\n0 failed"), "\(outcome.text)")

@@ -36,7 +36,7 @@ struct OvercommitTests {
     let program = try #require(Self.programs.first { $0.name == "barriers" })
     for _ in 0..<3 {
       let outcome = try await run(
-        ["/usr/bin/taskset", "-c", "0", osvRun, "--cpus", "\(cpus)", program.path], seconds: 12, alone: true)
+        ["/usr/bin/taskset", "-c", "0", osvRun, "--cpus", "\(cpus)", program.path], seconds: 12, turn: .alone)
       #expect(outcome.status == 0 && outcome.text.hasSuffix("missed 0\n"), "\(outcome.errorText)")
     }
   }

@@ -2,7 +2,7 @@
 //
 // A test needs /dev/kvm and says so loudly; OSV_SKIP_KVM=1 is the only way around it. Every run has a time limit, after which
 // the process is killed and the run counts as failed. A few run at a time, whatever suites run at once; a program that compares times or
-// shares of CPUs, natively and in the guest, runs alone, for its neighbours' load would spoil it.
+// shares of CPUs, natively and in the guest, runs alone, for its neighbours' load would spoil it, and the emulated machine runs last.
 import Foundation
 import Glibc
 import Synchronization
@@ -110,29 +110,40 @@ func startReadable(_ command: [String]) throws -> (child: pid_t, output: FileHan
   return (child, output.fileHandleForReading)
 }
 
+/// When a program may run.
+enum Turn {
+  /// Beside others.
+  case shared
+  /// Alone, in its turn: others that came later wait for it.
+  case alone
+  /// Alone, when no other one is left that wants to run.
+  case last
+}
+
 /// How many programs run at once: some at a time, or one that must be alone; in the order in which they came. Who waits holds no thread:
 /// the tests' runner has as many as there are CPUs, and the tests of modules want to go on beside a program that takes long.
 private final class Gate: Sendable {
   private struct Waiting {
-    var places: Int
+    var turn: Turn
     var admitted: CheckedContinuation<Void, Never>
   }
   private struct State {
     var free = Gate.places
+    // Those that go last are behind all others.
     var waiting: [Waiting] = []
   }
   private static let places = 4
   private let state = Mutex(State())
 
-  private static func places(alone: Bool) -> Int { alone ? places : 1 }
+  private static func places(_ turn: Turn) -> Int { turn == .shared ? 1 : places }
 
-  /// Lets in who fits, from the front; the order is kept, so that one that must be alone is let in before others that came later.
+  /// Lets in who fits, from the front.
   private func admit(after change: (inout State) -> Void) {
     let admitted = state.withLock { state in
       change(&state)
       var admitted: [CheckedContinuation<Void, Never>] = []
-      while let first = state.waiting.first, first.places <= state.free {
-        state.free -= first.places
+      while let first = state.waiting.first, Self.places(first.turn) <= state.free {
+        state.free -= Self.places(first.turn)
         admitted.append(state.waiting.removeFirst().admitted)
       }
       return admitted
@@ -141,15 +152,19 @@ private final class Gate: Sendable {
   }
 
   /// Waits until the program may start.
-  func enter(alone: Bool) async {
+  func enter(_ turn: Turn) async {
     await withCheckedContinuation { continuation in
-      admit { $0.waiting.append(Waiting(places: Gate.places(alone: alone), admitted: continuation)) }
+      admit { state in
+        let lasts = state.waiting.firstIndex { $0.turn == .last } ?? state.waiting.endIndex
+        let place = turn == .last ? state.waiting.endIndex : lasts
+        state.waiting.insert(Waiting(turn: turn, admitted: continuation), at: place)
+      }
     }
   }
 
   /// The program has ended.
-  func leave(alone: Bool) {
-    admit { $0.free += Gate.places(alone: alone) }
+  func leave(_ turn: Turn) {
+    admit { $0.free += Self.places(turn) }
   }
 }
 private let gate = Gate()
@@ -159,13 +174,13 @@ private let gate = Gate()
 ///   - command: the program's path and its arguments.
 ///   - input: what its standard input delivers before its end of file; nil gives it /dev/null.
 ///   - seconds: after so long, not counting its wait for other programs, it is killed.
-///   - alone: whether nothing else may run meanwhile.
+///   - turn: whether others may run meanwhile.
 func run(
-  _ command: [String], input: Data? = nil, seconds: Double = 60, alone: Bool = false,
+  _ command: [String], input: Data? = nil, seconds: Double = 60, turn: Turn = .shared,
   environment: [String: String]? = nil
 ) async throws -> Outcome {
-  await gate.enter(alone: alone)
-  defer { gate.leave(alone: alone) }
+  await gate.enter(turn)
+  defer { gate.leave(turn) }
   return try await withCheckedThrowingContinuation { continuation in
     Thread.detachNewThread {
       continuation.resume(
@@ -222,8 +237,8 @@ func runAtOnce(
 }
 
 /// Runs osv-run with arguments; the same on every KVM.
-func vm(_ arguments: [String], input: Data? = nil, seconds: Double = 60, alone: Bool = false) async throws -> Outcome {
+func vm(_ arguments: [String], input: Data? = nil, seconds: Double = 60, turn: Turn = .shared) async throws -> Outcome {
   try #require(
     FileManager.default.isExecutableFile(atPath: osvRun), "no \(osvRun): run 'make' first (make test does)")
-  return try await run([osvRun] + arguments, input: input, seconds: seconds, alone: alone)
+  return try await run([osvRun] + arguments, input: input, seconds: seconds, turn: turn)
 }
