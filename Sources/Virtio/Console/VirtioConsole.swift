@@ -208,9 +208,7 @@ public final class VirtioConsole: VirtioDevice, @unchecked Sendable {
   /// Waits until there is room in an output, but not beyond the deadline, which is set at the first wait. False if there is none
   /// by then, or if a signal came: the guest has to hear of it.
   private static func waitBriefly(for output: ConsoleOutput, until deadline: inout UInt64?) -> Bool {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    let now = UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
+    let now = MonotonicClock.now
     let end = deadline ?? now &+ patience
     deadline = end
     guard now < end else { return false }

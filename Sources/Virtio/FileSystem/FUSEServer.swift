@@ -13,6 +13,7 @@ import CSystemCalls
 import Glibc
 import Synchronization
 import VirtioABI
+import VirtioQueue
 
 /// A FUSE server for one shared directory.
 public final class FUSEServer: Sendable {
@@ -53,11 +54,7 @@ public final class FUSEServer: Sendable {
     /// Whether OPEN and OPENDIR are answered by "needless" to clients that understand it.
     public var zeroMessageOpens = true
     /// Time in nanoseconds that never goes back.
-    public var clock: @Sendable () -> UInt64 = {
-      var now = timespec()
-      clock_gettime(CLOCK_MONOTONIC, &now)
-      return UInt64(now.tv_sec) &* 1_000_000_000 &+ UInt64(now.tv_nsec)
-    }
+    public var clock: @Sendable () -> UInt64 = { MonotonicClock.now }
     /// The defaults.
     public init() {}
   }

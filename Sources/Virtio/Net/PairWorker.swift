@@ -12,6 +12,7 @@ import CSystemCalls
 import Glibc
 import Synchronization
 import VirtioABI
+import VirtioQueue
 
 /// What a worker does for its device.
 protocol PairWork: AnyObject, Sendable {

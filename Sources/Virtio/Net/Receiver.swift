@@ -191,11 +191,11 @@ final class Receiver: @unchecked Sendable {
     let pieces = window(session).pieces
     if session.takesChecksums {
       let number = UInt16(truncatingIfNeeded: buffers).littleEndian
-      withUnsafeBytes(of: number) { pieces.write(at: VirtioNetworkHeader.byteCount - 2, from: $0) }
+      _ = withUnsafeBytes(of: number) { pieces.write(at: VirtioNetworkHeader.byteCount - 2, from: $0) }
     } else {
       var header = VirtioNetworkHeader()
       header.bufferCount = UInt16(truncatingIfNeeded: buffers)
-      withUnsafeBytes(of: header) { pieces.write(at: 0, from: $0) }
+      _ = withUnsafeBytes(of: header) { pieces.write(at: 0, from: $0) }
     }
     var left = count
     for _ in 0..<buffers {

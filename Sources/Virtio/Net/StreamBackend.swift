@@ -60,7 +60,7 @@ public final class StreamBackend: NetworkBackend, @unchecked Sendable {
       if hasEnded { return .ended }
       if let frame = nextFrame() {
         let header = VirtioNetworkHeader()
-        withUnsafeBytes(of: header) { pieces.write(at: 0, from: $0) }
+        _ = withUnsafeBytes(of: header) { pieces.write(at: 0, from: $0) }
         pieces.write(at: VirtioNetworkHeader.byteCount, from: frame)
         return .frame(min(VirtioNetworkHeader.byteCount + frame.count, pieces.byteCount))
       }

@@ -92,7 +92,7 @@ public final class TAPBackend: NetworkBackend {
   /// Reads behind where the header would be, and puts an empty one there.
   private func receivePlain(_ pair: Int, _ pieces: UnsafeBufferPointer<iovec>) -> ReceiveOutcome {
     let header = VirtioNetworkHeader()
-    withUnsafeBytes(of: header) { pieces.write(at: 0, from: $0) }
+    _ = withUnsafeBytes(of: header) { pieces.write(at: 0, from: $0) }
     return withUnsafeTemporaryAllocation(of: iovec.self, capacity: pieces.count) { rest in
       let rest = rest.fill(from: pieces, skip: VirtioNetworkHeader.byteCount)
       let count = readv(queues[pair], rest.baseAddress, CInt(rest.count))

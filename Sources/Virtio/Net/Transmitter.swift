@@ -105,13 +105,3 @@ final class Transmitter: @unchecked Sendable {
     return true
   }
 }
-
-/// The time that does not jump.
-enum MonotonicClock {
-  /// Nanoseconds.
-  static var now: UInt64 {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
-  }
-}

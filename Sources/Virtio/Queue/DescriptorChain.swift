@@ -36,50 +36,19 @@ public final class DescriptorChain {
   /// Copies what is readable from byte `offset` on.
   /// - Returns: Bytes copied, less than `buffer` holds only at the end.
   public func read(at offset: Int, into buffer: UnsafeMutableRawBufferPointer) -> Int {
-    var done = 0
-    Self.visit(readable, from: offset, limit: buffer.count) { piece in
-      // SAFETY: `visit` gives no more bytes in all than the buffer has.
-      UnsafeMutableRawBufferPointer(rebasing: buffer[done...]).copyMemory(from: UnsafeRawBufferPointer(piece))
-      done += piece.count
-    }
-    return done
+    readable.read(at: offset, into: buffer)
   }
 
   /// Copies bytes to what is writable, from byte `offset` on.
   /// - Returns: Bytes copied, less than `bytes` holds only at the end.
   public func write(at offset: Int, from bytes: UnsafeRawBufferPointer) -> Int {
-    var done = 0
-    Self.visit(writable, from: offset, limit: bytes.count) { piece in
-      piece.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[done..<(done + piece.count)]))
-      done += piece.count
-    }
-    return done
+    writable.write(at: offset, from: bytes)
   }
 
   /// Copies a fixed structure from the front of what is readable; nil if there are not enough bytes.
   public func read<Value: BitwiseCopyable>(_ type: Value.Type, at offset: Int = 0) -> Value? {
     withUnsafeTemporaryAllocation(byteCount: MemoryLayout<Value>.size, alignment: MemoryLayout<Value>.alignment) {
       read(at: offset, into: $0) == $0.count ? $0.load(as: type) : nil
-    }
-  }
-
-  private static func visit(
-    _ pieces: UnsafeBufferPointer<iovec>, from offset: Int, limit: Int,
-    _ body: (UnsafeMutableRawBufferPointer) -> Void
-  ) {
-    var skip = offset
-    var left = limit
-    for piece in pieces {
-      guard left > 0 else { return }
-      let length = Int(piece.iov_len)
-      if skip >= length {
-        skip -= length
-        continue
-      }
-      let count = min(length - skip, left)
-      body(UnsafeMutableRawBufferPointer(start: piece.iov_base + skip, count: count))
-      left -= count
-      skip = 0
     }
   }
 
