@@ -107,9 +107,9 @@ final class ConsoleControl {
   }
 
   /// Does something with the terminal and says how it is afterwards; threads only.
-  /// - Parameter state: what to set, if that is asked for.
   ///
   /// Not interruptible: no terminal's change is. The host answers at once, whoever it is that has the terminal.
+  /// - Parameter state: what to set, if that is asked for.
   /// - Throws: what the host says (ENOTTY, EIO, ERESTART from the background); EIO, EAGAIN.
   func terminal(_ action: UInt16, _ state: inout VirtioConsoleTerminal) throws(Errno) {
     requests.lock()

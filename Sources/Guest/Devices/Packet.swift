@@ -241,22 +241,13 @@ public enum PacketDestination: UInt8, Sendable {
 
   /// Adds the bytes from `offset` on of another packet, which then share them; false if there is no room, and some may have been added.
   public mutating func append(_ other: borrowing Packet, from offset: Int, count: Int) -> Bool {
-    var (skipped, left) = (offset, count)
-    for index in 0..<other.sliceCount {
-      if left == 0 { return true }
-      var slice = other.slices[index]
-      if skipped >= slice.count.int {
-        skipped &-= slice.count.int
-        continue
-      }
-      slice.offset &+= skipped.u32
-      slice.count = min(slice.count.int &- skipped, left).u32
-      skipped = 0
-      left &-= slice.count.int
-      slice.memory.retain()
-      if !append(slice) { return false }
+    var hasRoom = true
+    let found = other.visit(from: offset, count: count) { part in
+      guard hasRoom else { return }
+      part.memory.retain()
+      hasRoom = append(part)
     }
-    return left == 0
+    return hasRoom && found == count
   }
 
   /// Adds bytes at the end of the last slice, where its memory has room behind it: where to write them. Only in memory that nobody
@@ -310,15 +301,21 @@ public enum PacketDestination: UInt8, Sendable {
 
   /// Drops bytes in front, `byteCount` at most.
   public mutating func dropFirst(_ count: Int) {
-    var left = min(count, byteCount)
-    record.pointee.byteCount &-= left.u32
-    var index = 0
+    let dropped = min(count, byteCount)
+    record.pointee.byteCount &-= dropped.u32
+    advance(by: dropped, from: 0)
+  }
+
+  /// Takes bytes, which are there, away in front of the slices from `first` on; those that are empty then are let go, but not the first of all.
+  private mutating func advance(by count: Int, from first: Int) {
+    var left = count
+    var index = first
     while left > 0 {
       let step = min(left, slices[index].count.int)
       slices[index].offset &+= step.u32
       slices[index].count &-= step.u32
       left &-= step
-      if left > 0 || slices[index].count == 0 { index &+= 1 }
+      if slices[index].count == 0 { index &+= 1 }
     }
     if index > 1 { removeSlices(from: 1, to: index) }
   }
@@ -372,36 +369,41 @@ public enum PacketDestination: UInt8, Sendable {
     guard copy(from: 0, into: target) else { return false }
     slices[0] = PacketSlice(memory: memory, offset: before, count: count)
     first.memory.release()
-    var left = count &- first.count.int
-    var index = 1
-    while left > 0 {
-      let step = min(left, slices[index].count.int)
-      slices[index].offset &+= step.u32
-      slices[index].count &-= step.u32
-      left &-= step
-      if slices[index].count == 0 { index &+= 1 }
-    }
-    if index > 1 { removeSlices(from: 1, to: index) }
+    advance(by: count &- first.count.int, from: 1)
     return true
   }
 
   /// Copies bytes from `offset` on: as many as the buffer has room for. False, and nothing of use is in it, if there are not so many.
   public func copy(from offset: Int, into buffer: UnsafeMutableRawBufferPointer) -> Bool {
     guard let target = buffer.baseAddress else { return buffer.count == 0 }
-    var (skipped, done) = (offset, 0)
-    for index in 0..<sliceCount {
-      if done == buffer.count { return true }
-      let slice = slices[index]
-      if skipped >= slice.count.int {
-        skipped &-= slice.count.int
-        continue
-      }
-      let count = min(slice.count.int &- skipped, buffer.count &- done)
-      (target + done).copyMemory(from: slice.start + skipped, byteCount: count)
-      done &+= count
-      skipped = 0
+    var done = 0
+    visit(from: offset, count: buffer.count) { part in
+      // SAFETY: the parts have no more bytes in all than the buffer.
+      (target + done).copyMemory(from: part.start, byteCount: part.count.int)
+      done &+= part.count.int
     }
     return done == buffer.count
+  }
+
+  /// Calls the body with the parts of the slices that bytes from `offset` on lie in, `count` bytes in all at most; takes no reference.
+  /// - Returns: How many bytes there were.
+  @discardableResult @inline(__always)
+  public func visit(from offset: Int, count: Int, _ body: (PacketSlice) -> Void) -> Int {
+    var (skipped, left) = (offset, count)
+    for index in 0..<sliceCount {
+      if left == 0 { break }
+      var part = slices[index]
+      if skipped >= part.count.int {
+        skipped &-= part.count.int
+        continue
+      }
+      part.offset &+= skipped.u32
+      part.count = min(part.count.int &- skipped, left).u32
+      skipped = 0
+      left &-= part.count.int
+      body(part)
+    }
+    return count &- left
   }
 
   /// A larger record takes the place of this one; false if there is none, or memory is out.

@@ -22,11 +22,8 @@ final class ReceiveQueue: DeviceQueue {
     let count: Int
   }
 
-  // SAFETY: `size` words: the memory in each slot, or 0.
-  private let buffers: UnsafeMutablePointer<UInt>
-  // SAFETY: `size` numbers, of which the first `freeCount` are free slots.
-  private let free: UnsafeMutablePointer<UInt16>
-  private var freeCount: Int
+  /// The memory that the device has.
+  private var slots: SlotTable
   private var nextAvailable: UInt16 = 0
   private var published: UInt16 = 0
   private var lastUsed: UInt16 = 0
@@ -35,27 +32,21 @@ final class ReceiveQueue: DeviceQueue {
 
   /// A queue over ring memory, as for `DeviceQueue`; nil if memory is out.
   init?(size: Int, memory: UnsafeMutableRawPointer) {
-    guard let heap = KernelHeap.allocateZeroed(byteCount: size &* 10) else { return nil }
-    buffers = heap.bindMemory(to: UInt.self, capacity: size)
-    free = (heap + size &* 8).bindMemory(to: UInt16.self, capacity: size)
-    freeCount = size
-    // The first slots are taken first.
-    for slot in 0..<size { free[slot] = (size &- 1 &- slot).u16 }
+    guard let slots = SlotTable(size: size) else { return nil }
+    self.slots = slots
     super.init(size: size, ring: memory)
   }
 
   // MARK: The owner's
 
   /// Buffers that the device has.
-  var postedCount: Int { size &- freeCount }
+  var postedCount: Int { size &- slots.freeCount }
   /// How many more may be posted.
-  var room: Int { freeCount }
+  var room: Int { slots.freeCount }
 
   /// Posts a buffer and takes over its reference; there is room. The device sees it after `publish`.
   func post(_ memory: PacketMemory) {
-    freeCount &-= 1
-    let slot = free[freeCount]
-    buffers[slot.int] = UInt(bitPattern: memory.start)
+    let slot = slots.take(for: UInt(bitPattern: memory.start))
     descriptors[slot.int] = VirtqueueDescriptor(
       address: memory.devicePhysical.rawValue, length: memory.capacity.u32, flags: VirtqueueDescriptor.write)
     setAvailable(nextAvailable, slot)
@@ -71,8 +62,6 @@ final class ReceiveQueue: DeviceQueue {
     if wantsNotification(from: old, to: nextAvailable) { notify() }
   }
 
-  override func wasStarted() {}
-
   /// Whether there is something to take.
   @inline(__always) var hasFilled: Bool { usedIndex != lastUsed && !hasFailed }
 
@@ -80,7 +69,7 @@ final class ReceiveQueue: DeviceQueue {
   func take() -> Filled? {
     guard usedIndex != lastUsed, !hasFailed else { return nil }
     let (slot, length) = usedEntry(lastUsed)
-    guard slot < size.u32, let start = UnsafeMutableRawPointer(bitPattern: buffers[slot.int]) else {
+    guard let start = UnsafeMutableRawPointer(bitPattern: slots.word(slot.int)) else {
       fail()
       return nil
     }
@@ -90,9 +79,7 @@ final class ReceiveQueue: DeviceQueue {
       return nil
     }
     lastUsed &+= 1
-    buffers[slot.int] = 0
-    free[freeCount] = slot.u16
-    freeCount &+= 1
+    slots.giveBack(slot.int)
     return Filled(memory: memory, count: length.int)
   }
 
@@ -109,10 +96,8 @@ final class ReceiveQueue: DeviceQueue {
   /// Takes back the buffers that the device has, once it is stopped.
   func takeBack() {
     for slot in 0..<size {
-      guard let start = UnsafeMutableRawPointer(bitPattern: buffers[slot]) else { continue }
-      buffers[slot] = 0
-      free[freeCount] = slot.u16
-      freeCount &+= 1
+      guard let start = UnsafeMutableRawPointer(bitPattern: slots.word(slot)) else { continue }
+      slots.giveBack(slot)
       PacketMemory(start: start).release()
     }
   }

@@ -21,13 +21,10 @@ final class TransmitQueue: DeviceQueue {
 
   private let lock = SpinLock()
   // Guarded by `lock`, all below.
-  // SAFETY: `size` words: the packet in each slot, or 0.
-  private let packets: UnsafeMutablePointer<UInt>
-  // SAFETY: `size` numbers, of which the first `freeCount` are free slots.
-  private let free: UnsafeMutablePointer<UInt16>
+  /// The packets that the device has.
+  private var slots: SlotTable
   // SAFETY: `tableCount` descriptors for each slot.
   private let tables: UnsafeMutablePointer<VirtqueueDescriptor>
-  private var freeCount: Int
   private var nextAvailable: UInt16 = 0
   private var lastKick: UInt16 = 0
   private var lastUsed: UInt16 = 0
@@ -43,17 +40,12 @@ final class TransmitQueue: DeviceQueue {
   /// A queue over ring memory, as for `DeviceQueue`; nil if memory is out.
   init?(size: Int, memory: UnsafeMutableRawPointer) {
     let tableByteCount = size &* Self.tableCount &* VirtqueueDescriptor.byteCount
-    guard let heap = KernelHeap.allocateZeroed(byteCount: size &* 10) else { return nil }
     // Its pages are touched as slots with several slices are used, the same slots again and again.
-    guard let tables = KernelHeap.allocate(byteCount: tableByteCount) else {
-      KernelHeap.free(heap)
+    guard let slots = SlotTable(size: size), let tables = KernelHeap.allocate(byteCount: tableByteCount) else {
       return nil
     }
-    packets = heap.bindMemory(to: UInt.self, capacity: size)
-    free = (heap + size &* 8).bindMemory(to: UInt16.self, capacity: size)
+    self.slots = slots
     self.tables = tables.bindMemory(to: VirtqueueDescriptor.self, capacity: size &* Self.tableCount)
-    freeCount = size
-    for slot in 0..<size { free[slot] = (size &- 1 &- slot).u16 }
     super.init(size: size, ring: memory)
   }
 
@@ -76,7 +68,7 @@ final class TransmitQueue: DeviceQueue {
         outcome = .dropped
         return false
       }
-      if freeCount > 0 && waiting.isEmpty {
+      if slots.freeCount > 0 && waiting.isEmpty {
         put(word)
       } else if waiting.count < Self.waitingLimit {
         waiting.append(Packet(adopting: word))
@@ -100,7 +92,7 @@ final class TransmitQueue: DeviceQueue {
       let isWanted = lock.withLock { () -> Bool in
         takeDone(&done, limit: Self.reapLimit)
         if !waiting.isEmpty { moveWaiting(&done) }
-        left = size &- freeCount
+        left = size &- slots.freeCount
         return isKickWanted()
       }
       if isWanted { notify() }
@@ -114,9 +106,7 @@ final class TransmitQueue: DeviceQueue {
   // MARK: With the lock
 
   private func put(_ word: UInt) {
-    freeCount &-= 1
-    let slot = free[freeCount]
-    packets[slot.int] = word
+    let slot = slots.take(for: word)
     let packet = Packet(adopting: word)
     if packet.sliceCount == 1 {
       descriptors[slot.int] = descriptor(packet.slice(0), next: 0)
@@ -147,19 +137,18 @@ final class TransmitQueue: DeviceQueue {
   private func takeDone(_ done: inout PacketList, limit: Int) {
     while done.count < limit, usedIndex != lastUsed, !hasFailed {
       let slot = usedEntry(lastUsed).descriptor
-      guard slot < size.u32, packets[slot.int] != 0 else { return fail() }
+      let word = slots.word(slot.int)
+      guard word != 0 else { return fail() }
       lastUsed &+= 1
-      done.append(Packet(adopting: packets[slot.int]))
-      packets[slot.int] = 0
-      free[freeCount] = slot.u16
-      freeCount &+= 1
+      slots.giveBack(slot.int)
+      done.append(Packet(adopting: word))
     }
   }
 
   /// Gives the device packets that wait. If some must wait on, it interrupts when it is done with one more.
   private func moveWaiting(_ done: inout PacketList) {
     while !hasFailed {
-      while freeCount > 0, let packet = waiting.removeFirst() { put(packet.leak()) }
+      while slots.freeCount > 0, let packet = waiting.removeFirst() { put(packet.leak()) }
       if waiting.isEmpty {
         armedEvent = nil
         return
@@ -167,7 +156,7 @@ final class TransmitQueue: DeviceQueue {
       // It is still to come.
       if let armedEvent, (armedEvent &- lastUsed).int < size, usedIndex == lastUsed { return }
       // With an event some way on, room comes for several at once.
-      let event = lastUsed &+ min(size / 4, size &- freeCount &- 1).u16
+      let event = lastUsed &+ min(size / 4, size &- slots.freeCount &- 1).u16
       armedEvent = event
       if arm(beyond: event, last: lastUsed) { return }
       takeDone(&done, limit: .max)
@@ -185,11 +174,11 @@ final class TransmitQueue: DeviceQueue {
   func takeBack() {
     var dropped = PacketList()
     lock.withLock {
-      for slot in 0..<size where packets[slot] != 0 {
-        dropped.append(Packet(adopting: packets[slot]))
-        packets[slot] = 0
-        free[freeCount] = slot.u16
-        freeCount &+= 1
+      for slot in 0..<size {
+        let word = slots.word(slot)
+        if word == 0 { continue }
+        slots.giveBack(slot)
+        dropped.append(Packet(adopting: word))
       }
       dropped.append(&waiting)
     }

@@ -89,18 +89,10 @@ public struct InternetChecksum: BitwiseCopyable {
 
   /// Adds the bytes of a packet from `offset` on, `count` of them, which it has.
   public mutating func add(_ packet: borrowing Packet, from offset: Int, count: Int) {
-    var (skipped, done) = (offset, 0)
-    for index in 0..<packet.sliceCount {
-      if done == count { return }
-      let bytes = packet.slice(index).bytes
-      if skipped >= bytes.count {
-        skipped &-= bytes.count
-        continue
-      }
-      let step = min(bytes.count &- skipped, count &- done)
-      add(UnsafeRawBufferPointer(start: bytes.baseAddress.unsafelyUnwrapped + skipped, count: step), at: done)
-      done &+= step
-      skipped = 0
+    var done = 0
+    packet.visit(from: offset, count: count) { part in
+      add(part.bytes, at: done)
+      done &+= part.count.int
     }
   }
 
