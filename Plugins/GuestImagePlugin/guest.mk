@@ -20,6 +20,13 @@ SWIFTFLAGS := -target $(TRIPLE) -enable-experimental-feature Embedded -enable-ex
   $(addprefix -Xcc ,$(CODE)) -Xcc -DGUEST -Xfrontend -disable-stack-protector -Xfrontend -function-sections \
   -enforce-exclusivity=unchecked -module-cache-path ModuleCache -I . $(addprefix -I ,$(INCLUDES))
 
+# The image's note and the kernel in it say the same version: the one that BootInformation.swift has.
+ABI := $(ROOT)/Sources/Virtio/ABI/BootInformation.swift
+BOOT_VERSION := $(shell sed -n 's/.*currentVersion: UInt32 = \([0-9]*\)$$/\1/p' $(ABI))
+$(if $(BOOT_VERSION),,$(error $(ABI) does not say its version where it is looked for))
+boot-image.o: $(ABI)
+boot-image.o: CFLAGS += -DBOOT_INFORMATION_VERSION=$(BOOT_VERSION)
+
 ASSEMBLY := $(sort $(wildcard $(BOOT)/*.S))
 BOOT_OBJECTS := $(patsubst $(BOOT)/%.S,boot-%.o,$(ASSEMBLY))
 # GuestAPI belongs to the programs that images/link.sh links with the kernel, not to the kernel.

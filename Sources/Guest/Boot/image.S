@@ -31,3 +31,7 @@ image_main:
 image_start_address:
     leaq image_start(%rip), %rax
     ret
+
+// The version of the boot information that this kernel understands, for the image's note (kernel.ld).
+    .globl osv_boot_version
+    .set osv_boot_version, BOOT_INFORMATION_VERSION
