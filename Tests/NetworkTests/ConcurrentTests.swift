@@ -1,37 +1,10 @@
-// What several tests of this module need: threads of the host, packets of a number.
+// What several tests of this module need: work that waits for readers, packets of a number.
 import Base
 import Devices
-import Glibc
 import Pages
 import Threads
 
 enum TestThreads {
-  private final class Start: Sendable {
-    let index: Int
-    let body: @Sendable (Int) -> Void
-    init(_ index: Int, _ body: @escaping @Sendable (Int) -> Void) {
-      self.index = index
-      self.body = body
-    }
-  }
-
-  /// Runs the body on that many threads, each with its number, and waits for all.
-  static func run(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
-    var threads: [pthread_t] = []
-    for index in 0..<count {
-      var thread = pthread_t()
-      pthread_create(
-        &thread, nil,
-        { argument in
-          let start = Unmanaged<Start>.fromOpaque(argument!).takeRetainedValue()
-          start.body(start.index)
-          return nil
-        }, Unmanaged.passRetained(Start(index, body)).toOpaque())
-      threads.append(thread)
-    }
-    for thread in threads { pthread_join(thread, nil) }
-  }
-
   /// Has what is deferred behind readers be done, for tests that count what is left.
   static func begin() {
     HostedArena.prepare()

@@ -3,6 +3,7 @@ import Base
 import Devices
 import Glibc
 import Locks
+import ModelChecker
 import Pages
 import Testing
 import Threads
@@ -111,7 +112,7 @@ private func key(_ number: Int) -> FlowKey {
     }
     let shared = Shared()
     for number in 0..<50 { try shared.table.insert(key(number), try #require(CountedFlow(number))) }
-    TestThreads.run(4) { index in
+    HostThreads.run(4) { index in
       if index == 0 {
         for round in 0..<30 {
           var flows: [CountedFlow] = []

@@ -156,7 +156,7 @@ import Testing
     }
     let stress = Stress()
     let rounds = 60_000
-    TestThreads.run(producers + 1) { index in
+    HostThreads.run(producers + 1) { index in
       if index < producers {
         for round in 0..<rounds {
           let packet = Packet()!

@@ -1,8 +1,9 @@
+// Real threads of the host, beside the checker's: for stress tests of what it has checked on a small scale.
 import Glibc
 import Locks
 
 /// Real threads of the host, for stress.
-enum HostThreads {
+public enum HostThreads {
   private final class Start: Sendable {
     let index: Int
     let body: @Sendable (Int) -> Void
@@ -13,7 +14,7 @@ enum HostThreads {
   }
 
   /// Runs the body on that many threads, each with its number, and waits for all.
-  static func run(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
+  public static func run(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
     var threads: [pthread_t] = []
     for index in 0..<count {
       var thread = pthread_t()
@@ -30,7 +31,7 @@ enum HostThreads {
   }
 
   /// A deadline that many milliseconds from now.
-  static func deadline(milliseconds: UInt64) -> Deadline {
+  public static func deadline(milliseconds: UInt64) -> Deadline {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
     return Deadline(nanoseconds: UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec) + milliseconds * 1_000_000)
