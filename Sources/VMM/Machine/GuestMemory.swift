@@ -21,6 +21,8 @@ public final class GuestMemory: @unchecked Sendable {
   public static let filesStart: UInt64 = 512 << 30
   /// Physical address from which the host may use huge pages.
   static let smallPagesEnd: UInt64 = 32 << 20
+  /// The same for the very first memory, which what the monitor lays down fills.
+  static let firstLargePageEnd: UInt64 = 2 << 20
   /// The page size of everything here.
   public static let pageSize: UInt64 = 4096
 
@@ -53,6 +55,8 @@ public final class GuestMemory: @unchecked Sendable {
     let start = UnsafeMutableRawPointer(
       bitPattern: (UInt(bitPattern: address) + UInt(alignment) - 1) & ~(UInt(alignment) - 1))!
     _ = madvise(start, Int(total), CInt(MADV_DONTDUMP))
+    // One fault instead of the hundreds that the kernel's image would take.
+    _ = madvise(start, Int(min(total, Self.firstLargePageEnd)), CInt(MADV_HUGEPAGE))
     // The kernel uses memory from below, so only guests that use much of it come to where the host gives 2 MiB at a time: a page
     // costs a fifth there, and the guest's 2 MiB pages are real ones.
     if total > Self.smallPagesEnd {
