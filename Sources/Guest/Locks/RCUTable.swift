@@ -109,7 +109,21 @@ public struct RCUTableCore<Word: LockWord & ~Copyable>: ~Copyable {
     }
   }
 
+  /// How many buckets there are, for the writer.
+  public var bucketCount: Int { (at(current.load()).pointee.peek() &>> 1).int }
+
   // MARK: Writing, one at a time
+
+  /// Gives the body every owner in one bucket; it may remove the node that it was given.
+  public borrowing func forEach(inBucket index: Int, _ body: (UInt) -> Void) {
+    let buckets = at(current.load())
+    let form = buckets.pointee.peek()
+    var next = buckets[1 &+ index].load()
+    while let node = Self.node(next) {
+      next = Self.withLink(node, form & 1) { $0.load() }
+      body(node.pointee.owner)
+    }
+  }
 
   /// Adds a node that is in no table and that no reader has seen in this one since a grace period.
   public borrowing func insert(_ node: Node) {
