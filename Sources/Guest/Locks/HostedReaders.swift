@@ -15,5 +15,12 @@
       pthread_rwlock_wrlock(&lock)
       pthread_rwlock_unlock(&lock)
     }
+
+    /// Whether no reader is under way; waits for none.
+    public static var areGone: Bool {
+      guard pthread_rwlock_trywrlock(&lock) == 0 else { return false }
+      pthread_rwlock_unlock(&lock)
+      return true
+    }
   }
 #endif

@@ -21,13 +21,25 @@ extension RCU {
     _ call: UnsafeMutablePointer<Call>, _ function: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Void,
     _ context: UnsafeMutableRawPointer?
   ) {
-    guard let deferring = Deferring.shared else { return }
+    guard let deferring = Deferring.shared else {
+      #if HOSTED
+        HostedDeferring.leave(call, function, context)
+      #else
+        function(context)  // There is no second thread yet, and so no reader.
+      #endif
+      return
+    }
     if deferring.pointee.calls.leave(call, function, context) { WorkQueue.submit(deferring.item) }
   }
 
   /// Returns when all calls that were left before it have been made. Sleeps; not within such a call, nor inside a reader.
   public static func barrier() {
-    guard let deferring = Deferring.shared else { return }
+    guard let deferring = Deferring.shared else {
+      #if HOSTED
+        HostedDeferring.makeCalls()
+      #endif
+      return
+    }
     var waiter = BarrierWaiter(parker: Parking.current)
     withUnsafeMutablePointer(to: &waiter) { waiter in
       _ = deferring.pointee.waiters.add(1)
@@ -47,7 +59,12 @@ extension RCU {
   }
 
   /// How many calls have been left and not been made.
-  public static var pendingCalls: Int { Deferring.shared?.pointee.calls.count ?? 0 }
+  public static var pendingCalls: Int {
+    #if HOSTED
+      if Deferring.shared == nil { return HostedDeferring.count }
+    #endif
+    return Deferring.shared?.pointee.calls.count ?? 0
+  }
 }
 
 /// A thread in `RCU.barrier`: not a semaphore, which its waiter may find raised while `post` still looks for whom to wake.
@@ -143,3 +160,33 @@ private enum GracePeriodClock {
     static func nudge() {}
   #endif
 }
+
+#if HOSTED
+  /// Calls in unit tests without a work thread: made by whoever leaves one when no reader is under way, or by `RCU.barrier`.
+  private enum HostedDeferring {
+    private static let calls = DeferredCallsCore<LiveWord>()
+    private static let worker = Mutex()
+
+    static var count: Int { calls.count }
+
+    static func leave(
+      _ call: UnsafeMutablePointer<RCU.Call>, _ function: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Void,
+      _ context: UnsafeMutableRawPointer?
+    ) {
+      _ = calls.leave(call, function, context)
+      guard worker.tryLock() else { return }
+      defer { worker.unlock() }
+      _ = calls.work(begin: { 1 }, isOver: { _ in HostedReaders.areGone })
+    }
+
+    static func makeCalls() {
+      worker.lock()
+      defer { worker.unlock() }
+      HostedReaders.wait()
+      _ = calls.work(begin: { 1 }) { _ in
+        HostedReaders.wait()
+        return true
+      }
+    }
+  }
+#endif

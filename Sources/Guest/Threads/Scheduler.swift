@@ -32,6 +32,8 @@
     // SAFETY: set once (`makeShared`), by the only CPU, before scheduling begins.
     nonisolated(unsafe) private static var sharedPointer: UnsafeMutablePointer<Shared>? = nil
     @inline(__always) static var shared: UnsafeMutablePointer<Shared> { sharedPointer.unsafelyUnwrapped }
+    /// Whether there is what all CPUs share.
+    @inline(__always) static var hasBegun: Bool { sharedPointer != nil }
 
     /// Makes what all CPUs share; false if memory is out.
     static func makeShared() -> Bool {

@@ -24,6 +24,24 @@ extension RCU {
       HostedReaders.wait()
     #endif
   }
+
+  /// Whether every reader that was under way at the call has ended; it waits for none. So it is where the other CPUs idle, and often
+  /// then only. Not inside a reader; allowed under locks.
+  public static func synchronizeAtOnce() -> Bool {
+    #if GUEST
+      guard Scheduler.hasBegun else { return true }  // One CPU, and no reader on it.
+      // A reader keeps its CPU, and this thread is none: this CPU is quiescent now.
+      guard Preemption.count == 0 else { return false }
+      Preemption.disable()
+      var period = GracePeriod()
+      period.pass(CPU.current)
+      let isOver = period.isOver()
+      Preemption.enable()
+      return isOver
+    #else
+      return HostedReaders.areGone
+    #endif
+  }
 }
 
 #if GUEST
@@ -38,6 +56,9 @@ extension RCU {
       number = Scheduler.shared.pointee.periods.begin()
       rest = Scheduler.shared.pointee.activeCPUs.load(ordering: .acquiring)
     }
+
+    /// The CPU is known to be quiescent after the period began.
+    mutating func pass(_ cpu: Int) { rest &= ~(1 << cpu.u64) }
 
     /// Whether every CPU has passed.
     mutating func isOver() -> Bool {
