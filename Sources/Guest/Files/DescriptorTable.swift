@@ -3,6 +3,12 @@
 // A reader-writer lock guards the table; it is held for a few loads and stores, never over what a file does. `file(_:)` returns a
 // reference of its own, so a close on another thread takes nothing from under a call that is running. Calls only read the table, so
 // one that is switched away from while it does holds up none of the others.
+//
+// The table knows how many threads run programs with it. Where it is one, that thread's calls need neither lock nor reference to use
+// a file (`withFile`): only such a thread changes the table, so nobody does until the call that uses the file is over. Others (procfs)
+// only read it, and what they find they count. A second thread comes by a call of the first (clone), and that uses no file; the number
+// falls to one when another thread is done with the table for good, and what that did before is seen (it goes down releasing, and is
+// loaded acquiring).
 import Base
 import Locks
 
@@ -14,6 +20,8 @@ public final class DescriptorTable {
   private var taken = GrowingTable<UInt64>(blank: 0)
   private var closing = GrowingTable<UInt64>(blank: 0)
   private var limitValue: Int
+  /// Threads that run programs with it.
+  private let users = Atomic<Int>(0)
 
   /// An empty table; numbers stay below `limit` (RLIMIT_NOFILE).
   public init(limit: Int = 1024) { limitValue = limit }
@@ -27,7 +35,27 @@ public final class DescriptorTable {
   /// All descriptors are below this.
   public var count: Int { lock.withReadLock { files.count } }
 
+  // MARK: Users
+
+  /// One more thread runs a program with it. Before that thread starts.
+  public func addUser() { users.wrappingAdd(1, ordering: .relaxed) }
+
+  /// A thread will not use it any more.
+  /// - Returns: whether it was the last one.
+  public func removeUser() -> Bool { users.wrappingSubtract(1, ordering: .acquiringAndReleasing).newValue == 0 }
+
   // MARK: Looking
+
+  /// Runs a body with the open file of a descriptor, which stays open, or at least there, until it returns. For threads that are counted
+  /// as users; the body changes nothing in the table and starts no thread.
+  /// - Throws: EBADF, what the body throws.
+  @inline(__always) public func withFile<R>(
+    _ descriptor: Int, _ body: (OpenFile) throws(Errno) -> R
+  ) throws(Errno) -> R {
+    guard users.load(ordering: .acquiring) == 1 else { return try body(file(descriptor)) }
+    guard descriptor.uint < files.count.uint, let file = files.uncounted(descriptor) else { throw .EBADF }
+    return try file.use(body)
+  }
 
   /// The open file of a descriptor.
   /// - Throws: EBADF.

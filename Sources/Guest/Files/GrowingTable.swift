@@ -52,3 +52,13 @@ struct GrowingTable<Element>: ~Copyable {
     count = size
   }
 }
+
+extension GrowingTable where Element == OpenFile? {
+  // SAFETY: an optional reference is its object's address, or 0.
+  /// The open file with that number, which must be below `count`, uncounted.
+  @inline(__always) func uncounted(_ number: Int) -> Unmanaged<OpenFile>? {
+    guard let place = entries else { return nil }
+    let word = UnsafeRawPointer(place + number).load(as: UnsafeRawPointer?.self)
+    return word.map { Unmanaged.fromOpaque($0) }
+  }
+}

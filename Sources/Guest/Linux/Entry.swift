@@ -19,7 +19,7 @@ public enum LinuxEntry {
     Upcalls.returnToProgram = { LinuxEntry.returnToProgram($0) }
     Socket.credentialsOfCaller = {
       let process = Task.current.process
-      let rights = process.lock.withLock { process.credentials }
+      let rights = process.credentials
       return SocketCredentials(
         process: process.identifier, user: rights.effectiveUserID, group: rights.effectiveGroupID)
     }

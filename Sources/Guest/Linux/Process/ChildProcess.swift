@@ -59,11 +59,12 @@ extension Process {
     ownsDescriptors = !sharesFiles
     parent.lock.lock()
     actions = parent.actions
-    credentials = parent.credentials
+    let blank = identity.replace(with: parent.credentials)
     capabilities = parent.capabilities
     limits = parent.limits
     signalCount.limit = limits[ResourceLimits.pendingSignals].current
     parent.lock.unlock()
+    RCU.release(blank)
     fileSizeLimit.store(parent.fileSizeLimit.load(ordering: .relaxed), ordering: .relaxed)
     isImage = parent.isImage
     group = parent.group
@@ -91,9 +92,10 @@ extension Process {
 
   /// The last thread has ended, in a process that is not the first: its parent hears of it. Called by that thread, which keeps the
   /// process alive.
-  func tellParent() {
+  /// - Parameter closesDescriptors: whether nobody else uses them.
+  func tellParent(closesDescriptors: Bool) {
     guard let record, let parent else { return }
-    if ownsDescriptors { descriptors.closeRange(0, .max) }
+    if closesDescriptors { descriptors.closeRange(0, .max) }
     stopTimers()
     let status = exitStatus ?? 0
     parent.lock.lock()

@@ -1,6 +1,6 @@
 // A process: what its threads share. Nothing a program can change is global; it hangs here.
 //
-// Locks: `lock` guards the list of tasks, signal actions and queues, credentials and limits; nothing sleeps or touches
+// Locks: `lock` guards the list of tasks, signal actions and queues, changes of credentials, and limits; nothing sleeps or touches
 // program memory under it. The descriptor table and the address space have locks of their own.
 import Base
 import Files
@@ -26,6 +26,9 @@ public final class Process {
   public let descriptors: DescriptorTable
   /// From where it sees the tree of names.
   public let context: FileSystemContext
+  /// Both uncounted: it outlives the system calls of its threads.
+  let descriptorsReference: Unmanaged<DescriptorTable>
+  let contextReference: Unmanaged<FileSystemContext>
 
   /// What makes jumps of its system calls; of all that share its memory.
   let rewriter: CodeRewriter
@@ -43,7 +46,6 @@ public final class Process {
   var pending = PendingSignals()
   /// Records of pending signals, its threads' too.
   var signalCount = SignalCount()
-  var credentials = Credentials()
   var capabilities = Capabilities()
   var limits = ResourceLimits()
   var timers = ProcessTimers()
@@ -60,6 +62,9 @@ public final class Process {
   /// Goes up when a child has ended, under `lock`; who waits for that sleeps in `childChanges`.
   let changeCount = Atomic<UInt32>(0)
   let childChanges = WaitQueue()
+
+  /// On whose behalf it runs. Read without the lock.
+  let identity = SharedIdentity()
 
   // MARK: Changed by its own threads only, whole words
 
@@ -102,8 +107,13 @@ public final class Process {
     spaceIdentity = FutexKey.identity(of: addressSpace)
     self.descriptors = descriptors
     self.context = context
+    descriptorsReference = .passUnretained(descriptors)
+    contextReference = .passUnretained(context)
     signalCount.limit = limits[ResourceLimits.pendingSignals].current
   }
+
+  /// On whose behalf it runs, at this moment.
+  var credentials: Credentials { identity.current }
 
   /// Whether its end has been decided. `lock` is held, or the answer is a hint.
   var isEnding: Bool { exitStatus != nil }
@@ -120,19 +130,22 @@ public final class Process {
     lock.withLock {
       guard exitStatus == nil else { return false }
       tasks.append(task)
+      descriptors.addUser()
       return true
     }
   }
 
-  /// Removes a thread that has ended. True if it was the last one.
-  func remove(_ task: Task) -> Bool {
+  /// Removes a thread that has ended, and will use the descriptors no more.
+  /// - Returns: whether it was the last one, and whether nobody else has its descriptors.
+  func remove(_ task: Task) -> (isLast: Bool, isLastUser: Bool) {
     lock.withLock {
       tasks.removeAll { $0 === task }
       task.pending.drop(&signalCount)
       passOn(pending.set.subtracting(task.blocked), from: task)
       endedThreads.add(task.usage)
       if tasks.isEmpty { pending.drop(&signalCount) }
-      return tasks.isEmpty
+      // With the lock: of the threads of a process, the last one is also the last to use its descriptors.
+      return (tasks.isEmpty, descriptors.removeUser())
     }
   }
 

@@ -40,7 +40,8 @@ extension Process: ProcessView {
   public var threadIdentifiers: [Int32] { lock.withLock { tasks.map { $0.identifier } } }
   /// See `ProcessView`.
   public var fileOwner: (userID: UInt32, groupID: UInt32) {
-    lock.withLock { (credentials.effectiveUserID, credentials.effectiveGroupID) }
+    let credentials = credentials
+    return (credentials.effectiveUserID, credentials.effectiveGroupID)
   }
   /// See `ProcessView`.
   public var descriptorTable: DescriptorTable { descriptors }

@@ -46,6 +46,8 @@ public final class Task {
   var robustList = VirtualAddress.zero
   /// What it has registered by rseq(2).
   var restartable = RestartableSequence()
+  /// The credentials that its system calls run with, counted; nil: it has not looked yet.
+  private var identity: Unmanaged<IdentityRecord>?
   /// Two pages for paths, once it has needed them.
   var pathMemory: UnsafeMutableRawPointer?
   /// The last exception that became a signal: what every signal's context shows as trap, error and fault address.
@@ -65,7 +67,16 @@ public final class Task {
     self.thread = thread
   }
 
-  deinit { if let pathMemory { KernelHeap.free(pathMemory) } }
+  // SAFETY of all: what it has counted of its process' identity is its own, and given up here.
+  deinit {
+    identity?.release()
+    if let pathMemory { KernelHeap.free(pathMemory) }
+  }
+
+  /// The present credentials of its process. For its own thread, which keeps them until it looks again.
+  @inline(__always) var credentials: Unmanaged<IdentityRecord> {
+    processReference._withUnsafeGuaranteedRef { $0.identity.refresh(&identity) }
+  }
 
   /// A system call that was cut short.
   struct InterruptedCall {

@@ -27,13 +27,13 @@ extension Task {
       try? UserSpan.write(UInt32(0), at: clearChildAddress)
       if let key = try? FutexKey(clearChildAddress, in: process.addressSpace) { _ = FutexTable.wake(key, count: 1) }
     }
-    let isLast = process.remove(self)
+    let (isLast, wasLastUser) = process.remove(self)
     if isLast {
       // Whoever hears of the end may forget the process at once.
       let process = Unmanaged.passRetained(process)
       process._withUnsafeGuaranteedRef {
         $0.end(status: status)
-        $0.tellParent()
+        $0.tellParent(closesDescriptors: wasLastUser)
       }
       process.release()
     }

@@ -179,7 +179,7 @@ extension ProcessFiles {
 
   private static func status(_ process: Process, _ thread: Int32, _ text: inout TextBuffer) throws(Errno) {
     let view = try threadView(process, thread)
-    let credentials = process.lock.withLock { process.credentials }
+    let credentials = process.credentials
     text.append("Name:\t")
     view.appendName(&text)
     text.append(view.isAsleep ? "\nState:\tS (sleeping)\nTgid:\t" : "\nState:\tR (running)\nTgid:\t")

@@ -19,8 +19,29 @@ extension SystemCall {
     return try body(PathBytes(UnsafeRawBufferPointer(rebasing: buffer[..<count])))
   }
 
-  /// The caller's identity, as rights are checked for it.
-  var credentials: Credentials { process.lock.withLock { process.credentials } }
+  /// The caller's identity, as rights are checked for it. Nothing is counted: the body must not look at it another way, for
+  /// the task then lets go of what it had.
+  @inline(__always) func withCredentials<R, E: Error>(_ body: (Credentials) throws(E) -> R) throws(E) -> R {
+    try reference.use { (task) throws(E) in
+      try task.credentials.use { (record) throws(E) in try body(record.credentials) }
+    }
+  }
+  /// The same as a copy.
+  var credentials: Credentials { reference.use { $0.credentials.use { $0.credentials } } }
+
+  /// The open file of a descriptor, for a body. Nothing is counted where nobody else can close it.
+  @inline(__always) func withFileOrPlace<R>(_ descriptor: Int, _ body: (OpenFile) throws(Errno) -> R) throws(Errno) -> R
+  {
+    try withProcess { $0.descriptorsReference }.use { (table) throws(Errno) in try table.withFile(descriptor, body) }
+  }
+
+  /// The open file of the first argument, for a body, unless it is only a place (O_PATH).
+  @inline(__always) func withFile<R>(_ body: (OpenFile) throws(Errno) -> R) throws(Errno) -> R {
+    try withFileOrPlace(descriptor) { (file) throws(Errno) in
+      guard !file.isPathOnly else { throw .EBADF }
+      return try body(file)
+    }
+  }
 }
 
 extension Task {

@@ -3,19 +3,27 @@ import Base
 import Files
 import Locks
 import Memory
+import Threads
 
 extension SystemCall {
-  private func with<R>(_ body: (inout Credentials) -> R) -> R { process.lock.withLock { body(&process.credentials) } }
+  /// Changes the process' credentials.
+  private func change(_ body: (inout Credentials) -> Void) {
+    let old = process.lock.withLock {
+      var credentials = process.credentials
+      body(&credentials)
+      return process.identity.replace(with: credentials)
+    }
+    RCU.release(old)
+  }
 
-  // One number is read whole, so that no lock is needed.
-  func getuid() -> Int { withProcess { $0.credentials.userID.int } }
-  func geteuid() -> Int { withProcess { $0.credentials.effectiveUserID.int } }
-  func getgid() -> Int { withProcess { $0.credentials.groupID.int } }
-  func getegid() -> Int { withProcess { $0.credentials.effectiveGroupID.int } }
+  func getuid() -> Int { withCredentials { $0.userID.int } }
+  func geteuid() -> Int { withCredentials { $0.effectiveUserID.int } }
+  func getgid() -> Int { withCredentials { $0.groupID.int } }
+  func getegid() -> Int { withCredentials { $0.effectiveGroupID.int } }
 
   func setuid() -> Int {
     let user = argument0.u32
-    with {
+    change {
       $0.userID = user
       $0.effectiveUserID = user
       $0.savedUserID = user
@@ -32,7 +40,7 @@ extension SystemCall {
 
   func setgid() -> Int {
     let group = argument0.u32
-    with {
+    change {
       $0.groupID = group
       $0.effectiveGroupID = group
       $0.savedGroupID = group
@@ -45,7 +53,7 @@ extension SystemCall {
     let real = argument0.u32
     let effective = argument1.u32
     let saved = argument2.u32
-    with {
+    change {
       if real != .max { $0.userID = real }
       if effective != .max { $0.effectiveUserID = effective }
       if saved != .max { $0.savedUserID = saved }
@@ -58,7 +66,7 @@ extension SystemCall {
     let real = argument0.u32
     let effective = argument1.u32
     let saved = argument2.u32
-    with {
+    change {
       if real != .max { $0.groupID = real }
       if effective != .max { $0.effectiveGroupID = effective }
       if saved != .max { $0.savedGroupID = saved }
@@ -67,7 +75,7 @@ extension SystemCall {
   }
 
   func getresuid() throws(Errno) -> Int {
-    let all = with { $0 }
+    let all = credentials
     try UserSpan.write(all.userID, at: address0)
     try UserSpan.write(all.effectiveUserID, at: address1)
     try UserSpan.write(all.savedUserID, at: address2)
@@ -75,7 +83,7 @@ extension SystemCall {
   }
 
   func getresgid() throws(Errno) -> Int {
-    let all = with { $0 }
+    let all = credentials
     try UserSpan.write(all.groupID, at: address0)
     try UserSpan.write(all.effectiveGroupID, at: address1)
     try UserSpan.write(all.savedGroupID, at: address2)

@@ -19,55 +19,63 @@ extension SystemCall {
   func fileOrPlace() throws(Errno) -> OpenFile { try process.descriptors.file(descriptor) }
 
   func read() throws(Errno) -> Int {
-    let file = try file()
-    var transfer = Transfer(program: address1, count: Self.byteCount(argument2))
-    return try file.read(into: &transfer)
+    try withFile { (file) throws(Errno) in
+      var transfer = Transfer(program: address1, count: Self.byteCount(argument2))
+      return try file.read(into: &transfer)
+    }
   }
 
   func write() throws(Errno) -> Int {
-    let file = try file()
-    var transfer = Transfer(program: address1, count: Self.byteCount(argument2))
-    return try written { () throws(Errno) in try file.write(from: &transfer) }
+    try withFile { (file) throws(Errno) in
+      var transfer = Transfer(program: address1, count: Self.byteCount(argument2))
+      return try written { () throws(Errno) in try file.write(from: &transfer) }
+    }
   }
 
   func pread64() throws(Errno) -> Int {
     guard argument3.i64 >= 0 else { throw .EINVAL }
-    let file = try file()
-    var transfer = Transfer(program: address1, count: Self.byteCount(argument2))
-    return try file.read(at: argument3, into: &transfer)
+    return try withFile { (file) throws(Errno) in
+      var transfer = Transfer(program: address1, count: Self.byteCount(argument2))
+      return try file.read(at: argument3, into: &transfer)
+    }
   }
 
   func pwrite64() throws(Errno) -> Int {
     guard argument3.i64 >= 0 else { throw .EINVAL }
-    let file = try file()
-    var transfer = Transfer(program: address1, count: Self.byteCount(argument2))
-    return try written { () throws(Errno) in try file.write(at: argument3, from: &transfer) }
+    return try withFile { (file) throws(Errno) in
+      var transfer = Transfer(program: address1, count: Self.byteCount(argument2))
+      return try written { () throws(Errno) in try file.write(at: argument3, from: &transfer) }
+    }
   }
 
   func readv() throws(Errno) -> Int {
-    let file = try file()
-    var transfer = try vectors()
-    return try file.read(into: &transfer)
+    try withFile { (file) throws(Errno) in
+      var transfer = try vectors()
+      return try file.read(into: &transfer)
+    }
   }
 
   func writev() throws(Errno) -> Int {
-    let file = try file()
-    var transfer = try vectors()
-    return try written { () throws(Errno) in try file.write(from: &transfer) }
+    try withFile { (file) throws(Errno) in
+      var transfer = try vectors()
+      return try written { () throws(Errno) in try file.write(from: &transfer) }
+    }
   }
 
   func preadv() throws(Errno) -> Int {
     guard argument3.i64 >= 0 else { throw .EINVAL }
-    let file = try file()
-    var transfer = try vectors()
-    return try file.read(at: argument3, into: &transfer)
+    return try withFile { (file) throws(Errno) in
+      var transfer = try vectors()
+      return try file.read(at: argument3, into: &transfer)
+    }
   }
 
   func pwritev() throws(Errno) -> Int {
     guard argument3.i64 >= 0 else { throw .EINVAL }
-    let file = try file()
-    var transfer = try vectors()
-    return try written { () throws(Errno) in try file.write(at: argument3, from: &transfer) }
+    return try withFile { (file) throws(Errno) in
+      var transfer = try vectors()
+      return try written { () throws(Errno) in try file.write(at: argument3, from: &transfer) }
+    }
   }
 
   func vectors() throws(Errno) -> Transfer {
@@ -76,18 +84,20 @@ extension SystemCall {
   }
 
   /// Runs a write; where nobody reads any more, the thread gets SIGPIPE besides the error.
-  func written(_ body: () throws(Errno) -> Int) throws(Errno) -> Int {
+  @inline(__always) func written(_ body: () throws(Errno) -> Int) throws(Errno) -> Int {
     do throws(Errno) { return try body() } catch {
-      if error == .EPIPE {
-        try? process.send(.pipe, SignalInformation(.pipe, code: SignalInformation.Code.user), to: task)
-      }
+      if error == .EPIPE { tellOfBrokenPipe() }
       throw error
     }
   }
 
+  @inline(never) private func tellOfBrokenPipe() {
+    try? process.send(.pipe, SignalInformation(.pipe, code: SignalInformation.Code.user), to: task)
+  }
+
   func lseek() throws(Errno) -> Int {
     guard argument2.i32 >= 0, let origin = SeekOrigin(rawValue: argument2.u32) else { throw .EINVAL }
-    return try file().seek(argument1.i64, from: origin).int
+    return try withFile { (file) throws(Errno) in try file.seek(argument1.i64, from: origin).int }
   }
 }
 
