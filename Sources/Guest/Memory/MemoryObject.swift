@@ -215,7 +215,9 @@ public final class MemoryObject: @unchecked Sendable {
         if try fillRun(page) { return }  // Unlocks.
       } else if quota?.take() == false {
         lock.unlock()
-        throw .ENOSPC
+        guard attempts < 16, quota?.waitForRemoved() == true else { throw .ENOSPC }
+        attempts += 1
+        continue
       } else if let frame = Frames.allocate(zeroed: source == nil, use: .shared) {
         if let slot = pages.slotMakingNodes(page) {
           if let source {

@@ -84,7 +84,8 @@ extension MemoryObject {
       // Behind the end: a fresh page, zero where nothing is written.
       if quota?.take() == false {
         lock.unlock()
-        throw .ENOSPC
+        guard quota?.waitForRemoved() == true else { throw .ENOSPC }
+        return 0
       }
       guard let frame = Frames.allocate(zeroed: true, use: hasPager ? .file : .shared) else {
         quota?.give(1)

@@ -1,5 +1,7 @@
 // PageQuota: how many pages several memory objects may have together: those of a file system in memory with a size.
 import Base
+import Locks
+import Threads
 
 /// A number of pages, and how many of them are used.
 public final class PageQuota: Sendable {
@@ -19,6 +21,13 @@ public final class PageQuota: Sendable {
     guard count.wrappingAdd(1, ordering: .relaxed).newValue > limit else { return true }
     give(1)
     return false
+  }
+
+  /// For who got none: waits for files that have been removed and whose end readers under RCU still put off. May sleep; without locks.
+  /// - Returns: whether there is room now.
+  @inline(never) func waitForRemoved() -> Bool {
+    if RCU.pendingCalls > 0, !WorkQueue.isWorkThread { RCU.barrier() }
+    return used < limit
   }
 
   /// Gives pages back.
