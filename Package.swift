@@ -123,7 +123,7 @@ let package = Package(
     tests("CommandTests", of: ["Command"]),
     tests("MemoryTests", of: ["Memory"]),
     tests("LinuxTests", of: ["Linux", "Threads", "Locks", "Base", "ModelChecker"]),
-    tests("FilesTests", of: ["Files"]),
+    tests("FilesTests", of: ["Files", "Locks", "Base", "ModelChecker"]),
     tests("NetworkTests", of: ["Network", "RamFS", "Devices", "Pages", "Threads", "Locks", "Base", "ModelChecker"]),
     tests("RamFSTests", of: ["RamFS"]),
     tests("DevFSTests", of: ["DevFS"]),

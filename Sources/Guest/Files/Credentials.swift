@@ -39,6 +39,8 @@ public struct Credentials {
     for other in groups where other == group { return true }
     return false
   }
+  /// Whether the effective user and group are the real ones.
+  @inline(__always) var isReal: Bool { effectiveUserID == userID && effectiveGroupID == groupID }
   /// The same with the real user and group in the place of the effective ones: what access(2) asks about.
   public var real: Credentials {
     var result = self

@@ -2,21 +2,68 @@
 import Base
 
 extension FileSystemContext {
-  /// The attributes of the file that a path names (fstatat, statx).
-  public func getAttributes(_ path: PathBytes, from base: Location, flags: AtFlags = [], _ credentials: Credentials)
-    throws(Errno) -> StatInformation
-  {
+  /// The attributes of the file that a path names (fstatat, statx), into a place of the caller's.
+  public func getAttributes(
+    _ path: PathBytes, from base: Location?, flags: AtFlags = [], _ credentials: Credentials,
+    into result: inout StatInformation
+  ) throws(Errno) {
+    if !path.isEmpty {
+      let end = glance(path, from: base, followsLink: !flags.contains(.noFollow), credentials) {
+        $0.withVnode { $0.glanceAttributes(&result) }
+      }
+      switch end {
+      case .arrived: return
+      case .absent: throw .ENOENT
+      case .unknown: break
+      }
+    }
+    try askForAttributes(path, from: base, flags, credentials, &result)
+  }
+
+  @inline(never) private func askForAttributes(
+    _ path: PathBytes, from base: Location?, _ flags: AtFlags, _ credentials: Credentials,
+    _ result: inout StatInformation
+  ) throws(Errno) {
     let vnode = try find(path, from: base, flags: flags, credentials).vnode
     vnode.settleTimes()
-    return try vnode.getAttributes()
+    result = try vnode.getAttributes()
+  }
+
+  /// The same as a value.
+  public func getAttributes(_ path: PathBytes, from base: Location?, flags: AtFlags = [], _ credentials: Credentials)
+    throws(Errno) -> StatInformation
+  {
+    var result = StatInformation()
+    try getAttributes(path, from: base, flags: flags, credentials, into: &result)
+    return result
   }
 
   /// Checks rights (faccessat): for the real user unless the flags say `effectiveAccess`. No rights: existence.
   /// - Throws: EACCES, EROFS…
   public func checkAccess(
-    _ path: PathBytes, from base: Location, _ rights: AccessRights, flags: AtFlags = [], _ credentials: Credentials
+    _ path: PathBytes, from base: Location?, _ rights: AccessRights, flags: AtFlags = [], _ credentials: Credentials
   ) throws(Errno) {
-    let who = flags.contains(.effectiveAccess) ? credentials : credentials.real
+    // Those are usually the same, and a copy is dearer than a look.
+    if flags.contains(.effectiveAccess) || credentials.isReal {
+      return try check(path, from: base, rights, flags, credentials)
+    }
+    try check(path, from: base, rights, flags, credentials.real)
+  }
+
+  private func check(
+    _ path: PathBytes, from base: Location?, _ rights: AccessRights, _ flags: AtFlags, _ who: Credentials
+  ) throws(Errno) {
+    if !path.isEmpty {
+      let end = glance(path, from: base, followsLink: !flags.contains(.noFollow), who) {
+        guard case .yes = $0.glanceRights(rights, who) else { return false }
+        return true
+      }
+      switch end {
+      case .arrived: return
+      case .absent: throw .ENOENT
+      case .unknown: break
+      }
+    }
     let place = try find(path, from: base, flags: flags, who)
     let vnode = place.vnode
     if rights.contains(.write), place.mount.flags.contains(.readOnly),
@@ -93,7 +140,7 @@ extension FileSystemContext {
 
   /// Sets the size of the file that a path names (truncate).
   /// - Throws: EISDIR, EINVAL (no regular file), EACCES, EROFS…
-  public func truncate(_ path: PathBytes, from base: Location, to byteCount: UInt64, _ credentials: Credentials)
+  public func truncate(_ path: PathBytes, from base: Location?, to byteCount: UInt64, _ credentials: Credentials)
     throws(Errno)
   {
     guard byteCount <= 0x7fff_ffff_ffff_ffff else { throw .EINVAL }

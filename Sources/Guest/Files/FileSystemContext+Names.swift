@@ -11,7 +11,7 @@ extension FileSystemContext {
   /// Makes a file (mknodat): regular, FIFO, socket or device. The umask is taken from `mode`.
   /// - Throws: EEXIST, EINVAL (a type that cannot be made), EPERM (a device for an ordinary user), EROFS…
   public func makeNode(
-    _ path: PathBytes, from base: Location, type: FileType, mode: UInt32, device: UInt64 = 0,
+    _ path: PathBytes, from base: Location?, type: FileType, mode: UInt32, device: UInt64 = 0,
     _ credentials: Credentials
   ) throws(Errno) {
     switch type {
@@ -29,7 +29,7 @@ extension FileSystemContext {
 
   /// Makes a directory (mkdirat). The umask is taken from `mode`.
   /// - Throws: EEXIST, EROFS…
-  public func makeDirectory(_ path: PathBytes, from base: Location, mode: UInt32, _ credentials: Credentials)
+  public func makeDirectory(_ path: PathBytes, from base: Location?, mode: UInt32, _ credentials: Credentials)
     throws(Errno)
   {
     let bits = mode & ~umask & 0o1777
@@ -41,7 +41,7 @@ extension FileSystemContext {
   /// Makes a symbolic link to `target` (symlinkat).
   /// - Throws: ENOENT (the target is empty), ENAMETOOLONG, EEXIST, EROFS…
   public func makeSymbolicLink(
-    _ path: PathBytes, from base: Location, target: PathBytes, _ credentials: Credentials
+    _ path: PathBytes, from base: Location?, target: PathBytes, _ credentials: Credentials
   ) throws(Errno) {
     guard !target.isEmpty else { throw .ENOENT }
     guard target.count <= PathBytes.maximumPathByteCount else { throw .ENAMETOOLONG }
@@ -61,7 +61,7 @@ extension FileSystemContext {
   ///   - credentials: for whom.
   /// - Throws: EPERM (a directory), EXDEV, EEXIST, EROFS…
   public func link(
-    _ old: PathBytes, from oldBase: Location, to new: PathBytes, from newBase: Location, flags: AtFlags = [],
+    _ old: PathBytes, from oldBase: Location?, to new: PathBytes, from newBase: Location?, flags: AtFlags = [],
     _ credentials: Credentials
   ) throws(Errno) {
     var finding: AtFlags = flags.contains(.follow) ? [] : .noFollow
@@ -78,7 +78,7 @@ extension FileSystemContext {
 
   /// Finds the directory for a new name, checks what all new names need, and lets the body make it.
   private func addName(
-    _ path: PathBytes, from base: Location, isDirectory: Bool, mount: Mount? = nil, _ credentials: Credentials,
+    _ path: PathBytes, from base: Location?, isDirectory: Bool, mount: Mount? = nil, _ credentials: Credentials,
     _ body: (Vnode, PathBytes, StatInformation) throws(Errno) -> LookupResult
   ) throws(Errno) {
     let walk = try walk(path, from: base, credentials)
@@ -126,7 +126,7 @@ extension FileSystemContext {
 
   /// Removes a name (unlinkat); with `AtFlags.removeDirectory` that of an empty directory.
   /// - Throws: ENOENT, EISDIR, ENOTDIR, ENOTEMPTY, EBUSY (something is mounted there), EPERM (sticky directory), EROFS…
-  public func unlink(_ path: PathBytes, from base: Location, flags: AtFlags = [], _ credentials: Credentials)
+  public func unlink(_ path: PathBytes, from base: Location?, flags: AtFlags = [], _ credentials: Credentials)
     throws(Errno)
   {
     let removesDirectory = flags.contains(.removeDirectory)
@@ -185,7 +185,7 @@ extension FileSystemContext {
   /// - Throws: ENOENT, EEXIST (`noReplace`), EINVAL (into itself, unknown flags), EISDIR, ENOTDIR, ENOTEMPTY, EBUSY, EXDEV,
   ///   EPERM, EROFS…
   public func rename(
-    _ old: PathBytes, from oldBase: Location, to new: PathBytes, from newBase: Location, flags: RenameFlags = [],
+    _ old: PathBytes, from oldBase: Location?, to new: PathBytes, from newBase: Location?, flags: RenameFlags = [],
     _ credentials: Credentials
   ) throws(Errno) {
     guard flags.rawValue & ~3 == 0, flags != [.noReplace, .exchange] else { throw .EINVAL }
@@ -273,7 +273,7 @@ extension FileSystemContext {
 
   /// The text of a symbolic link (readlinkat). An empty path means `base` itself, which must then be one.
   /// - Throws: EINVAL if it is no link, ENOENT…
-  public func readLink(_ path: PathBytes, from base: Location, _ credentials: Credentials) throws(Errno) -> [UInt8] {
+  public func readLink(_ path: PathBytes, from base: Location?, _ credentials: Credentials) throws(Errno) -> [UInt8] {
     let place = try find(path, from: base, flags: [.noFollow, .emptyPath], credentials)
     guard place.vnode.type == .symbolicLink else { throw path.isEmpty ? .ENOENT : .EINVAL }
     return try place.vnode.readLink()

@@ -13,7 +13,7 @@ extension FileSystemContext {
   ///   - resolve: how far the walk may go (openat2).
   /// - Throws: EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ENXIO, EPERM, EROFS…
   public func open(
-    _ path: PathBytes, from base: Location, _ flags: OpenFlags, mode: UInt32 = 0, _ credentials: Credentials,
+    _ path: PathBytes, from base: Location?, _ flags: OpenFlags, mode: UInt32 = 0, _ credentials: Credentials,
     resolve: ResolveFlags = []
   ) throws(Errno) -> OpenFile {
     if flags.contains(.pathOnly) { return try openPath(path, from: base, flags, credentials, resolve) }
@@ -23,11 +23,12 @@ extension FileSystemContext {
       return try openTemporary(in: place, flags, mode & ~umask & FileMode.permissionMask, credentials)
     }
     if flags.contains(.create), flags.contains(.directory) { throw .EINVAL }
-    var walk = try walk(path, from: base, credentials, resolve)
     guard flags.contains(.create) else {
-      let place = try walk.finish(followsLink: !flags.contains(.noFollow))
+      let place = try find(
+        path, from: base, flags: flags.contains(.noFollow) ? .noFollow : [], credentials, resolve: resolve)
       return try open(place, flags, credentials)
     }
+    var walk = try walk(path, from: base, credentials, resolve)
     while true {
       guard walk.last == .name else { throw flags.contains(.exclusive) ? .EEXIST : .EISDIR }
       guard !walk.hasTrailingSlash else { throw .EISDIR }
@@ -118,7 +119,7 @@ extension FileSystemContext {
   }
 
   private func openPath(
-    _ path: PathBytes, from base: Location, _ flags: OpenFlags, _ credentials: Credentials, _ resolve: ResolveFlags
+    _ path: PathBytes, from base: Location?, _ flags: OpenFlags, _ credentials: Credentials, _ resolve: ResolveFlags
   ) throws(Errno) -> OpenFile {
     let place = try find(
       path, from: base, flags: flags.contains(.noFollow) ? .noFollow : [], credentials, resolve: resolve)
@@ -141,7 +142,7 @@ extension FileSystemContext {
     var name: [UInt8] = [0x23]
     name.append(decimal: vnode.inode)
     let entry = name.withPath { Dentry(parent: place.dentry, name: $0, vnode: vnode, validUntil: .max) }
-    entry.isUnlinked.store(true, ordering: .releasing)
+    entry.state.noteUnlinked()
     return try opened(Location(mount: place.mount, dentry: entry), flags)
   }
 }

@@ -1,9 +1,11 @@
 // Mounts: file systems (or parts of them) in the tree of names.
 //
 // A mount table is a list: there are few mounts, and a walk asks it only where a dentry says that something is mounted on
-// it. The list changes under a lock that walks take for reading; of a `Mount` itself only its flags change, and where it is when it is moved.
+// it. The list changes under a lock, and each change publishes a view of it (MountView) that readers under RCU go by; of a `Mount`
+// itself only its flags change, and where it is when it is moved.
 import Base
 import Locks
+import Threads
 
 /// What a mount forbids; the numbers are MS_* and ST_*.
 public struct MountFlags: OptionSet, Sendable {
@@ -132,12 +134,38 @@ public final class MountTable {
   private var lastIdentifier = 0
   /// File systems there is one of, for whoever mounts them by their kind; added at boot.
   private var single: [FileSystem] = []
+  /// The view of the list as it is, counted.
+  private let viewWord: LiveWord
 
   /// A table with a root file system.
   public init(root: FileSystem, source: PathBytes = PathBytes("none"), flags: MountFlags = []) {
     rootMount = Mount(identifier: 1, fileSystem: root, root: root.root, point: nil, flags: flags, source: source.copy)
     mounts.append(rootMount)
     lastIdentifier = 1
+    viewWord = LiveWord(UInt(bitPattern: Unmanaged.passRetained(MountView([rootMount])).toOpaque()))
+  }
+
+  deinit { view.release() }
+
+  // SAFETY: the word is always the address of a view that is counted until a grace period after another one has taken its place.
+  /// The mounts at this moment; for a reader.
+  @inline(__always) var view: Unmanaged<MountView> {
+    Unmanaged.fromOpaque(UnsafeRawPointer(bitPattern: viewWord.load()).unsafelyUnwrapped)
+  }
+
+  /// Changes what is mounted: runs a body with the lock, then lets walks see what has become of the list.
+  func change<R>(_ body: () throws(Errno) -> R) throws(Errno) -> R {
+    lock.writeLock()
+    let result: R
+    do throws(Errno) { result = try body() } catch {
+      lock.writeUnlock()
+      throw error
+    }
+    let fresh = Unmanaged.passRetained(MountView(mounts))
+    let old = viewWord.exchange(UInt(bitPattern: fresh.toOpaque()))
+    lock.writeUnlock()
+    RCU.release(Unmanaged<MountView>.fromOpaque(UnsafeRawPointer(bitPattern: old).unsafelyUnwrapped))
+    return result
   }
 
   /// The place "/", at the bottom of what is mounted there.
@@ -168,7 +196,7 @@ public final class MountTable {
     let shown = directory ?? fileSystem.root
     guard point.vnode.isDirectory == shown.vnode.unsafelyUnwrapped.isDirectory else { throw .ENOTDIR }
     let sourceName = source.copy
-    return lock.withWriteLock { addLocked(fileSystem, shown, on: point, sourceName, flags) }
+    return try change { () throws(Errno) in addLocked(fileSystem, shown, on: point, sourceName, flags) }
   }
 
   /// The same with `lock`, for who has checked the types.
@@ -189,19 +217,11 @@ public final class MountTable {
   }
 
   private func covering(_ location: Location) -> Location {
-    lock.readLock()
-    defer { lock.readUnlock() }
-    var result = location
-    var index = 0
-    while index < mounts.count {
-      if let point = mounts[index].point, point == result {
-        result = mounts[index].rootLocation
-        index = 0
-      } else {
-        index &+= 1
-      }
+    RCU.read {
+      var place = location.walkPlace
+      view._withUnsafeGuaranteedRef { view in while let above = view.mounted(on: place) { place = above } }
+      return place.counted
     }
-    return result
   }
 
   /// Calls the body with each mount, oldest first.

@@ -9,12 +9,12 @@ extension MountTable {
   public func bind(_ source: Location, on point: Location, isRecursive: Bool) throws(Errno) {
     guard source.vnode.isDirectory == point.vnode.isDirectory else { throw .ENOTDIR }
     guard !source.isDeleted, !point.isDeleted else { throw .ENOENT }
-    lock.writeLock()
-    defer { lock.writeUnlock() }
-    let before = mounts
-    let made = addLocked(
-      source.mount.fileSystem, source.dentry, on: point, source.mount.source, source.mount.flags)
-    if isRecursive { copyBelow(source.mount, to: made, within: source.dentry, before) }
+    try change { () throws(Errno) in
+      let before = mounts
+      let made = addLocked(
+        source.mount.fileSystem, source.dentry, on: point, source.mount.source, source.mount.flags)
+      if isRecursive { copyBelow(source.mount, to: made, within: source.dentry, before) }
+    }
   }
 
   /// Mounts on `copy` what is mounted on `original`, at `top` or below. With `lock`.
@@ -45,15 +45,15 @@ extension MountTable {
     guard location.isMountRoot else { throw .EINVAL }
     guard location.vnode.isDirectory == target.vnode.isDirectory else { throw .ENOTDIR }
     let mount = location.mount
-    lock.writeLock()
-    defer { lock.writeUnlock() }
-    guard let old = mount.point else { throw .EINVAL }
-    var above: Mount? = target.mount
-    while let current = above {
-      if current === mount { throw .ELOOP }
-      above = current.point?.mount
+    try change { () throws(Errno) in
+      guard let old = mount.point else { throw .EINVAL }
+      var above: Mount? = target.mount
+      while let current = above {
+        if current === mount { throw .ELOOP }
+        above = current.point?.mount
+      }
+      relocate(mount, from: old, to: target)
     }
-    relocate(mount, from: old, to: target)
   }
 
   /// With `lock`.
@@ -73,17 +73,17 @@ extension MountTable {
   public func unmount(_ location: Location, isLazy: Bool = false) throws(Errno) {
     guard location.isMountRoot else { throw .EINVAL }
     let mount = location.mount
-    lock.writeLock()
-    defer { lock.writeUnlock() }
-    var isThere = false
-    var isInUse = mount.users.load(ordering: .acquiring) > 0
-    for other in mounts {
-      if other === mount { isThere = true }
-      if other.point?.mount === mount { isInUse = true }
+    try change { () throws(Errno) in
+      var isThere = false
+      var isInUse = mount.users.load(ordering: .acquiring) > 0
+      for other in mounts {
+        if other === mount { isThere = true }
+        if other.point?.mount === mount { isInUse = true }
+      }
+      guard isThere else { throw .EINVAL }
+      guard mount.point != nil, isLazy || !isInUse else { throw .EBUSY }
+      takeOut(mount)
     }
-    guard isThere else { throw .EINVAL }
-    guard mount.point != nil, isLazy || !isInUse else { throw .EBUSY }
-    takeOut(mount)
   }
 
   /// Takes a mount out, and first those in it. With `lock`.
@@ -110,12 +110,12 @@ extension MountTable {
       above = current.point?.mount
     }
     guard isBelow else { throw .EINVAL }
-    lock.writeLock()
-    defer { lock.writeUnlock() }
-    let oldPoint = old.mount.point
-    relocate(new.mount, from: point, to: oldPoint)
-    relocate(old.mount, from: oldPoint, to: place)
-    if rootMount === old.mount { rootMount = new.mount }
+    try change { () throws(Errno) in
+      let oldPoint = old.mount.point
+      relocate(new.mount, from: point, to: oldPoint)
+      relocate(old.mount, from: oldPoint, to: place)
+      if rootMount === old.mount { rootMount = new.mount }
+    }
   }
 }
 

@@ -249,7 +249,7 @@ open class OpenFile: MappingOwner {
     guard let directoryLock = vnode.directoryLock else { throw .ENOTDIR }
     positionLock.lock()
     defer { positionLock.unlock() }
-    guard !location.dentry.isUnlinked.load(ordering: .acquiring) else { throw .ENOENT }
+    guard !location.dentry.isUnlinked else { throw .ENOENT }
     let parent = vnode.fileSystem.names.parent(of: location.dentry)?.vnode?.inode ?? vnode.inode
     var sink = DirectoryEntrySink(buffer, directory: location.dentry)
     try directoryLock.lock.withReadLock { () throws(Errno) in
@@ -278,9 +278,20 @@ open class OpenFile: MappingOwner {
   }
 
   /// The attributes (fstat).
-  open func getAttributes() throws(Errno) -> StatInformation {
+  public final func getAttributes() throws(Errno) -> StatInformation {
+    var result = StatInformation()
+    try getAttributes(into: &result)
+    return result
+  }
+  /// The same, into a place of the caller's.
+  @inline(__always) public final func getAttributes(into result: inout StatInformation) throws(Errno) {
+    // The file is there as long as it is open, so what is known of it is known here too.
+    if !vnode.glanceAttributes(&result) { try askForAttributes(&result) }
+  }
+
+  @inline(never) private final func askForAttributes(_ result: inout StatInformation) throws(Errno) {
     vnode.settleTimes()
-    return try vnode.getAttributes()
+    result = try vnode.getAttributes()
   }
 
   /// Stores what has been written (fsync, fdatasync).

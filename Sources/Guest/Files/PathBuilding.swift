@@ -9,7 +9,7 @@ extension Location {
   public func path(from root: Location?) -> [UInt8] {
     var parts: [[UInt8]] = []
     var place = self
-    let isDeleted = dentry.isUnlinked.load(ordering: .acquiring)
+    let isDeleted = dentry.isUnlinked
     var isReachable = true
     while true {
       if let root, place == root { break }
@@ -43,5 +43,5 @@ extension Location {
   }
 
   /// Whether the name has been removed.
-  public var isDeleted: Bool { dentry.isUnlinked.load(ordering: .acquiring) }
+  public var isDeleted: Bool { dentry.isUnlinked }
 }

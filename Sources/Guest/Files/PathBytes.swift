@@ -48,15 +48,35 @@ public struct PathBytes {
   /// Whether both have the same bytes.
   public static func == (left: PathBytes, right: PathBytes) -> Bool {
     guard left.count == right.count else { return false }
-    for index in 0..<left.count where left.bytes[index] != right.bytes[index] { return false }
+    for index in 0..<left.wordCount where left.word(index) != right.word(index) { return false }
     return true
   }
 
-  /// A hash of the bytes (FNV-1a, then mixed); for tables of the kernel's own whose chains are bounded otherwise.
-  public var hash: UInt64 {
+  /// How many words of 8 bytes hold the bytes.
+  @inline(__always) public var wordCount: Int { (count &+ 7) &>> 3 }
+
+  /// Word `index`, which must be below `wordCount`: 8 bytes, the first one lowest; behind the last byte zeros.
+  @inline(__always) public func word(_ index: Int) -> UInt64 {
+    let left = count &- index &* 8
+    // SAFETY: there are bytes, so there is a base.
+    let place = bytes.baseAddress.unsafelyUnwrapped + index &* 8
+    if left >= 8 { return place.loadUnaligned(as: UInt64.self) }
+    let mask = (UInt64(1) &<< (left &* 8).u64) &- 1
+    // SAFETY: behind the bytes there may be anything, also somebody else's, but not another page; it is masked out.
+    if UInt(bitPattern: place) & 4095 <= 4088 { return place.loadUnaligned(as: UInt64.self) & mask }
+    var value: UInt64 = 0
+    for byte in 0..<left { value |= place.load(fromByteOffset: byte, as: UInt8.self).u64 &<< (byte &* 8).u64 }
+    return value
+  }
+
+  /// A hash of the bytes (multiplied and folded, a word at a time); for tables of the kernel's own whose chains are bounded otherwise.
+  @inline(__always) public var hash: UInt64 {
     var value: UInt64 = 0xcbf2_9ce4_8422_2325
-    for byte in bytes { value = (value ^ byte.u64) &* 0x100_0000_01b3 }
-    return (value ^ value &>> 32) &* 0x9e37_79b9_7f4a_7c15
+    for index in 0..<wordCount {
+      value = (value ^ word(index)) &* 0x9e37_79b9_7f4a_7c15
+      value ^= value &>> 32
+    }
+    return value
   }
 
   /// The decimal number that the bytes spell, without signs or leading zeros; nil if they do not, or if it is above 2^31.

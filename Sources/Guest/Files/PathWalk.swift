@@ -3,6 +3,8 @@
 // A walk goes from part to part, through mounts and symbolic links, as the credentials it was given allow. It holds no
 // lock between two parts. Links are followed without recursion (kernel stacks are small): the link's text is put before
 // the rest of the path, 40 times at most.
+//
+// It counts the places where it is. What it can find in the caches without it leaves to an uncounted walk, and counts where that ends.
 import Base
 import Locks
 
@@ -60,11 +62,12 @@ enum LastPart {
 struct PathWalk {
   static let maximumLinks = 40
 
-  let root: Location
-  let mounts: MountTable
+  // SAFETY: whoever walks has the context, which outlives the walk.
+  private unowned(unsafe) let context: FileSystemContext
   let credentials: Credentials
   private let resolve: ResolveFlags
-  private let base: Location
+  /// Where a relative path starts; nil: the working directory.
+  private let base: Location?
 
   /// Where the walk is: the directory of the last part.
   private(set) var location: Location
@@ -79,24 +82,46 @@ struct PathWalk {
   private var buffer: PathBuffer?
   private var linkCount = 0
 
-  /// Walks `path`, from `base` if it is relative, up to its last part. `path` must stay while the walk is used.
+  /// Walks `path`, from `base` if it is relative (nil: from the working directory), up to its last part. `path` and `context` must stay
+  /// while the walk is used.
   /// - Throws: ENOENT, ENOTDIR, EACCES, ELOOP, ENAMETOOLONG…
   init(
-    _ path: PathBytes, from base: Location, root: Location, mounts: MountTable, credentials: Credentials,
-    resolve: ResolveFlags = []
+    _ path: PathBytes, from base: Location?, in context: FileSystemContext, _ credentials: Credentials,
+    _ resolve: ResolveFlags = []
   ) throws(Errno) {
     guard !path.isEmpty else { throw .ENOENT }
     guard path.count <= PathBytes.maximumPathByteCount else { throw .ENAMETOOLONG }
-    self.root = resolve.contains(.inRoot) ? base : root
-    self.mounts = mounts
+    self.context = context
     self.credentials = credentials
     self.path = path
     self.resolve = resolve
-    self.base = base
+    // What a walk must not leave stays the same from its beginning to its end, wherever others of the process go meanwhile.
+    self.base = resolve.isScoped ? base ?? context.workingDirectory : base
+    if resolve.isEmpty {
+      var walk: UncountedWalk?
+      let place = RCU.read { () -> Location? in
+        let ground = CachedGround(context.mounts.view, credentials)
+        var uncounted = UncountedWalk(
+          path, from: base?.walkPlace ?? context.uncountedWorkingDirectory, root: context.uncountedRoot)
+        guard uncounted.walkToLast(ground) else { return nil }
+        walk = uncounted
+        return uncounted.place.kept
+      }
+      if let place, let walk {
+        location = place
+        (name, last, hasTrailingSlash) = (walk.name, walk.last, walk.hasTrailingSlash)
+        return
+      }
+    }
     if path.isAbsolute, resolve.contains(.beneath) { throw .EXDEV }
-    location = path.isAbsolute ? self.root : base
+    location = path.isAbsolute && !resolve.contains(.inRoot) ? context.root : self.base ?? context.workingDirectory
     try walkToLast()
   }
+
+  /// Where absolute paths and links start, and what no walk leaves.
+  private var root: Location { resolve.contains(.inRoot) ? start : context.root }
+  /// Where the walk has started, if its path is relative or it is scoped.
+  private var start: Location { base ?? context.workingDirectory }
 
   // MARK: Steps
 
@@ -145,7 +170,7 @@ struct PathWalk {
 
   /// What is seen at an entry of the directory where the walk is.
   private func top(of entry: Dentry) throws(Errno) -> Location {
-    let result = mounts.top(of: Location(mount: location.mount, dentry: entry))
+    let result = context.mounts.top(of: Location(mount: location.mount, dentry: entry))
     if resolve.contains(.noMounts), result.mount !== location.mount { throw .EXDEV }
     return result
   }
@@ -153,6 +178,7 @@ struct PathWalk {
   /// A link leads to the root.
   private mutating func goToRoot() throws(Errno) {
     if resolve.contains(.beneath) { throw .EXDEV }
+    let root = root
     if resolve.contains(.noMounts), root.mount !== location.mount { throw .EXDEV }
     location = root
   }
@@ -169,7 +195,8 @@ struct PathWalk {
 
   /// Goes to the directory above: never above the root of the walk, and out of mounts.
   private mutating func goUp() throws(Errno) {
-    if resolve.contains(.beneath), location == base { throw .EXDEV }
+    if resolve.contains(.beneath), location == start { throw .EXDEV }
+    let root = root
     var place = location
     while !(place == root) {
       if !place.isMountRoot {
@@ -180,7 +207,7 @@ struct PathWalk {
       guard let point = place.mount.point else { break }
       place = point
     }
-    place = mounts.top(of: place)
+    place = context.mounts.top(of: place)
     if resolve.contains(.noMounts), place.mount !== location.mount { throw .EXDEV }
     location = place
   }
@@ -206,7 +233,7 @@ struct PathWalk {
   }
 
   private func lookUpLocked(_ name: PathBytes, in parent: Dentry, _ cache: DentryCache) throws(Errno) -> Dentry {
-    guard !parent.isUnlinked.load(ordering: .acquiring) else { throw .ENOENT }
+    guard !parent.isUnlinked else { throw .ENOENT }
     return cache.enter(parent, name, try location.vnode.lookup(name))
   }
 
@@ -219,7 +246,7 @@ struct PathWalk {
     if let place = try vnode.linkedLocation() {
       if resolve.contains(.noMagicLinks) { throw .ELOOP }
       if resolve.isScoped { throw .EXDEV }
-      let target = mounts.top(of: place)
+      let target = context.mounts.top(of: place)
       if resolve.contains(.noMounts), target.mount !== location.mount { throw .EXDEV }
       location = target
       return true

@@ -115,6 +115,16 @@ open class Vnode {
     else { throw .EACCES }
   }
 
+  // MARK: What is known of it, for readers under RCU: without waiting, locking or counting
+
+  /// Fills in the attributes; false if they have to be asked for.
+  open func glanceAttributes(_ result: inout StatInformation) -> Bool { false }
+
+  /// Whether the rights are granted, by owner, group and mode.
+  open func glanceRights(_ rights: AccessRights, _ credentials: Credentials) -> WalkAnswer {
+    credentials.isPrivileged && (isDirectory || !rights.contains(.execute)) ? .yes : .unknown
+  }
+
   // MARK: Names in a directory
 
   /// Finds a name (VOP_LOOKUP), never "." or "..". A name that is not there is a result, not an error.

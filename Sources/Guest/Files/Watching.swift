@@ -89,7 +89,7 @@ enum Watching {
     guard let vnode = entry.vnode else { return }
     let events = vnode.isDirectory ? events.union(.directory) : events
     let cache = vnode.fileSystem.names
-    let isUnlinked = entry.isUnlinked.load(ordering: .acquiring)
+    let isUnlinked = entry.isUnlinked
     if let list = cache.parent(of: entry)?.vnode?.watchList {
       cache.topology.readLock()
       let name = entry.name

@@ -1,34 +1,28 @@
-// RamNode: what all files of a RamFileSystem have: attributes, under a lock of their own.
+// RamNode: what all files of a RamFileSystem have: attributes, which change under a lock of their own and are read without it.
 import Base
 import Files
 import Locks
 
 /// A file in memory.
 class RamNode: Vnode {
+  /// Attributes change with it.
   let attributesLock = Mutex()
+  private let attributes: SharedAttributes
   // Guarded by `attributesLock`.
-  private var mode: UInt32
-  private var userID: UInt32
-  private var groupID: UInt32
-  private var linkCount: UInt32
   /// It has never had a name and may get one (O_TMPFILE).
   private var isTemporary = false
   private var extendedAttributes = AttributeList()
-  private var accessTime: FileTime
-  private var modificationTime: FileTime
-  private var changeTime: FileTime
   private let birthTime: FileTime
   private let specialDevice: UInt64
 
   init(_ fileSystem: RamFileSystem, inode: UInt64, _ file: NewFile) {
     let now = FileTime.now
-    mode = file.mode
-    userID = file.userID
-    groupID = file.groupID
-    linkCount = file.type == .directory ? 2 : 1
-    accessTime = now
-    modificationTime = now
-    changeTime = now
+    attributes = SharedAttributes(
+      mode: file.mode | file.type.modeBits, linkCount: file.type == .directory ? 2 : 1, userID: file.userID,
+      groupID: file.groupID)
+    attributes.accessTime = now
+    attributes.modificationTime = now
+    attributes.changeTime = now
     birthTime = now
     specialDevice = file.specialDevice
     super.init(fileSystem: fileSystem, inode: inode, type: file.type)
@@ -44,71 +38,81 @@ class RamNode: Vnode {
 
   override func getAttributes() throws(Errno) -> StatInformation {
     var result = StatInformation()
+    if !glanceAttributes(&result) {
+      // They keep changing: with the lock they do not.
+      attributesLock.withLock { _ = glanceAttributes(&result) }
+    }
+    return result
+  }
+
+  override func glanceAttributes(_ result: inout StatInformation) -> Bool {
+    guard attributes.load(into: &result) != nil else { return false }
     result.device = fileSystem.device
     result.inode = inode
     result.byteCount = byteCount
     result.blockCount = blockCount
     result.specialDevice = specialDevice
     result.birthTime = birthTime
-    attributesLock.withLock {
-      result.mode = mode | type.modeBits
-      result.userID = userID
-      result.groupID = groupID
-      result.linkCount = linkCount
-      result.accessTime = accessTime
-      result.modificationTime = modificationTime
-      result.changeTime = changeTime
-    }
-    return result
+    return true
+  }
+
+  override func glanceRights(_ rights: AccessRights, _ credentials: Credentials) -> WalkAnswer {
+    guard let answer = attributes.allow(rights, credentials) else { return .unknown }
+    return answer.isAllowed ? .yes : .no
   }
 
   override func currentSize() throws(Errno) -> UInt64 { byteCount }
 
+  /// Changes attributes.
+  @inline(__always) private func change(_ body: (borrowing SharedAttributes) -> Void) {
+    attributesLock.lock()
+    attributes.change(body)
+    attributesLock.unlock()
+  }
+
   override func setAttributes(_ change: AttributeChange) throws(Errno) {
     if let byteCount = change.byteCount { try resize(to: byteCount) }
     let now = FileTime.now
-    attributesLock.withLock {
-      if let mode = change.mode { self.mode = mode & FileMode.permissionMask }
-      if let userID = change.userID { self.userID = userID }
-      if let groupID = change.groupID { self.groupID = groupID }
-      if change.byteCount != nil { modificationTime = now }
-      if let time = change.accessTime { accessTime = time.time }
-      if let time = change.modificationTime { modificationTime = time.time }
-      changeTime = now
+    self.change {
+      if let mode = change.mode { $0.mode = mode & FileMode.permissionMask | type.modeBits }
+      if let userID = change.userID { $0.userID = userID }
+      if let groupID = change.groupID { $0.groupID = groupID }
+      if change.byteCount != nil { $0.modificationTime = now }
+      if let time = change.accessTime { $0.accessTime = time.time }
+      if let time = change.modificationTime { $0.modificationTime = time.time }
+      $0.changeTime = now
     }
   }
 
   /// The access time moves where it would otherwise lie before the last change, or is a day old (relatime).
   override func contentsRead() {
     let now = FileTime.now
-    attributesLock.withLock {
-      let isBehind = accessTime < modificationTime || accessTime < changeTime
-      if isBehind || now.seconds &- accessTime.seconds >= 86_400 { accessTime = now }
-    }
+    guard attributes.isAccessBehind || now.seconds &- attributes.accessTime.seconds >= 86_400 else { return }
+    change { $0.accessTime = now }
   }
 
   override func contentsChanged() {
     let now = FileTime.now
-    attributesLock.withLock {
-      modificationTime = now
-      changeTime = now
+    change {
+      $0.modificationTime = now
+      $0.changeTime = now
     }
   }
 
   /// One name more (+1) or less (-1); for directories, one directory below.
   func changeLinkCount(_ difference: Int32) {
     let now = FileTime.now
-    attributesLock.withLock {
-      linkCount = (linkCount.i32 &+ difference).u32
-      changeTime = now
+    change {
+      $0.linkCount = ($0.linkCount.i32 &+ difference).u32
+      $0.changeTime = now
     }
   }
 
   /// It has no name yet.
   func makeTemporary(canBeLinked: Bool) {
     attributesLock.withLock {
-      linkCount = 0
       isTemporary = canBeLinked
+      attributes.change { $0.linkCount = 0 }
     }
   }
 
@@ -116,10 +120,12 @@ class RamNode: Vnode {
   func addLink() -> Bool {
     let now = FileTime.now
     return attributesLock.withLock {
-      guard linkCount > 0 || isTemporary else { return false }
+      guard attributes.linkCount > 0 || isTemporary else { return false }
       isTemporary = false
-      linkCount &+= 1
-      changeTime = now
+      attributes.change {
+        $0.linkCount &+= 1
+        $0.changeTime = now
+      }
       return true
     }
   }
@@ -147,7 +153,7 @@ class RamNode: Vnode {
     if isThere, mode == .create { throw .EEXIST }
     if !isThere, mode == .replace { throw .ENODATA }
     try extendedAttributes.set(name, value)
-    changeTime = now
+    attributes.change { $0.changeTime = now }
   }
 
   override func removeExtendedAttribute(_ name: PathBytes) throws(Errno) {
@@ -155,21 +161,21 @@ class RamNode: Vnode {
     attributesLock.lock()
     defer { attributesLock.unlock() }
     guard extendedAttributes.remove(name) else { throw .ENODATA }
-    changeTime = now
+    attributes.change { $0.changeTime = now }
   }
 
   /// The change time moves: it has been renamed.
   func renamed() { changeLinkCount(0) }
 
   /// No name any more.
-  func removedDirectory() { attributesLock.withLock { linkCount = 0 } }
+  func removedDirectory() { change { $0.linkCount = 0 } }
 
   func setUp(mode: UInt32, time: FileTime) {
-    attributesLock.withLock {
-      self.mode = mode
-      accessTime = time
-      modificationTime = time
-      changeTime = time
+    change {
+      $0.mode = mode | type.modeBits
+      $0.accessTime = time
+      $0.modificationTime = time
+      $0.changeTime = time
     }
   }
 }

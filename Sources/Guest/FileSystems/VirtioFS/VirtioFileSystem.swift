@@ -12,6 +12,7 @@ import Locks
 import Pages
 import Platform
 import Synchronization
+import Threads
 import VirtioABI
 
 /// When a request was sent: what its answer says may be older than a change that was made since.
@@ -350,6 +351,8 @@ public final class VirtioFileSystem: FileSystem {
     for _ in 0..<2 {
       var rest = nodeCount &+ 1
       while rest > 0, shrink(.max) > 0 { rest &-= 1 }
+      // Names that were forgotten keep their nodes until no walk can have them.
+      RCU.barrier()
       settle(always: true)
     }
   }

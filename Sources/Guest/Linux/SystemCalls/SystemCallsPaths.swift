@@ -7,17 +7,26 @@ import Memory
 extension Process {
   /// The place that a path names, from the working directory, with the process' rights.
   func find(_ path: PathBytes) throws(Errno) -> Location {
-    try context.find(path, from: context.workingDirectory, lock.withLock { credentials })
+    try context.find(path, from: nil, credentials)
   }
 }
 
 extension SystemCall {
   var context: FileSystemContext { process.context }
 
-  /// Where a relative path starts: at the place of directory descriptor `directory`, or at the working directory.
-  func base(_ directory: UInt64) throws(Errno) -> Location {
-    if directory.i32 == workingDirectoryDescriptor { return context.workingDirectory }
-    return try process.descriptors.file(directory.i32.int).location
+  /// The caller's view of the tree, for a body. Nothing is counted.
+  @inline(__always) private func withContext<R>(_ body: (FileSystemContext) throws(Errno) -> R) throws(Errno) -> R {
+    try withProcess { $0.contextReference }.use(body)
+  }
+
+  /// Where a relative path starts: at the place of directory descriptor `directory`, or (nil) at the working directory.
+  @inline(__always) func base(_ directory: UInt64) throws(Errno) -> Location? {
+    if directory.i32 == workingDirectoryDescriptor { return nil }
+    return try place(of: directory)
+  }
+
+  @inline(never) private func place(of directory: UInt64) throws(Errno) -> Location {
+    try withFileOrPlace(directory.i32.int) { (file) throws(Errno) in file.location }
   }
 
   /// Flags of an *at call; those that are not `allowed` are refused.
@@ -30,23 +39,29 @@ extension SystemCall {
   // MARK: Opening
 
   func open() throws(Errno) -> Int {
-    try open(from: context.workingDirectory, address0, flags: argument1, mode: argument2)
+    try open(from: nil, address0, flags: argument1, mode: argument2)
   }
   func creat() throws(Errno) -> Int {
-    try open(from: context.workingDirectory, address0, flags: 0o1101, mode: argument1)
+    try open(from: nil, address0, flags: 0o1101, mode: argument1)
   }
   func openat() throws(Errno) -> Int {
     try open(from: try base(argument0), address1, flags: argument2, mode: argument3)
   }
 
   private func open(
-    from base: Location, _ path: VirtualAddress, flags: UInt64, mode: UInt64, resolve: ResolveFlags = []
+    from base: Location?, _ path: VirtualAddress, flags: UInt64, mode: UInt64, resolve: ResolveFlags = []
   ) throws(Errno) -> Int {
     let flags = OpenFlags(rawValue: flags.u32)
     let file = try withPath(path) { (path) throws(Errno) in
-      try context.open(path, from: base, flags, mode: mode.u32, credentials, resolve: resolve)
+      try withContext { (context) throws(Errno) in
+        try withCredentials { (credentials) throws(Errno) in
+          try context.open(path, from: base, flags, mode: mode.u32, credentials, resolve: resolve)
+        }
+      }
     }
-    return try process.descriptors.install(file, closeOnExec: flags.contains(.closeOnExec))
+    return try withProcess { $0.descriptorsReference }.use { (descriptors) throws(Errno) in
+      try descriptors.install(file, closeOnExec: flags.contains(.closeOnExec))
+    }
   }
 
   /// openat2(directory, path, struct open_how, its size): nothing that is not known is ignored.
@@ -77,43 +92,57 @@ extension SystemCall {
 
   // MARK: Attributes
 
-  private func write(_ information: StatInformation, at address: VirtualAddress) throws(Errno) -> Int {
+  private func write(_ information: borrowing StatInformation, at address: VirtualAddress) throws(Errno) -> Int {
     try UserSpan.write(FileStatus(information), at: address)
     return 0
   }
 
-  func stat() throws(Errno) -> Int { try attributes(address0, to: address1, []) }
-  func lstat() throws(Errno) -> Int { try attributes(address0, to: address1, .noFollow) }
-  func fstat() throws(Errno) -> Int { try write(try fileOrPlace().getAttributes(), at: address1) }
-
-  private func attributes(_ path: VirtualAddress, to result: VirtualAddress, _ flags: AtFlags) throws(Errno) -> Int {
-    let information = try withPath(path) { (path) throws(Errno) in
-      try context.getAttributes(path, from: context.workingDirectory, flags: flags, credentials)
-    }
-    return try write(information, at: result)
+  func stat() throws(Errno) -> Int { try attributes([], workingDirectory, address0, to: address1) }
+  func lstat() throws(Errno) -> Int { try attributes(.noFollow, workingDirectory, address0, to: address1) }
+  func fstat() throws(Errno) -> Int {
+    var information = StatInformation()
+    try withFileOrPlace(descriptor) { (file) throws(Errno) in try file.getAttributes(into: &information) }
+    return try write(information, at: address1)
   }
 
   func newfstatat() throws(Errno) -> Int {
     let flags = try atFlags(argument3, allowed: [.noFollow, .noAutomount, .emptyPath])
-    return try write(try information(flags, argument0, address1), at: address2)
+    return try attributes(flags, argument0, address1, to: address2)
+  }
+
+  private func attributes(
+    _ flags: AtFlags, _ directory: UInt64, _ path: VirtualAddress, to result: VirtualAddress
+  ) throws(Errno) -> Int {
+    var information = StatInformation()
+    try getAttributes(flags, directory, path, into: &information)
+    return try write(information, at: result)
   }
 
   /// Attributes by directory and path; with an empty path, those of the open file itself.
-  private func information(_ flags: AtFlags, _ directory: UInt64, _ path: VirtualAddress) throws(Errno)
-    -> StatInformation
-  {
+  @inline(__always) private func getAttributes(
+    _ flags: AtFlags, _ directory: UInt64, _ path: VirtualAddress, into information: inout StatInformation
+  ) throws(Errno) {
     try withPath(path) { (path) throws(Errno) in
       if path.isEmpty, flags.contains(.emptyPath), directory.i32 != workingDirectoryDescriptor {
-        return try process.descriptors.file(directory.i32.int).getAttributes()
+        return try withFileOrPlace(directory.i32.int) { (file) throws(Errno) in
+          try file.getAttributes(into: &information)
+        }
       }
-      return try context.getAttributes(path, from: try base(directory), flags: flags, credentials)
+      let base = try base(directory)
+      try withContext { (context) throws(Errno) in
+        try withCredentials { (credentials) throws(Errno) in
+          try context.getAttributes(path, from: base, flags: flags, credentials, into: &information)
+        }
+      }
     }
   }
 
   func statx() throws(Errno) -> Int {
     // AT_STATX_SYNC_TYPE says how fresh the answer must be; here it always is.
     let flags = try atFlags(argument2 & ~0x6000, allowed: [.noFollow, .noAutomount, .emptyPath])
-    try UserSpan.write(ExtendedFileStatus(try information(flags, argument0, address1)), at: address4)
+    var information = StatInformation()
+    try getAttributes(flags, argument0, address1, into: &information)
+    try UserSpan.write(ExtendedFileStatus(information), at: address4)
     return 0
   }
 
@@ -132,8 +161,12 @@ extension SystemCall {
   ) throws(Errno) -> Int {
     guard mode.u32 & ~7 == 0 else { throw .EINVAL }
     try withPath(path) { (path) throws(Errno) in
-      try context.checkAccess(
-        path, from: try base(directory), AccessRights(rawValue: mode.u32), flags: flags, credentials)
+      let base = try base(directory)
+      try withContext { (context) throws(Errno) in
+        try withCredentials { (credentials) throws(Errno) in
+          try context.checkAccess(path, from: base, AccessRights(rawValue: mode.u32), flags: flags, credentials)
+        }
+      }
     }
     return 0
   }
@@ -249,7 +282,7 @@ extension SystemCall {
   func truncate() throws(Errno) -> Int {
     guard argument1.i64 >= 0 else { throw .EINVAL }
     try withPath(address0) { (path) throws(Errno) in
-      try context.truncate(path, from: context.workingDirectory, to: argument1, credentials)
+      try context.truncate(path, from: nil, to: argument1, credentials)
     }
     return 0
   }
