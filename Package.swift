@@ -125,7 +125,7 @@ let package = Package(
     tests("LinuxTests", of: ["Linux", "Threads", "Locks", "Base", "ModelChecker"]),
     tests("FilesTests", of: ["Files", "Locks", "Base", "ModelChecker"]),
     tests("NetworkTests", of: ["Network", "RamFS", "Devices", "Pages", "Threads", "Locks", "Base", "ModelChecker"]),
-    tests("RamFSTests", of: ["RamFS"]),
+    tests("RamFSTests", of: ["RamFS", "ModelChecker"]),
     tests("DevFSTests", of: ["DevFS"]),
     tests("ProcFSTests", of: ["ProcFS", "RamFS"]),
     tests("GuestAPITests", of: ["GuestAPI"]),

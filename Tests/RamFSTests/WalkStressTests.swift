@@ -2,7 +2,7 @@
 // found, what is found is one of the files that ever had the name, and rights and mounts are those of one moment.
 import Base
 import Files
-import Glibc
+import ModelChecker
 import RamFS
 import Testing
 
@@ -13,7 +13,6 @@ private final class Contention: @unchecked Sendable {
   private let walk: (Tree) -> Bool
   private let rounds: Int
   private let changing: Atomic<Int>
-  private let next = Atomic<Int>(0)
   /// How often somebody found something that cannot be.
   let wrong = Atomic<Int>(0)
   let walks = Atomic<Int>(0)
@@ -26,8 +25,7 @@ private final class Contention: @unchecked Sendable {
     changing = Atomic(changes.count)
   }
 
-  private func work() {
-    let number = next.add(1, ordering: .relaxed).oldValue
+  private func work(_ number: Int) {
     if number < changes.count {
       for round in 0..<rounds where !changes[number](tree, round) { wrong.add(1, ordering: .relaxed) }
       changing.subtract(1, ordering: .releasing)
@@ -40,18 +38,7 @@ private final class Contention: @unchecked Sendable {
   }
 
   func run() {
-    var threads: [pthread_t] = []
-    for _ in 0..<changes.count + 2 {
-      var thread = pthread_t()
-      pthread_create(
-        &thread, nil,
-        { argument in
-          Unmanaged<Contention>.fromOpaque(argument!).takeUnretainedValue().work()
-          return nil
-        }, Unmanaged.passUnretained(self).toOpaque())
-      threads.append(thread)
-    }
-    for thread in threads { pthread_join(thread, nil) }
+    HostThreads.run(changes.count + 2) { self.work($0) }
   }
 }
 

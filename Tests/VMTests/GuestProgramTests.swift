@@ -83,7 +83,7 @@ struct GuestProgramTests {
       program.flavour == "glibc-static" && program.memory == nil
         && [
           "files", "polling", "threads", "futexes", "memory", "memory_map", "memory_shared", "signals", "timers",
-          "cancel",
+          "cancel", "walks",
         ]
         .contains(program.name)
     }, [1, 2])
