@@ -8,6 +8,7 @@ doubtful=0
 misdelivered() { wc -l < /tmp/misdelivered; }
 check() {
   name=$1; shift
+  grep -qxF "ok $name" passed && return
   for attempt in 1 2 3 4 5; do
     before=$(misdelivered)
     if "$@"; then echo "ok $name"; return; fi
@@ -44,7 +45,7 @@ own_image() { timeout -k 5 60 ./osv-run --volume /tmp:/data:ro hello.elf /data/l
 
 check "self-test" self_test
 check "self-test on 2 CPUs" self_test --cpus 2
-cat /tmp/self.out
+[ ! -e /tmp/self.out ] || cat /tmp/self.out
 for program in program-*; do
   [ -e "$program" ] || continue
   check "$program" same -- ./$program
@@ -64,7 +65,7 @@ check "cat" volume cat /tmp/tree/sub/f0 /tmp/tree/sub/f199
 if [ -e hello.elf ]; then
   printf "one\ntwo\n" > /tmp/lines
   check "hello.elf" own_image
-  tail -n 1 /tmp/hello.out
+  [ ! -e /tmp/hello.out ] || tail -n 1 /tmp/hello.out
 fi
 echo "misdelivered: $(misdelivered)"
 echo "$failed failed"

@@ -2,7 +2,8 @@
 //
 // A test needs /dev/kvm and says so loudly; OSV_SKIP_KVM=1 is the only way around it. Every run has a time limit, after which
 // the process is killed and the run counts as failed. A few run at a time, whatever suites run at once; a program that compares times or
-// shares of CPUs, natively and in the guest, runs alone, for its neighbours' load would spoil it, and the emulated machine runs last.
+// shares of CPUs, natively and in the guest, runs alone, for its neighbours' load would spoil it, and the emulated
+// machine runs when no other one wants to.
 import Foundation
 import Glibc
 import Synchronization
@@ -116,7 +117,7 @@ enum Turn {
   case shared
   /// Alone, in its turn: others that came later wait for it.
   case alone
-  /// Alone, when no other one is left that wants to run.
+  /// Alone, at the first moment at which no other one runs or waits.
   case last
 }
 
