@@ -178,6 +178,12 @@ int main(void) {
   show("without", send(pair[1], "me too", 6, 0));
   receive("credentials", pair[0], 100, 300, 0);
   receive("none", pair[0], 100, 300, MSG_DONTWAIT);
+  show("with them", send_files(pair[1], "me", 0, NULL, 1));
+  char control[300];
+  struct iovec part = {text, 10};
+  struct msghdr endless = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = (size_t)-1};
+  show("more room than memory", recvmsg(pair[0], &endless, 0));
+  printf("of it %zu\n", endless.msg_controllen);
   struct ucred u;
   socklen_t n = sizeof u;
   show("peer", getsockopt(pair[0], SOL_SOCKET, SO_PEERCRED, &u, &n));

@@ -30,6 +30,12 @@ import Testing
     }
   }
 
+  /// What a program says of its room may be any number.
+  @Test(arguments: [UInt64.max, 1 << 63, 1 << 32]) func controlMessagesHaveRoom(_ room: UInt64) throws {
+    let next = try #require(ControlWriter(at: VirtualAddress(0x1000), room: room).next)
+    #expect(next.room > 1 << 20)
+  }
+
   @Test func numbers() throws {
     #expect(try get(SocketOption.type) == [1])
     #expect(try get(SocketOption.domain) == [1])

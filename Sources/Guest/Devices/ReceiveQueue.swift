@@ -90,7 +90,8 @@ final class ReceiveQueue: DeviceQueue {
         usedIndex == lastUsed && pokes.load(ordering: .acquiring) == 0 && !hasFailed
       }
     }
-    pokes.store(0, ordering: .releasing)
+    // An exchange, for its fence: what the poker had to say before this is seen by who looks behind it.
+    _ = pokes.exchange(0, ordering: .sequentiallyConsistent)
   }
 
   /// Takes back the buffers that the device has, once it is stopped.

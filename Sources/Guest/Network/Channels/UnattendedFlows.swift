@@ -8,7 +8,8 @@
 //
 // Invariants, and why they hold:
 //  1. A flow is in the list at most once: who raises its `isUnattended` from 0 pushes it; who serves takes the whole stack by an exchange, and
-//     lowers each flow's word after it has read the link and before it drains. So whoever adds it later pushes it again.
+//     lowers each flow's word after it has read the link and before it looks at the ring, both sequentially consistent. So whoever adds it
+//     later pushes it again, and what was added before is seen.
 //  2. No flow lies there unseen: who pushes onto an empty stack calls `wake`, after the push; the server looks at the stack, before it
 //     sleeps and after it has woken.
 import Base
@@ -50,7 +51,9 @@ public final class UnattendedFlows {
       // SAFETY: words of the list are flows, each with a reference that was the list's and is ours now.
       let flow = Unmanaged<Flow>.fromOpaque(pointer).takeRetainedValue()
       word = flow.nextUnattended.peek()
-      flow.isUnattended.store(0)
+      // An exchange, for its fence: a store could pass the look at the ring, and somebody who has filled it meanwhile would still find the
+      // flow in the list.
+      _ = flow.isUnattended.exchange(0)
       if !flow.ring.isEmpty { flow.drain(now: now) }
     }
   }

@@ -131,9 +131,10 @@ public struct ControlWriter {
   public static var headerByteCount: Int { 16 }
 
   /// A writer to program memory, which is not looked at before something is put there.
+  /// - Parameter room: bytes that the program says there are, any number; no more than 2 GiB count.
   public init(at place: VirtualAddress, room: UInt64) {
     self.place = place
-    self.room = place.rawValue == 0 ? 0 : room
+    self.room = place.rawValue == 0 ? 0 : min(room, 1 << 31)
   }
 
   /// Where the data of the next message would lie, and how many bytes of it fit; nil: none at all.
