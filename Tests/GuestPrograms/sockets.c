@@ -181,9 +181,10 @@ int main(void) {
   show("with them", send_files(pair[1], "me", 0, NULL, 1));
   char control[300];
   struct iovec part = {text, 10};
-  struct msghdr endless = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = (size_t)-1};
+  struct msghdr endless = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control};
+  endless.msg_controllen--;
   show("more room than memory", recvmsg(pair[0], &endless, 0));
-  printf("of it %zu\n", endless.msg_controllen);
+  printf("of it %lu\n", (unsigned long)endless.msg_controllen);
   struct ucred u;
   socklen_t n = sizeof u;
   show("peer", getsockopt(pair[0], SOL_SOCKET, SO_PEERCRED, &u, &n));
