@@ -8,6 +8,9 @@
 // in the cache, a record, a working directory, a mount) counts it, and gives that count up only when no reader can have it any more.
 // So what a reader has is alive until its section ends, and it may count it. Whether it may keep what it has counted is another
 // question, which `isLeaving` answers (DentryCache).
+//
+// With an entry ends its count of the directory. Directories that have been removed are counted by what was in them alone, and may lie in
+// one another as deep as a program likes: each of them ends by a call of its own, not inside the end of the one below.
 import Base
 import Locks
 import Threads
@@ -21,6 +24,8 @@ public final class Dentry {
   /// The address of its record, which is its own.
   private let recordWord: LiveWord
   let state: EntryState
+  /// It lies in no directory, and never will.
+  private let isRoot: Bool
   /// Until when it may be believed (`Clock.now`); `UInt64.max`: for good.
   let validUntil: Atomic<UInt64>
   /// How many mounts have it as their point.
@@ -36,6 +41,7 @@ public final class Dentry {
     default: kind = .other
     }
     self.validUntil = Atomic(validUntil)
+    isRoot = parent == nil
     recordWord = LiveWord(0)
     state = EntryState()
     recordWord.poke(UInt(bitPattern: makeRecord(parent, name)))
@@ -46,7 +52,18 @@ public final class Dentry {
     self.init(parent: nil, name: name, vnode: vnode, validUntil: .max)
   }
 
-  deinit { Self.release(record) }
+  deinit {
+    // Its call is free: the table's count went with that.
+    if endsHere { Self.release(record) } else { Self.releaseLater(record) }
+  }
+
+  /// Whether its directory does not end with it, or ends without another one. A directory may be taken out of its table right after
+  /// this look; but not one above the other, again and again, in the moment in which each is looked at.
+  private var endsHere: Bool {
+    let directory = record.pointee.directory
+    return directory == 0
+      || Self.at(directory)._withUnsafeGuaranteedRef { $0.isRoot || $0.state.isTabled }
+  }
 
   var address: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
 
@@ -116,7 +133,7 @@ struct EntryStateCore<Word: LockWord & ~Copyable>: ~Copyable {
   @inline(__always) var isUnlinked: Bool { marks.load() & Self.unlinked != 0 }
   /// Whether it may be on its way out of the cache, because nobody has it.
   @inline(__always) var isLeaving: Bool { marks.load() & Self.leaving != 0 }
-  /// Whether a table has it; with the table's lock.
+  /// Whether a table has it; with the table's lock, or as a hint.
   var isTabled: Bool { marks.load() & Self.tabled != 0 }
 
   /// It has been found.

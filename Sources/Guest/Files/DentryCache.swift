@@ -67,7 +67,9 @@ final class DentryCache {
       for bucket in 0..<shard.pointee.names.bucketCount {
         shard.pointee.names.forEach(inBucket: bucket) { record in
           shard.pointee.names.remove(record)
-          Dentry.at(record.pointee.entry).release()
+          let entry = Dentry.at(record.pointee.entry)
+          entry._withUnsafeGuaranteedRef { $0.state.noteTabled(false) }
+          entry.release()
         }
       }
       Self.free(shard.pointee.names.buckets)
