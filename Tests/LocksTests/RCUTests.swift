@@ -118,6 +118,22 @@ import Testing
     #expect(result.violation == nil && result.isComplete)
   }
 
+  /// Who finds no calls need not wait for any: what those before have done is done.
+  @Test func callsAreCountedUntilTheyHaveBeenMade() {
+    let result = ModelChecker.explore(preemptionBound: 4) {
+      let objects = Objects()
+      objects.periods.core.enterIdle(0)
+      return ModelProgram(threads: [
+        {
+          _ = objects.free(0)
+          if objects.calls.count == 0 { ModelChecker.check(objects.isFreed[0].load() == 1, "a call under way") }
+        },
+        { objects.work(times: 2) },
+      ]) { objects.finish() }
+    }
+    #expect(result.violation == nil && result.isComplete)
+  }
+
   @Test func theCheckerSeesACallThatDoesNotWait() {
     let result = ModelChecker.explore(preemptionBound: 4) {
       let objects = Objects()

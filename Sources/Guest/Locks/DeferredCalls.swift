@@ -4,7 +4,7 @@
 // Calls are intrusive: whoever defers the freeing of an object embeds the call in it, so deferring cannot fail.
 //
 // State. `incoming`: a lock-free stack of calls that wait for no grace period yet. `batch`: calls, oldest first, that wait for
-// grace period `number`; the worker's own. `pending`: calls left and not made, for those who want to press.
+// grace period `number`; the worker's own. `pending`: calls left that have not returned, for those who want to press.
 //
 // Invariants, and why they hold:
 //  1. Every call is made once: it is taken from `incoming` by an exchange together with all others, is in `batch` then, and is
@@ -15,6 +15,8 @@
 //     last is made when all before it have been (`RCU.barrier`).
 //  4. No call lies there unseen: who finds `incoming` empty must see to it that the worker comes (`leave` says so), and the
 //     worker, which says whether it must come again, is not done before it has found both lists empty.
+//  5. Who finds `pending` 0 sees what all calls that were left before have done: it is raised before a call is left and lowered after
+//     the call has returned, by read-modify-writes. So there is nothing to wait for.
 
 import Base
 
@@ -38,7 +40,7 @@ public struct DeferredCallsCore<Word: LockWord & ~Copyable>: ~Copyable {
   /// None.
   public init() {}
 
-  /// How many calls have been left and not been made.
+  /// How many calls have been left and have not returned; within a call, that one too.
   public var count: Int { pending.load().int }
 
   /// Leaves a call of `function(context)`; from any context. True: the worker must be sent for.
@@ -100,9 +102,9 @@ public struct DeferredCallsCore<Word: LockWord & ~Copyable>: ~Copyable {
       batch.poke(call.pointee.next.peek())
       let function = call.pointee.function
       let context = call.pointee.context
-      _ = pending.add(UInt.max)
       // The call may be gone after this.
       function.unsafelyUnwrapped(context)
+      _ = pending.add(UInt.max)
     }
   }
 

@@ -58,7 +58,7 @@ extension RCU {
     }
   }
 
-  /// How many calls have been left and not been made.
+  /// How many calls have been left and have not returned. At 0, what those before have given back is there.
   public static var pendingCalls: Int {
     #if HOSTED
       if Deferring.shared == nil { return HostedDeferring.count }
