@@ -24,21 +24,35 @@ import Testing
       Unmanaged.passUnretained(given).toOpaque())
   }
 
-  @Test func whoWantsMemoryWaitsForWhatIsDeferred() throws {
+  @Test(arguments: [Reclaim.Caller.requestLocks, .noLocks])
+  func whoWantsMemoryWaitsForWhatIsDeferred(_ caller: Reclaim.Caller) throws {
     try WorkQueue.begin()
     for _ in 0..<200 {
       let given = Given()
       leave(given)
-      Reclaim.waitForDeferred(wanting: Int.max / 2, since: 0)
+      Reclaim.waitForDeferred(caller, wanting: Int.max / 2, since: 0)
       let isMade = given.isMade.load(ordering: .acquiring)
       #expect(isMade)
     }
   }
 
+  /// What is deferred may want a lock that the caller has.
+  @Test func whoHoldsAnyLocksDoesNot() throws {
+    try WorkQueue.begin()
+    let given = Given()
+    RCU.read {
+      leave(given)
+      Reclaim.waitForDeferred(.anyLocks, wanting: Int.max / 2, since: 0)
+      let isMade = given.isMade.load(ordering: .acquiring)
+      #expect(!isMade)
+    }
+    RCU.barrier()
+  }
+
   @Test func whoHasGotItDoesNot() throws {
     try WorkQueue.begin()
     // Enough has come back since there was nothing: this returns whether or not there are calls.
-    Reclaim.waitForDeferred(wanting: 0, since: 0)
+    Reclaim.waitForDeferred(.noLocks, wanting: 0, since: 0)
   }
 
   /// The work thread makes the calls itself: waiting for them there would be for ever.
@@ -49,7 +63,7 @@ import Testing
     item.initialize(
       to: WorkItem(
         {
-          Reclaim.waitForDeferred(wanting: Int.max / 2, since: 0)
+          Reclaim.waitForDeferred(.noLocks, wanting: Int.max / 2, since: 0)
           Unmanaged<Given>.fromOpaque($0!).takeUnretainedValue().isOver.store(true, ordering: .releasing)
         }, context: Unmanaged.passUnretained(given).toOpaque()))
     leave(given)

@@ -4,8 +4,10 @@
 // at the reserve programs get none, and who wants some gives back for himself (`run`) or fails. The page cache gives
 // first, then unused stacks, then the shrinkers in the order in which they were added.
 //
-// What a shrinker gives may be freed only when no reader sees it any more (`RCU.later`). Who holds no lock, and still lacks memory, waits for
-// that; the work thread, which makes those calls itself, goes back to do so before it asks for more.
+// What a shrinker gives, and what programs have just given up (a file that they have removed), may be freed only when no reader sees it any
+// more (`RCU.later`). Who may wait, and still lacks memory, waits for that: those calls take none of the locks that it may hold, for an
+// object ends with its own locks and those that come last (PageCache, a file system's list of what it owes). The work thread, which
+// makes those calls itself, goes back to do so before it asks for more.
 //
 // While osv-run has RAM to add (its slots behind the first), nobody is asked and nobody refused: who lacks memory waits for that.
 //
@@ -80,10 +82,10 @@ public enum Reclaim {
   }
 
   /// What the caller holds, and so what may be done for it.
-  public enum Caller {
+  public enum Caller: Sendable {
     /// Perhaps locks of memory objects and address spaces: nothing is waited for.
     case anyLocks
-    /// At most locks that are held over a request to a device.
+    /// At most locks that are held over a request to a device; what has been deferred is waited for.
     case requestLocks
     /// None.
     case noLocks
@@ -106,7 +108,7 @@ public enum Reclaim {
     }
     if given < pages { ask(&given, &wasBusy, pages, caller) }
     if given < pages { KernelHeap.trim() }
-    if caller == .noLocks { waitForDeferred(wanting: pages, since: before) }
+    waitForDeferred(caller, wanting: pages, since: before)
     if given > 0 || Frames.statistics.free > before { return true }
     guard wasBusy && caller != .anyLocks else { return false }
     // Its holder is about to be done with it.
@@ -128,10 +130,12 @@ public enum Reclaim {
     return true
   }
 
-  /// Returns when memory that was given behind a grace period has come back, unless so many pages have come without it.
+  /// Returns when memory that was given behind a grace period has come back, unless so many pages have come without it or the caller
+  /// may not wait.
   /// - Parameter before: how many were free before anybody was asked.
-  static func waitForDeferred(wanting pages: Int, since before: Int) {
-    guard Frames.statistics.free &- before < pages, RCU.pendingCalls > 0, !WorkQueue.isWorkThread else { return }
+  static func waitForDeferred(_ caller: Caller, wanting pages: Int, since before: Int) {
+    guard caller != .anyLocks, Frames.statistics.free &- before < pages, RCU.pendingCalls > 0, !WorkQueue.isWorkThread
+    else { return }
     RCU.barrier()
     KernelHeap.trim()
   }
