@@ -42,7 +42,12 @@ public final class DescriptorTable {
 
   /// A thread will not use it any more.
   /// - Returns: whether it was the last one.
-  public func removeUser() -> Bool { users.wrappingSubtract(1, ordering: .acquiringAndReleasing).newValue == 0 }
+  public func removeUser() -> Bool {
+    let before = users.wrappingSubtract(1, ordering: .acquiringAndReleasing).oldValue
+    // One who was never counted would let two others believe that each of them is alone.
+    precondition(before > 0, "a descriptor table has fewer users than leave it")
+    return before == 1
+  }
 
   // MARK: Looking
 

@@ -230,6 +230,11 @@ extension Thread {
   /// Lets the thread run. Once.
   public func start() { Scheduler.start(control) }
 
+  #if GUEST
+    /// Gives up a thread that has not started and will not: its stack and its block are for the next ones.
+    public func discard() { Scheduler.discard(control) }
+  #endif
+
   /// Creates a thread and starts it.
   /// - Throws: ENOMEM, EAGAIN.
   @discardableResult public static func spawn(

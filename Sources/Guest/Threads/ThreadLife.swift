@@ -224,6 +224,9 @@
       if !thread.pointee.life.compareExchange(0, 1) { recycle(thread) }
     }
 
+    /// See `Thread.discard`.
+    static func discard(_ thread: UnsafeMutablePointer<ThreadControl>) { recycle(thread) }
+
     /// How many blocks with stacks (and areas for vector registers) a CPU keeps.
     private static var keptStacks: Int { 16 }
 

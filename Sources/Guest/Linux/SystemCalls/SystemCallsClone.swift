@@ -132,9 +132,12 @@ extension SystemCall {
       if flags & CloneFlags.childSetIdentifier != 0 {
         try? UserSpan.write(child.identifier, at: VirtualAddress(arguments.childAddress))
       }
+      guard process.add(child) else {
+        // An ending process takes no thread in, and nobody would tell that one of the end. The caller ends on its way back to the program.
+        thread.discard()
+        throw .EAGAIN
+      }
       child.attach(to: thread)
-      // An ending process takes no thread in; this one then ends on its way back to the program.
-      _ = process.add(child)
       thread.detach()
       if isProcess {
         self.process.lock.withLock { self.process.children.append(process) }
