@@ -192,4 +192,34 @@ import Testing
     #expect(try tree.path(of: "/old/b") == "/old/b")
     #expect(tree.failure { () throws(Errno) in try mounts.unmount(try tree.find("/")) } == .EBUSY)
   }
+
+  /// Who still is in a mount that has been taken out can neither put it elsewhere nor leave it upwards, and its old place is free.
+  @Test func aMountThatHasBeenTakenOutLiesNowhere() throws {
+    let tree = Tree()
+    let mounts = tree.context.mounts
+    for name in ["/m", "/x"] { #expect(tree.mkdir(name) == nil) }
+    try mounts.mount(RamFileSystem(), on: try tree.find("/m"))
+    #expect(tree.mkdir("/m/d") == nil && tree.mkdir("/m/old") == nil)
+    try mounts.mount(RamFileSystem(), on: try tree.find("/m/d"))
+    let inner = try tree.find("/m/d")
+    #expect(tree.chdir("/m") == nil)
+    try mounts.unmount(try tree.find("/m"), isLazy: true)
+    let outside = try tree.find("/x")
+    #expect(tree.failure { () throws(Errno) in try mounts.move(try tree.find("."), to: outside) } == .EINVAL)
+    #expect(tree.failure { () throws(Errno) in try mounts.move(inner, to: outside) } == .EINVAL)
+    #expect(
+      tree.failure { () throws(Errno) in
+        try tree.context.exchangeRoot(
+          try tree.find("."), puttingOldAt: try tree.find("old"), tree.credentials)
+      } == .EINVAL)
+    #expect(try tree.find("..") == tree.find(".") && tree.find("d/../..") == tree.find("."))
+    #expect(try tree.list("..") == ["d", "old"])
+    // The place is an ordinary one, and can be a point again.
+    #expect(try tree.list("/m") == [])
+    try mounts.mount(RamFileSystem(), on: try tree.find("/m"))
+    #expect(tree.write("/m/f", "new") == nil && tree.statFailure("f") == .ENOENT)
+    try mounts.unmount(try tree.find("/m"))
+    #expect(try tree.list("/m") == [] && tree.list("/") == ["m", "x"])
+    #expect(tree.rmdir("/m") == nil)
+  }
 }

@@ -40,7 +40,7 @@ extension MountTable {
   }
 
   /// Puts a mount elsewhere (MS_MOVE).
-  /// - Throws: EINVAL (no mount begins there, or it is the root), ELOOP (into itself), ENOTDIR.
+  /// - Throws: EINVAL (no mount begins there, or it is the root, or it has been taken out), ELOOP (into itself), ENOTDIR.
   public func move(_ location: Location, to target: Location) throws(Errno) {
     guard location.isMountRoot else { throw .EINVAL }
     guard location.vnode.isDirectory == target.vnode.isDirectory else { throw .ENOTDIR }
@@ -86,11 +86,13 @@ extension MountTable {
     }
   }
 
-  /// Takes a mount out, and first those in it. With `lock`.
+  /// Takes a mount out, and first those in it. It lies nowhere any more: nobody who still is in it gets out by "..", or puts it
+  /// elsewhere. With `lock`.
   private func takeOut(_ mount: Mount) {
     for other in mounts where other.point?.mount === mount { takeOut(other) }
     mounts.removeAll { $0 === mount }
     mount.point?.dentry.mountCount.wrappingSubtract(1, ordering: .releasing)
+    mount.point = nil
   }
 
   /// Makes a mount the root of all and puts the one that was at a place below it (pivot_root).
