@@ -60,6 +60,15 @@
 // expect: * mine at /t tmpfs
 // expect: * mine at /b tmpfs
 // expect: * root at /t/in/x ramfs
+// expect: another: 0
+// expect: detach from inside: 0
+// expect: move what lies nowhere: Invalid argument
+// expect: pivot to what lies nowhere: Invalid argument
+// expect: above it: itself
+// expect: another in its place: 0
+// expect: seen: opened
+// expect: umount: 0
+// expect: its place: 0
 // expect: proc: 0
 // expect: proc's: opened
 // expect: umount: 0
@@ -190,6 +199,21 @@ int main(void) {
   close(f);
   show("the one below", umount("a b"));
   list("/proc/self/mounts", base);
+  mkdir("p", 0755);
+  show("another", mount("gone", "p", "tmpfs", 0, NULL));
+  char place[100];
+  snprintf(place, sizeof place, "%s/m", base);
+  mkdir("p/in", 0755), chdir("p");
+  show("detach from inside", umount2(".", MNT_DETACH));
+  show("move what lies nowhere", mount(".", place, NULL, MS_MOVE, NULL));
+  show("pivot to what lies nowhere", syscall(SYS_pivot_root, ".", place));
+  stat(".", &s), stat("..", &above);
+  printf("above it: %s\n", s.st_dev == above.st_dev && s.st_ino == above.st_ino ? "itself" : "another");
+  chdir(base);
+  show("another in its place", mount("new", "p", "tmpfs", 0, NULL));
+  opened("seen", open("p/x", O_CREAT | O_RDWR, 0600));
+  show("umount", umount("p"));
+  show("its place", rmdir("p"));
   show("proc", mount("proc", "m", "proc", 0, NULL));
   opened("proc's", open("m/self/status", O_RDONLY));
   show("umount", umount("m"));

@@ -1,7 +1,9 @@
 // Opening with limits, files without names, extended attributes, holes, sizes of file systems, and changes of what is mounted.
 import Base
 import Files
+import Glibc
 import Memory
+import ModelChecker
 import RamFS
 import Testing
 
@@ -221,5 +223,64 @@ import Testing
     try mounts.unmount(try tree.find("/m"))
     #expect(try tree.list("/m") == [] && tree.list("/") == ["m", "x"])
     #expect(tree.rmdir("/m") == nil)
+  }
+
+  /// The mounts in a circle would be a walk upwards without an end.
+  @Test func aRootAboveThePresentOneIsNone() throws {
+    let tree = Tree()
+    let mounts = tree.context.mounts
+    #expect(tree.mkdir("/m") == nil)
+    try mounts.mount(RamFileSystem(), on: try tree.find("/m"))
+    #expect(tree.mkdir("/m/jail") == nil && tree.mkdir("/m/old") == nil)
+    try mounts.mount(RamFileSystem(), on: try tree.find("/m/jail"))
+    #expect(tree.chdir("/m") == nil)
+    try tree.context.changeRoot(to: try tree.find("/m/jail"), tree.credentials)
+    #expect(
+      tree.failure { () throws(Errno) in
+        try tree.context.exchangeRoot(try tree.find("."), puttingOldAt: try tree.find("old"), tree.credentials)
+      } == .EINVAL)
+    #expect(try tree.find("..").mount !== tree.find(".").mount)
+  }
+
+  /// A root is exchanged while the mount that the old one is to lie in goes elsewhere: it lies in the new one or stays where it is.
+  @Test func rootsAndMountsChangeAtOnce() throws {
+    struct Table: @unchecked Sendable {
+      let mounts: MountTable
+      let (first, second, root, place, elsewhere): (Location, Location, Location, Location, Location)
+    }
+    let tree = Tree()
+    #expect(tree.mkdir("/m") == nil && tree.mkdir("/x") == nil)
+    let (one, two) = (Tree(), Tree())
+    #expect(one.mkdir("/m") == nil && two.mkdir("/old") == nil)
+    let tables = try (0..<1000).map { _ in
+      let mounts = MountTable(root: tree.here.mount.fileSystem)
+      func place(_ mount: Mount, _ entry: Location) -> Location { Location(mount: mount, dentry: entry.dentry) }
+      let root = mounts.root
+      let first = try mounts.mount(one.here.mount.fileSystem, on: place(root.mount, try tree.find("/m")))
+      let second = try mounts.mount(two.here.mount.fileSystem, on: place(first, try one.find("/m")))
+      return Table(
+        mounts: mounts, first: first.rootLocation, second: second.rootLocation, root: root,
+        place: place(second, try two.find("/old")), elsewhere: place(root.mount, try tree.find("/x")))
+    }
+    let turn = Atomic<Int>(0)
+    HostThreads.run(2) { index in
+      for (number, table) in tables.enumerated() {
+        turn.wrappingAdd(1, ordering: .acquiringAndReleasing)
+        while turn.load(ordering: .acquiring) < 2 * (number + 1) { sched_yield() }
+        if index == 0 {
+          try? table.mounts.exchangeRoot(table.first, table.root, puttingOldAt: table.place)
+        } else {
+          try? table.mounts.move(table.second, to: table.elsewhere)
+        }
+      }
+    }
+    var (exchanged, circles) = (0, 0)
+    for table in tables {
+      var (above, steps): (Mount?, Int) = (table.second.mount, 0)
+      while let mount = above, steps < 10 { (above, steps) = (mount.point?.mount, steps + 1) }
+      if steps == 10 { circles += 1 }
+      if table.root.mount.point != nil { exchanged += 1 }
+    }
+    #expect(circles == 0 && exchanged > 0, "\(circles) circles, \(exchanged) exchanged")
   }
 }

@@ -46,15 +46,24 @@ extension MountTable {
     guard location.vnode.isDirectory == target.vnode.isDirectory else { throw .ENOTDIR }
     let mount = location.mount
     try change { () throws(Errno) in
-      guard let old = mount.point else { throw .EINVAL }
-      var above: Mount? = target.mount
-      while let current = above {
-        if current === mount { throw .ELOOP }
-        above = current.point?.mount
-      }
+      guard let old = mount.point, isThere(target.mount) else { throw .EINVAL }
+      guard !isBelow(target.mount, mount) else { throw .ELOOP }
       relocate(mount, from: old, to: target)
     }
   }
+
+  /// Whether a mount is `ancestor` or lies in it. With `lock`, or the answer may be wrong by the time it comes.
+  private func isBelow(_ mount: Mount, _ ancestor: Mount) -> Bool {
+    var above: Mount? = mount
+    while let current = above {
+      if current === ancestor { return true }
+      above = current.point?.mount
+    }
+    return false
+  }
+
+  /// Whether a mount has not been taken out. With `lock`.
+  private func isThere(_ mount: Mount) -> Bool { mounts.contains { $0 === mount } }
 
   /// With `lock`.
   private func relocate(_ mount: Mount, from old: Location?, to new: Location?) {
@@ -100,19 +109,16 @@ extension MountTable {
   ///   - new: where the mount begins.
   ///   - old: the present root, where a mount begins too.
   ///   - place: where the present root goes.
-  /// - Throws: EINVAL (no mount begins there, the place is not below it), EBUSY (both are the same), ENOTDIR.
+  /// - Throws: EINVAL (no mount begins there, the new root is not below the old one, the place is not below it), EBUSY (both are the
+  ///   same), ENOTDIR.
   public func exchangeRoot(_ new: Location, _ old: Location, puttingOldAt place: Location) throws(Errno) {
     guard new.vnode.isDirectory, place.vnode.isDirectory else { throw .ENOTDIR }
-    guard new.mount !== old.mount, place.mount !== old.mount else { throw .EBUSY }
-    guard new.isMountRoot, old.isMountRoot, let point = new.mount.point else { throw .EINVAL }
-    var isBelow = false
-    var above: Mount? = place.mount
-    while let current = above {
-      if current === new.mount { isBelow = true }
-      above = current.point?.mount
-    }
-    guard isBelow else { throw .EINVAL }
     try change { () throws(Errno) in
+      guard isThere(new.mount), isThere(old.mount) else { throw .EINVAL }
+      guard new.mount !== old.mount, place.mount !== old.mount else { throw .EBUSY }
+      guard new.isMountRoot, old.isMountRoot, let point = new.mount.point else { throw .EINVAL }
+      // Or the mounts would come to lie in a circle, which a walk upwards would never leave.
+      guard isBelow(new.mount, old.mount), isBelow(place.mount, new.mount) else { throw .EINVAL }
       let oldPoint = old.mount.point
       relocate(new.mount, from: point, to: oldPoint)
       relocate(old.mount, from: oldPoint, to: place)
