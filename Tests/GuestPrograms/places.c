@@ -40,6 +40,36 @@ static long open2(int at, const char *path, uint64_t flags, uint64_t mode, uint6
   return syscall(437, at, path, &how, 24);
 }
 enum { NO_XDEV = 1, NO_MAGIC = 2, NO_LINKS = 4, BENEATH = 8, IN_ROOT = 16 };
+/// Every call that takes a directory's descriptor and a path, with a descriptor that is none (-1, or that of a file): who has no need of it
+/// does not look.
+static void without(const char *what, int at, const char *path, const char *missing) {
+  char text[PATH_MAX];
+  char x[256];
+  struct stat s;
+  unlink("d/f"), rmdir("d/f"), unlink("d/absent");
+  close(open("d/f", O_CREAT | O_WRONLY, 0644));
+  printf("%s\n", what);
+  opened("openat", openat(at, path, O_RDONLY));
+  for (unsigned r = 0; r <= 16; r = r ? r * 2 : 1) opened("openat2", open2(at, path, O_PATH, 0, r & ~1u));
+  opened("created", openat(at, missing, O_CREAT | O_EXCL | O_WRONLY, 0600));
+  show("newfstatat", syscall(SYS_newfstatat, at, path, &s, 0));
+  if (strcmp(what, "nowhere")) show("empty", syscall(SYS_newfstatat, at, path, &s, AT_EMPTY_PATH));
+  show("statx", syscall(SYS_statx, at, path, 0, 0x200, x));
+  show("faccessat", syscall(SYS_faccessat, at, path, R_OK));
+  show("readlinkat", readlinkat(at, path, text, sizeof text));
+  show("fchmodat", syscall(SYS_fchmodat, at, path, 0644));
+  show("fchownat", fchownat(at, path, getuid(), getgid(), 0));
+  show("utimensat", syscall(SYS_utimensat, at, path, NULL, 0));
+  show("futimesat", syscall(SYS_futimesat, at, path, NULL));
+  show("mkdirat", mkdirat(at, path, 0700));
+  show("mknodat", mknodat(at, path, S_IFREG | 0600, 0));
+  show("symlinkat", symlinkat("x", at, path));
+  show("linkat", linkat(at, path, at, missing, 0));
+  show("renameat", renameat(at, path, at, missing));
+  show("renameat2", syscall(SYS_renameat2, at, path, at, missing, 1));
+  show("unlinkat", unlinkat(at, missing, 0));
+  show("rmdir", unlinkat(at, missing, AT_REMOVEDIR));
+}
 static void limit(int s) { printf("signal %d\n", s); }
 
 int main(int count, char **arguments) {
@@ -77,6 +107,18 @@ int main(int count, char **arguments) {
   opened("O_PATH and more", open2(d, "f", O_PATH | O_APPEND, 0, 0));
   opened("created", open2(d, "new", O_RDWR | O_CREAT | O_EXCL, 0600, BENEATH));
   opened("above", open2(d, "../new", O_RDWR | O_CREAT | O_EXCL, 0600, BENEATH));
+
+  char absolute[PATH_MAX], absent[PATH_MAX];
+  if (!getcwd(absolute, PATH_MAX - 20)) return 1;
+  strcat(strcpy(absent, absolute), "/d/absent"), strcat(absolute, "/d/f");
+  int file = open("d/f", O_RDONLY);
+  without("absolute", -1, absolute, absent), without("absolute, of a file", file, absolute, absent);
+  without("relative", -1, "d/f", "d/absent"), without("relative, of a file", file, "d/f", "d/absent");
+  without("none", -1, "", ""), without("none, of a file", file, "", "");
+  without("nowhere", -1, NULL, NULL);
+  show("one of two", linkat(-1, absolute, d, "linked", 0));
+  show("the other", renameat(d, "linked", -1, absent)), show("both", unlinkat(-1, absent, 0));
+  close(file);
 
   int place = open("d/f", O_PATH);
   char text[PATH_MAX] = "";

@@ -14,7 +14,7 @@ extension SystemCall {
 
   private func makeDirectory(_ directory: UInt64, _ path: VirtualAddress, _ mode: UInt64) throws(Errno) -> Int {
     try withPath(path) { (path) throws(Errno) in
-      try context.makeDirectory(path, from: try base(directory), mode: mode.u32, credentials)
+      try context.makeDirectory(path, from: try base(directory, path), mode: mode.u32, credentials)
     }
     return 0
   }
@@ -34,7 +34,7 @@ extension SystemCall {
     }
     try withPath(path) { (path) throws(Errno) in
       try context.makeNode(
-        path, from: try base(directory), type: type, mode: mode.u32, device: device, credentials)
+        path, from: try base(directory, path), type: type, mode: mode.u32, device: device, credentials)
     }
     return 0
   }
@@ -52,7 +52,8 @@ extension SystemCall {
         // By its descriptor alone, a file is linked by whoever may do anything.
         if old.isEmpty, flags.contains(.emptyPath), !credentials.isPrivileged { throw .ENOENT }
         try context.link(
-          old, from: try base(oldDirectory), to: new, from: try base(newDirectory), flags: flags, credentials)
+          old, from: try base(oldDirectory, old, flags), to: new, from: try base(newDirectory, new), flags: flags,
+          credentials)
       }
     }
     return 0
@@ -66,7 +67,7 @@ extension SystemCall {
   ) throws(Errno) -> Int {
     try withPath(target) { (target) throws(Errno) in
       try withPath(path, place: 1) { (path) throws(Errno) in
-        try context.makeSymbolicLink(path, from: try base(directory), target: target, credentials)
+        try context.makeSymbolicLink(path, from: try base(directory, path), target: target, credentials)
       }
     }
     return 0
@@ -84,7 +85,7 @@ extension SystemCall {
 
   private func unlink(_ directory: UInt64, _ path: VirtualAddress, _ flags: AtFlags) throws(Errno) -> Int {
     try withPath(path) { (path) throws(Errno) in
-      try context.unlink(path, from: try base(directory), flags: flags, credentials)
+      try context.unlink(path, from: try base(directory, path), flags: flags, credentials)
     }
     return 0
   }
@@ -99,7 +100,7 @@ extension SystemCall {
     try withPath(old) { (old) throws(Errno) in
       try withPath(new, place: 1) { (new) throws(Errno) in
         try context.rename(
-          old, from: try base(oldDirectory), to: new, from: try base(newDirectory),
+          old, from: try base(oldDirectory, old), to: new, from: try base(newDirectory, new),
           flags: RenameFlags(rawValue: flags.u32), credentials)
       }
     }
@@ -116,7 +117,8 @@ extension SystemCall {
   ) throws(Errno) -> Int {
     guard byteCount.i32 > 0 else { throw .EINVAL }
     let text = try withPath(path) { (path) throws(Errno) in
-      try context.readLink(path, from: try base(directory), credentials)
+      // With no path it is the link that the descriptor itself is a place of.
+      try context.readLink(path, from: try base(directory, path, .emptyPath), credentials)
     }
     let count = min(text.count, byteCount.int)
     try text.withPath { (text) throws(Errno) in

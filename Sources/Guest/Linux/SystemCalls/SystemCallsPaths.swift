@@ -19,9 +19,15 @@ extension SystemCall {
     try withProcess { $0.contextReference }.use(body)
   }
 
-  /// Where a relative path starts: at the place of directory descriptor `directory`, or (nil) at the working directory.
-  @inline(__always) func base(_ directory: UInt64) throws(Errno) -> Location? {
-    if directory.i32 == workingDirectoryDescriptor { return nil }
+  /// Where a path starts: at the place of directory descriptor `directory`, or (nil) at the working directory. A path that starts at the
+  /// root, or is none at all, starts at neither: the descriptor may be anything.
+  /// - Parameter isRoot: even an absolute path starts there (RESOLVE_IN_ROOT).
+  @inline(__always) func base(
+    _ directory: UInt64, _ path: PathBytes, _ flags: AtFlags = [], isRoot: Bool = false
+  ) throws(Errno) -> Location? {
+    guard directory.i32 != workingDirectoryDescriptor, !path.isAbsolute || isRoot,
+      !path.isEmpty || flags.contains(.emptyPath)
+    else { return nil }
     return try place(of: directory)
   }
 
@@ -39,21 +45,22 @@ extension SystemCall {
   // MARK: Opening
 
   func open() throws(Errno) -> Int {
-    try open(from: nil, address0, flags: argument1, mode: argument2)
+    try open(from: workingDirectory, address0, flags: argument1, mode: argument2)
   }
   func creat() throws(Errno) -> Int {
-    try open(from: nil, address0, flags: 0o1101, mode: argument1)
+    try open(from: workingDirectory, address0, flags: 0o1101, mode: argument1)
   }
   func openat() throws(Errno) -> Int {
-    try open(from: try base(argument0), address1, flags: argument2, mode: argument3)
+    try open(from: argument0, address1, flags: argument2, mode: argument3)
   }
 
   private func open(
-    from base: Location?, _ path: VirtualAddress, flags: UInt64, mode: UInt64, resolve: ResolveFlags = []
+    from directory: UInt64, _ path: VirtualAddress, flags: UInt64, mode: UInt64, resolve: ResolveFlags = []
   ) throws(Errno) -> Int {
     let flags = OpenFlags(rawValue: flags.u32)
     let file = try withPath(path) { (path) throws(Errno) in
-      try withContext { (context) throws(Errno) in
+      let base = try base(directory, path, isRoot: resolve.contains(.inRoot))
+      return try withContext { (context) throws(Errno) in
         try withCredentials { (credentials) throws(Errno) in
           try context.open(path, from: base, flags, mode: mode.u32, credentials, resolve: resolve)
         }
@@ -87,7 +94,7 @@ extension SystemCall {
       throw .EINVAL
     }
     if resolve.contains(.cached), !flags.isDisjoint(with: [.create, .truncate, .temporary]) { throw .EAGAIN }
-    return try open(from: try base(argument0), address1, flags: how[0], mode: mode, resolve: resolve)
+    return try open(from: argument0, address1, flags: how[0], mode: mode, resolve: resolve)
   }
 
   // MARK: Attributes
@@ -128,7 +135,7 @@ extension SystemCall {
           try file.getAttributes(into: &information)
         }
       }
-      let base = try base(directory)
+      let base = try base(directory, path, flags)
       try withContext { (context) throws(Errno) in
         try withCredentials { (credentials) throws(Errno) in
           try context.getAttributes(path, from: base, flags: flags, credentials, into: &information)
@@ -161,7 +168,7 @@ extension SystemCall {
   ) throws(Errno) -> Int {
     guard mode.u32 & ~7 == 0 else { throw .EINVAL }
     try withPath(path) { (path) throws(Errno) in
-      let base = try base(directory)
+      let base = try base(directory, path, flags)
       try withContext { (context) throws(Errno) in
         try withCredentials { (credentials) throws(Errno) in
           try context.checkAccess(path, from: base, AccessRights(rawValue: mode.u32), flags: flags, credentials)
@@ -207,7 +214,7 @@ extension SystemCall {
   /// The place that directory and path name.
   func find(_ directory: UInt64, _ path: VirtualAddress, _ flags: AtFlags) throws(Errno) -> Location {
     try withPath(path) { (path) throws(Errno) in
-      try context.find(path, from: try base(directory), flags: flags, credentials)
+      try context.find(path, from: try base(directory, path, flags), flags: flags, credentials)
     }
   }
 
