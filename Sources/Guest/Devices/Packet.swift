@@ -373,6 +373,21 @@ public enum PacketDestination: UInt8, Sendable {
     return true
   }
 
+  /// Sees to it that nobody shares the memory of the first slice: copies it into fresh memory if need be.
+  /// - Returns: false: there is no first slice, or memory is out.
+  public mutating func unshareHead() -> Bool {
+    guard sliceCount > 0 else { return false }
+    let first = slices[0]
+    if first.memory.isUnshared { return true }
+    // What was dropped in front stays where it is.
+    let count = first.offset.int &+ first.count.int
+    guard let memory = PacketMemory.allocate(capacity: count) else { return false }
+    memory.bytes.copyMemory(from: first.memory.bytes, byteCount: count)
+    slices[0] = PacketSlice(memory: memory, offset: first.offset.int, count: first.count.int)
+    first.memory.release()
+    return true
+  }
+
   /// Copies bytes from `offset` on: as many as the buffer has room for. False, and nothing of use is in it, if there are not so many.
   public func copy(from offset: Int, into buffer: UnsafeMutableRawBufferPointer) -> Bool {
     guard let target = buffer.baseAddress else { return buffer.count == 0 }

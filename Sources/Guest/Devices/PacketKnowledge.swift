@@ -102,4 +102,12 @@ extension Packet {
     @inline(__always) get { record.pointee.tag }
     @inline(__always) nonmutating set { record.pointee.tag = newValue }
   }
+
+  /// Takes back what was dropped in front, to where the link's header begins. Only of a packet whose first slice is still the one it had then.
+  public mutating func restoreLinkHeader() {
+    let count = max(-linkOffset, 0).u32
+    slices[0].offset &-= count
+    slices[0].count &+= count
+    record.pointee.byteCount &+= count
+  }
 }

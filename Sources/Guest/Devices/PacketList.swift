@@ -65,6 +65,27 @@ public struct PacketList: ~Copyable {
     return result
   }
 
+  /// Lets the body look at each, in order.
+  public func forEach(_ body: (borrowing Packet) -> Void) {
+    var word = first
+    while word != 0 {
+      let packet = Packet(adopting: word)
+      body(packet)
+      word = Packet.next(of: packet.leak())
+    }
+  }
+
+  /// Adds bytes at the end of the last one, where its memory has room and nobody shares it (`Packet.extend`): where to write them.
+  public mutating func extendLast(_ count: Int) -> UnsafeMutableRawPointer? {
+    guard last != 0 else { return nil }
+    var packet = Packet(adopting: last)
+    let end = packet.sliceCount &- 1
+    let place = end >= 0 && packet.slice(end).memory.isUnshared ? packet.extend(count) : nil
+    _ = packet.leak()
+    if place != nil { byteCount &+= count }
+    return place
+  }
+
   /// Takes all of them, in order, from another list.
   public mutating func append(_ other: inout PacketList) {
     if other.first == 0 { return }

@@ -27,8 +27,8 @@ public struct PacketMemory: BitwiseCopyable, Equatable, @unchecked Sendable {
   static var headerByteCount: Int { 16 }
   /// The largest object taken from the heap, header included.
   private static var heapLimit: Int { 2048 }
-  /// The largest block.
-  public static var maximumCapacity: Int { 65_536 }
+  /// The largest block: 64 KiB, and room for headers in front.
+  public static var maximumCapacity: Int { 65_536 &+ 512 }
   /// What fits into one frame: the size for buffers that devices fill.
   public static var pageCapacity: Int { 4096 &- headerByteCount }
 
