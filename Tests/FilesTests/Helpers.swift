@@ -42,3 +42,12 @@ extension Poll {
     return ready
   }
 }
+
+extension EpollFile {
+  /// Waits for reports and gives them as an array.
+  func wait(limit: Int, until deadline: Deadline) throws(Errno) -> [EpollEvent] {
+    let events = UnsafeMutableBufferPointer<EpollEvent>.allocate(capacity: limit)
+    defer { events.deallocate() }
+    return Array(events[..<(try wait(events, until: deadline))])
+  }
+}

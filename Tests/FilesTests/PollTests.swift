@@ -116,6 +116,28 @@ import Testing
     for epoll in chain { epoll.closed() }
   }
 
+  /// An exclusive member stays as it is, and wants nothing unusual.
+  @Test func exclusive() throws {
+    let exclusive: UInt32 = 1 << 28
+    let (epoll, other, file) = (EpollFile(), EpollFile(), event())
+    try epoll.add(file, descriptor: 3, EpollInterest(events: input | exclusive | edge, data: 1))
+    try other.add(file, descriptor: 3, EpollInterest(events: input | exclusive, data: 2))
+    #expect(throws: Errno.EINVAL) { try epoll.modify(file, descriptor: 3, EpollInterest(events: input, data: 1)) }
+    #expect(throws: Errno.EINVAL) {
+      try epoll.add(file, descriptor: 4, EpollInterest(events: input | exclusive | oneShot, data: 1))
+    }
+    #expect(throws: Errno.EINVAL) {
+      try epoll.add(other, descriptor: 5, EpollInterest(events: input | exclusive, data: 1))
+    }
+    try epoll.add(event(), descriptor: 6, EpollInterest(events: input, data: 1))
+    #expect(throws: Errno.EINVAL) {
+      try epoll.modify(file, descriptor: 6, EpollInterest(events: input | exclusive, data: 1))
+    }
+    _ = try file.writeNumber(1)
+    #expect(try data(epoll) == [1] || data(other) == [2])
+    for each in [epoll, other] { each.closed() }
+  }
+
   @Test func levelTriggered() throws {
     let (epoll, one, two) = (EpollFile(), event(), event(1))
     try epoll.add(one, descriptor: 3, EpollInterest(events: input, data: 1))

@@ -7,76 +7,12 @@
 //
 // `isQueued` is cleared before a member's file is looked at: what happens after the look queues it anew.
 //
+// `ready` is a list through the members themselves, and reports go into memory of the caller's: waiting allocates and counts nothing.
+//
 // Order of locks: an epoll's `lock`, then a file's links. Files and epolls refer to each other; the one that is closed
 // first (its last descriptor) undoes that.
 import Base
 import Locks
-
-/// What a member of an epoll wants and gets back; the flags are EPOLL*.
-public struct EpollInterest: Sendable {
-  /// What to report.
-  public var mask: ReadyMask
-  /// EPOLLET: report when something happens, not as long as it is so.
-  public var isEdgeTriggered: Bool
-  /// EPOLLONESHOT: report once, then no more until it is set anew.
-  public var isOneShot: Bool
-  /// The program's own number for it.
-  public var data: UInt64
-
-  /// An interest from epoll_event's fields.
-  public init(events: UInt32, data: UInt64) {
-    mask = ReadyMask(rawValue: events & 0xffff)
-    isEdgeTriggered = events & 1 << 31 != 0
-    isOneShot = events & 1 << 30 != 0
-    self.data = data
-  }
-}
-
-/// One report of an epoll.
-public struct EpollEvent: Sendable {
-  /// What is so.
-  public var mask: ReadyMask
-  /// The program's number.
-  public var data: UInt64
-}
-
-/// A file in an epoll.
-final class EpollMember {
-  let file: OpenFile
-  let descriptor: Int
-  /// Kept until the member is taken out, so that a file that is being closed finds it.
-  let epoll: EpollFile
-  let waiter: UnsafeMutablePointer<PollWaiter>
-  let isQueued = Atomic<Bool>(false)
-  /// The next on the stack of arrivals.
-  let older = Atomic<UInt>(0)
-  // Guarded by the epoll's lock.
-  var interest: EpollInterest
-  var isEnabled = true
-  var isRemoved = false
-  /// Another of the same descriptor.
-  var sibling: EpollMember?
-
-  init(_ epoll: EpollFile, _ file: OpenFile, _ descriptor: Int, _ interest: EpollInterest) {
-    self.epoll = epoll
-    self.file = file
-    self.descriptor = descriptor
-    self.interest = interest
-    waiter = .allocate(capacity: 1)
-    // SAFETY: the member frees the waiter when it ends, after `remove`.
-    waiter.initialize(to: PollWaiter(Unmanaged.passUnretained(self).toOpaque(), memberHappened))
-  }
-
-  deinit {
-    waiter.deinitialize(count: 1)
-    waiter.deallocate()
-  }
-}
-
-private func memberHappened(_ context: UnsafeMutableRawPointer, _ events: UInt32) {
-  // SAFETY: the member is in its epoll, which keeps it until the waiter is removed.
-  Unmanaged<EpollMember>.fromOpaque(context)._withUnsafeGuaranteedRef { $0.epoll.arrive($0) }
-}
 
 /// An epoll, as its descriptor shows it.
 public final class EpollFile: OpenFile {
@@ -86,7 +22,7 @@ public final class EpollFile: OpenFile {
   // Guarded by `lock`.
   /// By descriptor; more than one where a number was closed while a duplicate kept the file open.
   private var members = GrowingTable<EpollMember?>(blank: nil)
-  private var ready: [EpollMember] = []
+  private var ready = ReadyList()
   private var isClosed = false
 
   /// An empty epoll.
@@ -104,6 +40,7 @@ public final class EpollFile: OpenFile {
   ///   too deep), ENOMEM.
   public func add(_ file: OpenFile, descriptor: Int, _ interest: EpollInterest) throws(Errno) {
     guard file !== self else { throw .EINVAL }
+    if interest.isExclusive { guard interest.isValidExclusive, !(file is EpollFile) else { throw .EINVAL } }
     guard let fileSource = file.pollSource else { throw .EPERM }
     if let other = file as? EpollFile {
       EpollFile.nesting.lock()
@@ -134,11 +71,13 @@ public final class EpollFile: OpenFile {
   }
 
   /// Changes what is wanted of a file (EPOLL_CTL_MOD).
-  /// - Throws: ENOENT.
+  /// - Throws: ENOENT; EINVAL: it is or would be exclusive.
   public func modify(_ file: OpenFile, descriptor: Int, _ interest: EpollInterest) throws(Errno) {
+    guard !interest.isExclusive else { throw .EINVAL }
     lock.lock()
     defer { lock.unlock() }
     guard let member = find(file, descriptor) else { throw .ENOENT }
+    guard !member.interest.isExclusive else { throw .EINVAL }
     member.interest = interest
     member.isEnabled = true
     if !mask(of: member).isEmpty { arrive(member) }
@@ -173,7 +112,7 @@ public final class EpollFile: OpenFile {
     member.isRemoved = true
     member.file.pollSource?.remove(member.waiter)
     takeArrivals()
-    ready.removeAll { $0 === member }
+    ready.remove(Unmanaged.passUnretained(member))
     if members[member.descriptor] === member {
       members[member.descriptor] = member.sibling
     } else {
@@ -244,15 +183,14 @@ public final class EpollFile: OpenFile {
   /// Moves what has arrived to the end of `ready`. With the lock.
   private func takeArrivals() {
     var word = arrivals.exchange(0, ordering: .acquiring)
-    guard word != 0 else { return }
-    let start = ready.count
+    // The stack has the newest first: each one goes before those that were taken.
+    let place = ready.end
     while let pointer = UnsafeRawPointer(bitPattern: word) {
       // SAFETY: members on the stack are in `members`: taking one out empties the stack first.
-      let member = Unmanaged<EpollMember>.fromOpaque(pointer).takeUnretainedValue()
-      word = member.older.load(ordering: .relaxed)
-      ready.append(member)
+      let member = Unmanaged<EpollMember>.fromOpaque(pointer)
+      word = member._withUnsafeGuaranteedRef { $0.older.load(ordering: .relaxed) }
+      ready.insert(member, behind: place)
     }
-    ready[start...].reverse()
   }
 
   private func mask(of member: EpollMember) -> ReadyMask {
@@ -260,49 +198,47 @@ public final class EpollFile: OpenFile {
     return member.file.readyMask.withNormal.intersection(member.interest.mask.union(.always))
   }
 
-  /// Takes up to `limit` reports.
-  private func collect(_ limit: Int, _ events: inout [EpollEvent]) {
+  /// Takes as many reports as there is room for; how many.
+  private func collect(_ events: UnsafeMutableBufferPointer<EpollEvent>) -> Int {
     lock.lock()
     defer { lock.unlock() }
     takeArrivals()
-    var waiting = ready
-    ready = []
-    var index = 0
-    var again: [EpollMember] = []
-    while index < waiting.count, events.count < limit {
-      let member = waiting[index]
-      index &+= 1
-      member.isQueued.store(false, ordering: .sequentiallyConsistent)
-      let mask = mask(of: member)
-      guard !mask.isEmpty else { continue }
-      events.append(EpollEvent(mask: mask, data: member.interest.data))
-      if member.interest.isOneShot {
-        member.isEnabled = false
-      } else if !member.interest.isEdgeTriggered,
-        !member.isQueued.exchange(true, ordering: .acquiringAndReleasing)
-      {
-        again.append(member)
+    var (count, left) = (0, ready.count)
+    while left > 0, count < events.count, let first = ready.first {
+      left &-= 1
+      ready.remove(first)
+      first._withUnsafeGuaranteedRef { member in
+        member.isQueued.store(false, ordering: .sequentiallyConsistent)
+        let mask = mask(of: member)
+        guard !mask.isEmpty else { return }
+        events[count] = EpollEvent(bits: mask.rawValue, data: member.interest.data)
+        count &+= 1
+        if member.interest.isOneShot {
+          member.isEnabled = false
+        } else if !member.interest.isEdgeTriggered,
+          !member.isQueued.exchange(true, ordering: .acquiringAndReleasing)
+        {
+          ready.append(first)
+        }
       }
     }
-    waiting.removeFirst(index)
-    ready = waiting + again + ready
+    return count
   }
 
   /// Waits for reports (epoll_wait).
   /// - Parameters:
-  ///   - limit: how many are wanted, 1 or more.
+  ///   - events: where they go; room for one at least.
   ///   - deadline: how long to wait for the first.
-  /// - Returns: them; none if time ran out.
+  /// - Returns: how many; 0 if time ran out.
   /// - Throws: EINTR.
-  public func wait(limit: Int, until deadline: Deadline) throws(Errno) -> [EpollEvent] {
-    var events: [EpollEvent] = []
-    collect(limit, &events)
-    if !events.isEmpty || deadline == .now { return events }
+  public func wait(_ events: UnsafeMutableBufferPointer<EpollEvent>, until deadline: Deadline) throws(Errno) -> Int {
+    var count = collect(events)
+    if count > 0 || deadline == .now { return count }
     while true {
       let result = source.wait(until: deadline, interruptible: true) { isIdle }
       if result == .interrupted { throw .EINTR }
-      collect(limit, &events)
-      if !events.isEmpty || result == .timedOut { return events }
+      count = collect(events)
+      if count > 0 || result == .timedOut { return count }
     }
   }
 
@@ -319,17 +255,17 @@ public final class EpollFile: OpenFile {
     defer { lock.unlock() }
     takeArrivals()
     // Members that are ready no more go, so that they arrive again, and tell our own source, when they are.
-    var isReady = false
-    var index = 0
-    while index < ready.count, !isReady {
-      let member = ready[index]
-      member.isQueued.store(false, ordering: .sequentiallyConsistent)
-      isReady = !mask(of: member).isEmpty
-      if isReady, !member.isQueued.exchange(true, ordering: .acquiringAndReleasing) { break }
-      index &+= 1
+    while let first = ready.first {
+      let stays = first._withUnsafeGuaranteedRef { member -> (isReady: Bool, isHere: Bool) in
+        member.isQueued.store(false, ordering: .sequentiallyConsistent)
+        guard !mask(of: member).isEmpty else { return (false, false) }
+        return (true, !member.isQueued.exchange(true, ordering: .acquiringAndReleasing))
+      }
+      // If it has arrived meanwhile it lies among the arrivals.
+      if !stays.isHere { ready.remove(first) }
+      if stays.isReady { return .readable }
     }
-    ready.removeFirst(index)
-    return isReady ? .readable : []
+    return []
   }
   /// Tells when a member becomes ready.
   public override var pollSource: PollSource? { source }

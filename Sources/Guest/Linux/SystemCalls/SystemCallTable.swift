@@ -131,6 +131,7 @@ extension SystemCall {
     case 270: try pselect6()
     case 271: try ppoll()
     case 281: try epoll_pwait()
+    case 441: try epoll_pwait2()
     case 283: try timerfd_create()
     case 284: try eventfd()
     case 286: try timerfd_settime()

@@ -3,6 +3,7 @@ import Base
 import Files
 import Locks
 import Memory
+import Pages
 import Platform
 import Threads
 
@@ -193,14 +194,48 @@ extension SystemCall {
     let deadline: Deadline =
       milliseconds < 0
       ? .never : milliseconds == 0 ? .now : .after(milliseconds.u64 &* 1_000_000, from: Clock.now())
-    let events = try epoll().wait(limit: limit, until: deadline)
-    for index in 0..<events.count {
-      let place = address1 + index &* Self.eventByteCount
-      try UserSpan.write(events[index].mask.rawValue, at: place)
-      try UserSpan.write(events[index].data.u32, at: place + 4)
-      try UserSpan.write((events[index].data &>> 32).u32, at: place + 8)
+    return try epoll_wait(limit: limit, until: deadline)
+  }
+
+  /// The same with a time-out that is as exact as the clock.
+  func epoll_pwait2() throws(Errno) -> Int {
+    let limit = argument2.i32.int
+    guard limit > 0, limit <= Int(Int32.max) / Self.eventByteCount else { throw .EINVAL }
+    let deadline = try TimeSpecification.pollDeadline(at: VirtualAddress(argument3))
+    return try withMask(at: address4, byteCount: argument5) { () throws(Errno) in
+      try epoll_wait(limit: limit, until: deadline)
     }
-    return events.count
+  }
+
+  private func epoll_wait(limit: Int, until deadline: Deadline) throws(Errno) -> Int {
+    let epoll = try epoll()
+    // Reports lie on the kernel stack, or, where many are wanted, in the heap.
+    if limit <= 16 {
+      var few: [16 of EpollEvent] = .init(repeating: EpollEvent(bits: 0, data: 0))
+      return try withUnsafeMutableBytes(of: &few) { (bytes) throws(Errno) in
+        let events = bytes.bindMemory(to: EpollEvent.self)
+        return try epoll_wait(epoll, UnsafeMutableBufferPointer(rebasing: events[..<limit]), until: deadline)
+      }
+    }
+    let count = min(limit, 1024)
+    guard let memory = KernelHeap.allocate(byteCount: count &* MemoryLayout<EpollEvent>.stride) else { throw .ENOMEM }
+    defer { KernelHeap.free(memory) }
+    // SAFETY: memory for so many.
+    let events = UnsafeMutableBufferPointer(
+      start: memory.bindMemory(to: EpollEvent.self, capacity: count), count: count)
+    return try epoll_wait(epoll, events, until: deadline)
+  }
+
+  private func epoll_wait(
+    _ epoll: EpollFile, _ events: UnsafeMutableBufferPointer<EpollEvent>, until deadline: Deadline
+  ) throws(Errno) -> Int {
+    let count = try epoll.wait(events, until: deadline)
+    for index in 0..<count {
+      let place = address1 + index &* Self.eventByteCount
+      let words: [3 of UInt32] = [events[index].bits, events[index].data.u32, (events[index].data &>> 32).u32]
+      try UserSpan.write(words, at: place)
+    }
+    return count
   }
 
   func epoll_pwait() throws(Errno) -> Int {
