@@ -56,6 +56,11 @@ public enum Boot {
     table(information.pointee.devicesOffset, information.pointee.deviceCount)
   }
 
+  /// The network interfaces: eth0, eth1…
+  public static var networks: UnsafeBufferPointer<BootNetwork> {
+    table(information.pointee.networksOffset, information.pointee.networkCount)
+  }
+
   /// Whether a `BootFlags` bit is set.
   public static func has(flag: UInt32) -> Bool { information.pointee.flags & flag != 0 }
   /// Whether a `BootLog` bit is set.

@@ -1,0 +1,58 @@
+// How an interface of a device comes into use: its driver is started, its queue pairs get their threads, and it asks for its addresses. In a
+// thread of its own, beside the program's start. And how it goes out of use, with the machine.
+import Base
+import Devices
+import Locks
+import Platform
+import Threads
+
+extension DeviceInterface {
+  /// Begins to start the device. The interface must have been entered into its stack and configured.
+  /// - Throws: ENOMEM, EAGAIN: there is no thread for it.
+  public func begin() throws(Errno) {
+    // SAFETY: the thread keeps what it is given until it has ended.
+    let argument = Unmanaged.passRetained(self)
+    do throws(Errno) {
+      try Thread.spawn(
+        name: "network start",
+        entry: { context in
+          guard let context else { return }
+          Unmanaged<DeviceInterface>.fromOpaque(context).takeRetainedValue().start()
+        }, argument: argument.toOpaque()
+      ).detach()
+    } catch {
+      argument.release()
+      throw error
+    }
+  }
+
+  private func start() {
+    do throws(Errno) {
+      driver.onStatusChange = { [unowned(unsafe) self] in
+        self.hasStatusChanged.store(true, ordering: .releasing)
+        self.driver.poke(0)
+      }
+      try driver.start()
+      for pair in 0..<driver.pairCount { try ReceiveThread.start(stack, self, pair: pair) }
+    } catch {
+      return stack.giveUp(self)
+    }
+    stack.begin(self)
+    stack.runDeferred()
+  }
+}
+
+extension NetworkStack {
+  /// How long the end of the machine waits for devices, ns.
+  private static var endPatience: UInt64 { 20_000_000 }
+
+  /// Waits until the devices have transmitted what they were given, a little while at most. The machine ends: what a program has sent last is to
+  /// leave, too. Thread context.
+  public func finishSending() {
+    let end = Clock.now() &+ Self.endPatience
+    for interface in interfaces {
+      guard let device = interface as? DeviceInterface else { continue }
+      while device.driver.reapTransmitted() > 0, Clock.now() < end { _ = Thread.sleep(until: .after(50_000)) }
+    }
+  }
+}
