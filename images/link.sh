@@ -26,7 +26,7 @@ swiftc -target $triple -enable-experimental-feature Embedded -enable-experimenta
 "$bin/llvm-objcopy" --wildcard --keep-global-symbol='osv_*' --keep-global-symbol=kernel_start \
   --keep-global-symbol=memcpy --keep-global-symbol=memmove --keep-global-symbol=memset \
   --keep-global-symbol=memcmp --keep-global-symbol=strlen "$kernel" "$objects/kernel.o"
-"$bin/ld.lld" -pie --no-dynamic-linker -z norelro -z notext -z max-page-size=4096 --gc-sections \
+"$bin/ld.lld" -pie --no-dynamic-linker -z norelro -z notext -z max-page-size=4096 --gc-sections --pack-dyn-relocs=relr \
   --defsym=osv_image_kind=1 -T "$root/Sources/Guest/Boot/kernel.ld" "$objects/kernel.o" "$objects/program.o" "$work/GuestAPI.o" "$work/Base.o" \
   --defsym=free=osv_image_free --defsym=osv_image_kind=1 \
   "$bin/../lib/swift/embedded/$triple/libswiftUnicodeDataTables.a" -o "$output.debug"

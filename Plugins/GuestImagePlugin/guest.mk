@@ -50,7 +50,7 @@ kernel.o: $(BOOT_OBJECTS) $(OBJECTS)
 # Linked from the modules' own objects: in one relocatable object, functions that several modules have copies of lie in one
 # section, and all copies stay.
 kernel.debug.elf: kernel.o $(BOOT)/kernel.ld
-	$(BIN)ld.lld -pie --no-dynamic-linker -z norelro -z notext -z max-page-size=4096 --gc-sections \
+	$(BIN)ld.lld -pie --no-dynamic-linker -z norelro -z notext -z max-page-size=4096 --gc-sections --pack-dyn-relocs=relr \
 	  -T $(BOOT)/kernel.ld $(BOOT_OBJECTS) $(OBJECTS) $(RESOURCES)/libswiftUnicodeDataTables.a -o $@
 
 boot-%.o: $(BOOT)/%.S $(HEADERS) modules.mk

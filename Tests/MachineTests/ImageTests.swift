@@ -185,6 +185,39 @@ private func program() -> ELFBuilder {
     }
   }
 
+  /// DT_RELR: a place, and a word of bits for the places behind it.
+  @Test func packedRelocations() throws {
+    func kernel(_ words: [UInt64], byteCount: UInt64? = nil) -> ELFBuilder {
+      var builder = ELFBuilder.kernel()
+      func put(_ words: [UInt64], at offset: Int) {
+        let bytes = words.flatMap { ELFBuilder.bytes($0) }
+        builder.body.replaceSubrange(4096 + offset..<4096 + offset + bytes.count, with: bytes)
+      }
+      put([1, 2, 3, 4, 5], at: 0x10)
+      put(words, at: 0x300)
+      put([36, 0x1300, 35, byteCount ?? UInt64(8 * words.count), 0, 0], at: 0x200)
+      (builder.segments[2].fileCount, builder.segments[2].memoryCount) = (96, 96)
+      return builder
+    }
+    func load(_ builder: ELFBuilder) throws -> [UInt64] {
+      try withFile(builder.file) { bytes in
+        let kernel = try KernelImage(try ELFFile(bytes))
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: 12288, alignment: 4096)
+        defer { memory.deallocate() }
+        try kernel.load(to: memory, virtual: 0x5000_0000_0000)
+        return (0..<5).map { memory.load(fromByteOffset: 0x1010 + 8 * $0, as: UInt64.self) }
+      }
+    }
+    // The word at 0x1010, and of those behind it the first and the third.
+    #expect(
+      try load(kernel([0x1010, 0b1011])) == [0x5000_0000_0001, 0x5000_0000_0002, 3, 0x5000_0000_0004, 5])
+    #expect(throws: Failure.self) { try load(kernel([0x2ffa])) }
+    #expect(throws: Failure.self) { try load(kernel([.max - 1])) }
+    #expect(throws: Failure.self) { try load(kernel([0x2fe8, 0b111111])) }
+    #expect(throws: Failure.self) { try load(kernel([0x1010], byteCount: 12)) }
+    #expect(throws: Failure.self) { try load(kernel([0x1010], byteCount: 1 << 40)) }
+  }
+
   @Test func refusesWhatItCannotStart() {
     func isRefused(_ change: (inout ELFBuilder) -> Void) -> Bool {
       var builder = ELFBuilder.kernel()
