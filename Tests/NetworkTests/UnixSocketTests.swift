@@ -68,6 +68,36 @@ import Testing
     }
   }
 
+  /// SO_PEEK_OFF: a peek goes on where the last one ended, and what is received moves it.
+  @Test func peekingOn() throws {
+    func set(_ socket: Socket, _ number: Int32) throws {
+      try [number].withUnsafeBytes {
+        try socket.setOption(1, 42, OptionValue(UnsafeRawBufferPointer($0)), caller)
+      }
+    }
+    let (one, two) = UnixSocket.pair(kind: .stream, flags: [], caller)
+    _ = try send(one, [1, 2, 3])
+    _ = try send(one, [4, 5])
+    try set(two, 2)
+    #expect(try receive(two, 2, [.noWait, .peek]).1 == [3, 4])
+    #expect(try receive(two, 9, [.noWait, .peek]).1 == [5])
+    #expect(throws: Errno.EAGAIN) { _ = try receive(two, 9, [.noWait, .peek]) }
+    #expect(try receive(two, 4).1 == [1, 2, 3, 4])
+    #expect(throws: Errno.EAGAIN) { _ = try receive(two, 9, [.noWait, .peek]) }
+    _ = try send(one, [6, 7])
+    #expect(try receive(two, 9, [.noWait, .peek]).1 == [6, 7])
+    try set(two, -1)
+    #expect(try receive(two, 9, [.noWait, .peek]).1 == [5, 6, 7])
+    let (three, four) = UnixSocket.pair(kind: .datagram, flags: [], caller)
+    _ = try send(three, [1, 2, 3])
+    _ = try send(three, [4, 5])
+    try set(four, 1)
+    #expect(try receive(four, 9, [.noWait, .peek]).1 == [2, 3])
+    #expect(try receive(four, 1, [.noWait, .peek]).1 == [4])
+    #expect(try receive(four, 9).1 == [1, 2, 3])
+    #expect(try receive(four, 9, [.noWait, .peek]).1 == [5])
+  }
+
   /// A file on its way counts as open; what nobody takes is closed with its message.
   @Test func filesOnTheirWay() throws {
     let (one, two) = UnixSocket.pair(kind: .stream, flags: [], caller)

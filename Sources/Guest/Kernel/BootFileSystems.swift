@@ -7,6 +7,7 @@
   import Files
   import Linux
   import Memory
+  import Network
   import Pages
   import Platform
   import ProcFS
@@ -47,6 +48,7 @@
       try Self.mount(processes, PathBytes("/proc"), PathBytes("proc"), [], context)
       // A root that can be changed has it; another one may do without.
       let system = SystemFileSystem(cpuCount: CPU.count) { Processors().caches }
+      system.addLater { NetworkTexts.add(to: system, .main) }
       mounts.register(system)
       _ = try? Self.mount(system, PathBytes("/sys"), PathBytes("sysfs"), [], context)
       if !rootFlags.contains(.readOnly) { try Self.makeDirectory(PathBytes("/tmp"), mode: 0o1777, context) }

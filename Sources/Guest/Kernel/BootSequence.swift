@@ -35,6 +35,7 @@
         BootTrace.end(of: .fileSystems)
         try Scheduler.startOtherCPUs()
         BootTrace.end(of: .processors)
+        NetworkStart.run()
         let entry = try program(fileSystems.context, descriptors).load()
         BootBalloon.startWhenNeeded()
         BootTrace.end(of: .program)

@@ -32,6 +32,8 @@ public final class NetworkStack {
   public let flows: FlowTable
   /// The key of its hashes.
   let key: SipKey
+  /// What its sockets have in common.
+  public let sockets: SocketTables
 
   let lock = Mutex()
   let groupLock = Mutex()
@@ -94,6 +96,7 @@ public final class NetworkStack {
     self.environment = environment
     self.key = key
     flows = FlowTable(key: key)
+    sockets = SocketTables(key: key) { environment.random() }
     pathMTUs = PathMTUCache(key: key)
     identifications = IdentificationGenerator(key: key)
     let byteCount = 256 &* MemoryLayout<LiveWord>.stride
@@ -103,6 +106,7 @@ public final class NetworkStack {
     neighbours = NeighbourCache(self, key: key)
     reassembly = FragmentReassembly(key: key)
     setTransport(UDPTransport(self), protocol: InternetProtocol.udp)
+    rawReceivers = sockets.rawReceivers
     unattended = UnattendedFlows { [unowned(unsafe) self] in self.drainSoon() }
     loopbackInterface = LoopbackInterface(self)
     do throws(Errno) {

@@ -34,6 +34,7 @@ extension ProcessFileSystem {
       ("sys/net/unix/max_dgram_qlen", "10\n"),
     ]
     for setting in settings { add(setting.path, text: setting.text) }
+    addNetworkSettings()
     add("sys/vm/min_free_kbytes") { (text) throws(Errno) in
       text.append((Frames.reserve &* 4).u64)
       text.append("\n")

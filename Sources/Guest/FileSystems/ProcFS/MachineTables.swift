@@ -22,34 +22,6 @@ extension ProcessFileSystem {
     for table in tables { add(table.path, text: table.text) }
     addNetwork()
     let network: [(path: StaticString, text: StaticString)] = [
-      (
-        "net/dev",
-        """
-        Inter-|   Receive                                                |  Transmit
-         face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
-
-        """
-      ),
-      ("net/tcp", "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"),
-      (
-        "net/tcp6",
-        "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-      ),
-      (
-        "net/udp",
-        "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n"
-      ),
-      (
-        "net/udp6",
-        "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n"
-      ),
-      (
-        "net/raw",
-        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n"
-      ),
-      ("net/route", "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"),
-      ("net/arp", "IP address       HW type     Flags       HW address            Mask     Device\n"),
-      ("net/if_inet6", ""), ("net/ipv6_route", ""),
       ("net/igmp", "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n"),
       ("net/dev_mcast", ""),
       (

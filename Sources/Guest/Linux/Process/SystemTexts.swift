@@ -17,6 +17,7 @@ extension ProcessFiles {
     tree.add("loadavg", load)
     tree.add("sysvipc/shm", segments)
     tree.add("net/unix", sockets)
+    NetworkTexts.add(to: tree) { .main }
     // The limits that shmctl tells.
     tree.add("sys/kernel/shmmax") { (text) throws(Errno) in append(SharedSegments.limits.largest, &text) }
     tree.add("sys/kernel/shmall") { (text) throws(Errno) in append(SharedSegments.limits.pages, &text) }

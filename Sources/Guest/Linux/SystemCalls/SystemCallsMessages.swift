@@ -80,7 +80,7 @@ extension SystemCall {
     do throws(Errno) {
       return try socket.send(&transfer, message, socket.asksWhoSends ? socketCaller : nil)
     } catch {
-      if error == .EPIPE, socket.kind != .datagram, !message.flags.contains(.noSignal) {
+      if error == .EPIPE, socket.tellsBrokenPipes, !message.flags.contains(.noSignal) {
         try? process.send(.pipe, SignalInformation(.pipe, code: SignalInformation.Code.user), to: task)
       }
       throw error

@@ -2,6 +2,7 @@
 import Base
 import Files
 import Memory
+import Network
 import Pages
 
 extension SystemCall {
@@ -28,7 +29,7 @@ extension SystemCall {
   func write() throws(Errno) -> Int {
     try withFile { (file) throws(Errno) in
       var transfer = Transfer(program: address1, count: Self.byteCount(argument2))
-      return try written { () throws(Errno) in try file.write(from: &transfer) }
+      return try written(file) { () throws(Errno) in try file.write(from: &transfer) }
     }
   }
 
@@ -44,7 +45,7 @@ extension SystemCall {
     guard argument3.i64 >= 0 else { throw .EINVAL }
     return try withFile { (file) throws(Errno) in
       var transfer = Transfer(program: address1, count: Self.byteCount(argument2))
-      return try written { () throws(Errno) in try file.write(at: argument3, from: &transfer) }
+      return try written(file) { () throws(Errno) in try file.write(at: argument3, from: &transfer) }
     }
   }
 
@@ -58,7 +59,7 @@ extension SystemCall {
   func writev() throws(Errno) -> Int {
     try withFile { (file) throws(Errno) in
       var transfer = try vectors()
-      return try written { () throws(Errno) in try file.write(from: &transfer) }
+      return try written(file) { () throws(Errno) in try file.write(from: &transfer) }
     }
   }
 
@@ -74,7 +75,7 @@ extension SystemCall {
     guard argument3.i64 >= 0 else { throw .EINVAL }
     return try withFile { (file) throws(Errno) in
       var transfer = try vectors()
-      return try written { () throws(Errno) in try file.write(at: argument3, from: &transfer) }
+      return try written(file) { () throws(Errno) in try file.write(at: argument3, from: &transfer) }
     }
   }
 

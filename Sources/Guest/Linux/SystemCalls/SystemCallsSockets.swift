@@ -59,20 +59,30 @@ extension SystemCall {
   }
 
   private func install(_ socket: Socket, _ flags: OpenFlags) throws(Errno) -> Int {
-    try process.descriptors.install(socket, closeOnExec: flags.contains(.closeOnExec))
+    do throws(Errno) {
+      return try process.descriptors.install(socket, closeOnExec: flags.contains(.closeOnExec))
+    } catch {
+      // Nobody else will: whoever has connected to it learns that nobody is there.
+      socket.closed()
+      throw error
+    }
   }
 
   func socket() throws(Errno) -> Int {
     let flags = try socketFlags()
     let wish = SocketWish(family: argument0.i32, type: argument1.i32 & 0xf, protocolNumber: argument2.i32)
-    return try install(try wish.make(flags: flags, socketCaller), flags)
+    return try install(try wish.make(flags: flags, socketCaller, .main), flags)
   }
 
   func socketpair() throws(Errno) -> Int {
     let flags = try socketFlags()
     let wish = SocketWish(family: argument0.i32, type: argument1.i32 & 0xf, protocolNumber: argument2.i32)
-    let (one, two) = try wish.makePair(flags: flags, socketCaller)
-    let first = try install(one, flags)
+    let (one, two) = try wish.makePair(flags: flags, socketCaller, .main)
+    let first: Int
+    do throws(Errno) { first = try install(one, flags) } catch {
+      two.closed()
+      throw error
+    }
     do throws(Errno) {
       let second = try install(two, flags)
       do throws(Errno) {
@@ -117,12 +127,7 @@ extension SystemCall {
 
   private func accept(_ flags: OpenFlags) throws(Errno) -> Int {
     let accepted = try socketFile().accept(flags: flags)
-    let descriptor: Int
-    do throws(Errno) { descriptor = try install(accepted, flags) } catch {
-      // Whoever has connected learns that nobody is there.
-      accepted.closed()
-      throw error
-    }
+    let descriptor = try install(accepted, flags)
     if !address1.isNull {
       do throws(Errno) {
         try store((try? accepted.peerAddress()) ?? SocketAddress([1, 0]), at: address1, countAt: address2)

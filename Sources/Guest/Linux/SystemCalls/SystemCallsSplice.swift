@@ -31,7 +31,7 @@ extension SystemCall {
     if offset != nil, !input.vnode.isSeekable { throw .ESPIPE }
     guard !input.vnode.isDirectory, !output.flags.contains(.append) else { throw .EINVAL }
     var none: UInt64?
-    let count = try written { () throws(Errno) in
+    let count = try written(output) { () throws(Errno) in
       try Splice.copy(from: input, at: &offset, to: output, at: &none, count: Self.byteCount(argument3))
     }
     try store(offset, at: address2)
@@ -73,7 +73,7 @@ extension SystemCall {
     if !address3.isNull, Splice.isPipe(output) { throw .ESPIPE }
     var from = try offset(at: address1)
     var to = try offset(at: address3)
-    let count = try written { () throws(Errno) in
+    let count = try written(output) { () throws(Errno) in
       try Splice.move(
         from: input, at: &from, to: output, at: &to, count: Self.byteCount(argument4),
         nonBlocking: argument5.u32 & SpliceFlags.nonBlocking != 0)
@@ -89,7 +89,7 @@ extension SystemCall {
     guard argument2 > 0 else { return 0 }
     let input = try file()
     let output = try file(argument1)
-    return try written { () throws(Errno) in
+    return try written(output) { () throws(Errno) in
       try Splice.tee(
         from: input, to: output, count: Self.byteCount(argument2),
         nonBlocking: argument3.u32 & SpliceFlags.nonBlocking != 0)
@@ -102,7 +102,7 @@ extension SystemCall {
     let file = try file()
     var transfer = try vectors()
     guard transfer.remaining > 0 else { return 0 }
-    return try written { () throws(Errno) in
+    return try written(file) { () throws(Errno) in
       try Splice.transfer(&transfer, file, nonBlocking: argument3.u32 & SpliceFlags.nonBlocking != 0)
     }
   }

@@ -27,7 +27,7 @@ open class Socket: OpenFile {
   /// How it delivers.
   public let kind: SocketKind
   /// Tells when something can be done.
-  public let source = PollSource()
+  public let source: PollSource
   /// How long receiving and sending wait at most, ns; 0: for ever (SO_RCVTIMEO, SO_SNDTIMEO).
   public let receiveTimeout = Atomic<UInt64>(0)
   /// See `receiveTimeout`.
@@ -40,7 +40,8 @@ open class Socket: OpenFile {
   public let optionWords = SocketOptionWords()
 
   /// A socket of a family.
-  public init(family: Int32, kind: SocketKind, flags: OpenFlags) {
+  public init(family: Int32, kind: SocketKind, flags: OpenFlags, source: PollSource = PollSource()) {
+    self.source = source
     self.family = family
     self.kind = kind
     let vnode = AnonymousVnode(type: .socket, mode: 0o777)
@@ -89,6 +90,9 @@ open class Socket: OpenFile {
 
   // MARK: Options and control messages
 
+  /// Whether it has SO_PEEK_OFF.
+  open var hasPeekOffset: Bool { false }
+
   /// The program sets SO_SNDBUF; twice the size it has named.
   open func setSendBuffer(_ byteCount: Int32) {}
   /// The program sets SO_RCVBUF; twice the size it has named.
@@ -122,6 +126,9 @@ open class Socket: OpenFile {
 
   // MARK: What is the same for all
 
+  /// Whether who sends where nobody receives any more gets SIGPIPE.
+  public final var tellsBrokenPipes: Bool { kind == .stream || kind == .sequenced }
+
   /// Until when a call may wait.
   public final func deadline(_ timeout: borrowing Atomic<UInt64>, _ flags: MessageFlags) -> Deadline {
     if flags.contains(.noWait) || isNonBlocking { return .now }
@@ -136,6 +143,9 @@ open class Socket: OpenFile {
   private static var currentCredentials: SocketCredentials {
     credentialsOfCaller?() ?? SocketCredentials(process: 0, user: 0, group: 0)
   }
+
+  /// Whether who calls may change the network.
+  static var isCallerPrivileged: Bool { currentCredentials.user == 0 }
 
   open override func writeData(at offset: UInt64, from transfer: inout Transfer) throws(Errno) -> Int {
     try send(&transfer, OutgoingMessage(by: Self.currentCredentials), nil)

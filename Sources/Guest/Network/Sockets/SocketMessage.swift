@@ -99,6 +99,8 @@ public struct OutgoingMessage {
   public var files: FilesInFlight?
   /// Who sends.
   public var credentials: SocketCredentials
+  /// What control messages ask of Internet protocols.
+  public var control = OutgoingControl()
   /// A message by somebody.
   public init(by credentials: SocketCredentials) { self.credentials = credentials }
 }
@@ -115,6 +117,8 @@ public struct IncomingMessage {
   public var files: FilesInFlight?
   /// Who has sent it, if the socket wants to know.
   public var credentials: SocketCredentials?
+  /// What the socket wants to tell in control messages.
+  public var control = IncomingControl()
   /// Nothing.
   public init() {}
 }

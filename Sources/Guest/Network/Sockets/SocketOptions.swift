@@ -214,6 +214,9 @@ extension Socket {
       set(name, number != 0)
     case SocketOption.preferBusyPoll, SocketOption.busyPollBudget:
       guard isPrivileged else { throw .EPERM }
+    case SocketOption.peekOffset:
+      guard hasPeekOffset else { throw .EOPNOTSUPP }
+      optionWords.peekOffset.store(max(number, -1), ordering: .relaxed)
     case SocketOption.incomingCPU, SocketOption.lockFilter: break
     default: throw .ENOPROTOOPT
     }
@@ -263,6 +266,9 @@ extension Socket {
     case SocketOption.incomingCPU: result.put(-1 as Int32)
     case SocketOption.filterExtensions: result.put(64 as Int32)
     case SocketOption.cookie: result.put(cookie)
+    case SocketOption.peekOffset:
+      guard hasPeekOffset else { throw .EOPNOTSUPP }
+      result.put(optionWords.peekOffset.load(ordering: .relaxed))
     case SocketOption.debug, SocketOption.reuseAddress, SocketOption.dontRoute, SocketOption.broadcast,
       SocketOption.keepAlive, SocketOption.outOfBandInline, SocketOption.noChecksum, SocketOption.reusePort,
       SocketOption.timestamp, SocketOption.timestampNanoseconds, SocketOption.overflowCount,
@@ -274,6 +280,18 @@ extension Socket {
       address.withBytes { result.put(bytes: $0) }
     default: throw .ENOPROTOOPT
     }
+  }
+
+  /// From which byte on a peek gives bytes: 0 unless SO_PEEK_OFF says otherwise.
+  final var peekOffset: Int { max(optionWords.peekOffset.load(ordering: .relaxed), 0).int }
+
+  /// Bytes have been given to the program: the next peek, where SO_PEEK_OFF has set one, is about those behind, or as far from the first
+  /// one as before.
+  final func gave(_ count: Int, isPeek: Bool) {
+    let offset = optionWords.peekOffset.load(ordering: .relaxed)
+    guard offset >= 0 else { return }
+    let moved = isPeek ? offset &+ count.i32 : max(offset &- count.i32, 0)
+    optionWords.peekOffset.store(moved, ordering: .relaxed)
   }
 
   private func put(_ time: borrowing Atomic<UInt64>, _ result: inout OptionResult) {

@@ -71,6 +71,21 @@ struct UnixMessageQueue {
   private(set) var count = 0
   private(set) var byteCount = 0
 
+  /// Whether there is a message, or, behind so many bytes, a further byte.
+  func hasMore(than count: Int) -> Bool {
+    count == 0 ? first != nil : byteCount &- (first?.taken ?? 0) > count
+  }
+
+  /// The message that has the byte behind so many that have not been received, and how far into it that is.
+  func skipping(_ count: Int) -> (UnixMessage?, Int) {
+    var (entry, left) = (first, count)
+    while let candidate = entry, left > 0, left >= candidate.left {
+      left &-= candidate.left
+      entry = candidate.next
+    }
+    return (entry, left)
+  }
+
   mutating func append(_ entry: UnixMessage) {
     if let last { last.next = entry } else { first = entry }
     last = entry

@@ -114,7 +114,8 @@ extension UnixSocket {
       }
       if result.count >= wanted || result.files != nil || flags.contains(.peek) && result.count > 0 { return result }
       do throws(Errno) {
-        guard try waitForMessage(until: deadline, unconnected: .EINVAL) else { return result }
+        let beyond = flags.contains(.peek) ? peekOffset : 0
+        guard try waitForMessage(until: deadline, unconnected: .EINVAL, beyond: beyond) else { return result }
       } catch {
         if result.count == 0 { throw error }
         return result
@@ -125,14 +126,17 @@ extension UnixSocket {
   /// Copies what is there, to the first message with files or of another sender. With `receiving`.
   private func copyStream(_ transfer: inout Transfer, _ isPeek: Bool, _ result: inout IncomingMessage) -> Errno? {
     let wantsCredentials = self.wantsCredentials.load(ordering: .relaxed)
-    var cursor = lock.withLock { queue.first }
+    let start = result.count
+    defer { gave(result.count &- start, isPeek: isPeek) }
+    var (cursor, skipped) = lock.withLock { queue.skipping(isPeek ? peekOffset : 0) }
     while transfer.remaining > 0, let entry = cursor {
       let sender = entry.message.credentials
       if wantsCredentials, let other = result.credentials {
         guard other.process == sender.process, other.user == sender.user, other.group == sender.group else { break }
       }
       let before = transfer.copied
-      let rest = UnsafeRawBufferPointer(rebasing: entry.bytes[entry.taken...])
+      let rest = UnsafeRawBufferPointer(rebasing: entry.bytes[(entry.taken &+ skipped)...])
+      skipped = 0
       var failure: Errno?
       do throws(Errno) { _ = try transfer.copyOut(from: rest) } catch { failure = error }
       let moved = transfer.copied &- before
@@ -156,22 +160,22 @@ extension UnixSocket {
     return nil
   }
 
-  /// Waits until there is a message.
+  /// Waits until there is a message, or, behind so many bytes, more.
   /// - Returns: false: there will be none.
-  private func waitForMessage(until deadline: Deadline, unconnected: Errno) throws(Errno) -> Bool {
+  private func waitForMessage(until deadline: Deadline, unconnected: Errno, beyond: Int = 0) throws(Errno) -> Bool {
     let (isEnded, isConnected) = try lock.withLock { () throws(Errno) -> (Bool, Bool) in
-      if queue.first != nil { return (false, true) }
+      if queue.hasMore(than: beyond) { return (false, true) }
       if let error {
         self.error = nil
         throw error
       }
       return (ended.receiving, peer != nil || kind == .datagram)
     }
-    if isEnded { return lock.withLock { queue.first != nil } }
+    if isEnded { return lock.withLock { queue.hasMore(than: beyond) } }
     guard isConnected else { throw unconnected }
-    if deadline == .now, lock.withLock({ queue.first == nil }) { throw .EAGAIN }
+    if deadline == .now, lock.withLock({ !queue.hasMore(than: beyond) }) { throw .EAGAIN }
     let result = source.wait(until: deadline) {
-      lock.withLock { queue.first == nil && !ended.receiving && error == nil }
+      lock.withLock { !queue.hasMore(than: beyond) && !ended.receiving && error == nil }
     }
     if result == .interrupted { throw .EINTR }
     if result == .timedOut { throw .EAGAIN }
@@ -183,19 +187,24 @@ extension UnixSocket {
   {
     let isPeek = flags.contains(.peek)
     while true {
-      let entry = lock.withLock { () -> UnixMessage? in
+      let beyond = isPeek ? peekOffset : 0
+      let (entry, skipped) = lock.withLock { () -> (UnixMessage?, Int) in
+        if isPeek { return queue.skipping(beyond) }
         let entry = queue.first
-        if !isPeek { queue.removeFirst() }
-        return entry
+        queue.removeFirst()
+        return (entry, 0)
       }
       guard let entry else {
-        guard try waitForMessage(until: deadline, unconnected: .ENOTCONN) else { return IncomingMessage() }
+        guard try waitForMessage(until: deadline, unconnected: .ENOTCONN, beyond: beyond) else {
+          return IncomingMessage()
+        }
         continue
       }
       if !isPeek { source.notify(.writable) }  // Others may send to it again.
       var result = IncomingMessage()
-      let size = entry.bytes.count
-      let copied = try transfer.copyOut(from: UnsafeRawBufferPointer(entry.bytes))
+      let size = entry.bytes.count &- skipped
+      let copied = try transfer.copyOut(from: UnsafeRawBufferPointer(rebasing: entry.bytes[skipped...]))
+      gave(isPeek ? copied : size, isPeek: isPeek)
       result.count = flags.contains(.truncated) ? size : copied
       if copied < size { result.flags.insert(.truncated) }
       result.address = entry.address

@@ -79,6 +79,8 @@ public final class UnixSocket: Socket {
 
   private var isConnectionBased: Bool { kind != .datagram }
 
+  public override var hasPeekOffset: Bool { true }
+
   // MARK: Names
 
   /// Called by the table of names.
@@ -337,7 +339,12 @@ public final class UnixSocket: Socket {
         return queue.byteCount &- (queue.first?.taken ?? 0)
       }
     case 0x5411: count = account.used.load(ordering: .relaxed)  // SIOCOUTQ
-    default: throw .ENOTTY
+    default:
+      // Programs that ask about interfaces use any socket.
+      guard request &>> 8 == 0x89, let result = try InterfaceControl(.main).run(request, argument) else {
+        throw .ENOTTY
+      }
+      return result
     }
     try UserSpan.write(count.i32, at: VirtualAddress(argument))
     return 0
