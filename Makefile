@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 # Debian packages beside the Swift toolchain; `make prerequisites` installs what is missing of them.
 PACKAGES := make gcc libc6-dev musl-tools busybox-static libcap-dev strace \
   qemu-system-x86 kmod cpio dpkg-dev python3 util-linux \
-  bc dc mawk perl sqlite3 xz-utils lz4 acpica-tools
+  bc dc mawk perl sqlite3 xz-utils lz4 acpica-tools passt iproute2
 SWIFT_BUILD := swift build -c release
 BIN := .build/release
 IMAGES := $(patsubst images/%/,.build/images/%.elf,$(sort $(dir $(wildcard images/*/*.swift))))

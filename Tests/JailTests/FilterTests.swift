@@ -102,6 +102,35 @@ private struct Call {
     }
   }
 
+  /// Frames pass on the sockets of the network alone, and nowhere where there is none.
+  @Test func framesPassOnTheirSocketsAlone() {
+    for kind in ThreadKind.allCases {
+      let without = FilterProgram(FilterRule.rules(for: kind, requests: []))
+      let with = FilterProgram(FilterRule.rules(for: kind, requests: [], sockets: [5, 9]))
+      let isPacketKind = kind == .process || kind == .network
+      for number: UInt32 in [45, 46, 48] {
+        for socket: UInt64 in [5, 9] {
+          let call = Call(number: number, arguments: [socket, 0, 0, 0, 0, 0])
+          #expect(call.verdict(of: without) == FilterProgram.refuse)
+          #expect(call.verdict(of: with) == (isPacketKind ? FilterProgram.allow : FilterProgram.refuse))
+        }
+        #expect(Call(number: number, arguments: [6, 0, 0, 0, 0, 0]).verdict(of: with) == FilterProgram.refuse)
+      }
+      // Neither socket, connect, sendto nor sendmmsg.
+      for number: UInt32 in [41, 42, 44, 307] {
+        #expect(Call(number: number).verdict(of: with) == FilterProgram.refuse)
+      }
+    }
+    // A network's thread opens nothing and makes no thread.
+    let network = FilterProgram(FilterRule.rules(for: .network, requests: [], sockets: [5]))
+    for number: UInt32 in [257, 437, 56, 290, 317, 288] {
+      #expect(Call(number: number).verdict(of: network) == FilterProgram.refuse)
+    }
+    for number: UInt32 in [19, 20, 271, 24] {
+      #expect(Call(number: number).verdict(of: network) == FilterProgram.allow)
+    }
+  }
+
   @Test func processesCannotBeMade() {
     let program = FilterProgram(FilterRule.rules(for: .process, requests: []))
     // What pthread_create passes, and what fork passes.

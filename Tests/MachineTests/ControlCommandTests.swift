@@ -9,6 +9,7 @@ import Testing
 
   @Test func whatIsUnderstood() {
     #expect(command("memory") == .memory)
+    #expect(command("network") == .network)
     #expect(command("  memory \r") == .memory)
     #expect(command("balloon 64M") == .balloon(64 << 20))
     #expect(command("balloon\t0m") == .balloon(0))
@@ -17,7 +18,8 @@ import Testing
   }
 
   @Test(arguments: [
-    "", "   ", "memory now", "balloon", "balloon M", "balloon 64", "balloon 64K", "balloon -1M", "balloon 1M 2M",
+    "", "   ", "memory now", "network now", "balloon", "balloon M", "balloon 64", "balloon 64K", "balloon -1M",
+    "balloon 1M 2M",
     "balloon 113M", "balloon 1G", "balloon 99999999999999999999999G", "Memory", "memory\u{0}", "exit", "\u{1b}[2J",
     "balloon 0x10M", "balloon \u{ff11}M",
   ]) func whatIsRefused(_ text: String) {

@@ -11,7 +11,7 @@ files=$(mktemp -d "$bed/foreign.XXXXXX")
 trap 'rm -rf "$files"' EXIT
 
 new_tree "$files/tree"
-for module in virtio_pci virtiofs virtio-rng virtio_balloon; do add_module "$files/tree" $module; done
+for module in virtio_pci virtiofs virtio-rng virtio_balloon virtio_net ipv6; do add_module "$files/tree" $module; done
 cp "$root/Tests/TestBed/foreign-init" "$files/tree/init"
 cp "$root/Tests/TestBed/foreign-init" "$files/inner-init"
 pack "$files/tree" "$files/inner.gz"

@@ -29,6 +29,7 @@ tree=$work/tree
 new_tree "$tree"
 mkdir "$tree/t"
 add_module "$tree" kvm-amd
+add_module "$tree" tun
 printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n' > "$tree/etc/passwd"
 cat > "$tree/init" <<'INIT'
 #!/bin/busybox sh

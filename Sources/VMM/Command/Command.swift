@@ -25,8 +25,12 @@ public enum Command {
           .usage, "--status-fd wants an open file descriptor, but descriptor \(descriptor) is not open: redirect it")
       }
       status = StatusReport(descriptor: options.statusDescriptor)
+      for case .descriptor(let number) in options.networks.map(\.kind) where fcntl(number, F_GETFD) < 0 {
+        throw Failure(.usage, "--net wants an open file descriptor, but descriptor \(number) is not open: redirect it")
+      }
       // What the caller left open would stay open in the jail. Nothing of ours is open yet.
-      osv_close_inherited(options.statusDescriptor ?? -1)
+      let kept = options.passedDescriptors
+      kept.withUnsafeBufferPointer { osv_close_inherited($0.baseAddress, CInt($0.count)) }
       switch options.action {
       case .help: finish(OptionTable.help)
       case .version: finish("osv-run \(version)\n")
@@ -130,6 +134,19 @@ public enum Command {
       }
       configuration.statisticsDescriptor = descriptor
     }
+    if let path = options.capture {
+      let descriptor = HostFile.create(path)
+      guard descriptor >= 0 else {
+        throw Failure(
+          .file, "the file \(Options.show(path)) cannot be written: \(String(cString: strerror(-descriptor)))")
+      }
+      configuration.captureDescriptor = descriptor
+    }
+    // passt takes a while to start, beside everything else.
+    for (number, request) in options.networks.enumerated() {
+      configuration.networks.append(
+        try NetworkInterface.open(request, number: number, cpuCount: options.cpuCount))
+    }
     if let path = options.kernel {
       let descriptor = HostFile.open(path)
       guard descriptor >= 0 else { throw Failure(.file, "there is no kernel \(Options.show(path))") }
@@ -156,7 +173,9 @@ public enum Command {
           descriptor: descriptor, guest: volume.guest, readOnly: volume.readOnly, cache: volume.cache))
       volumes.append(GuestView.Volume(guest: volume.guest, descriptor: descriptor))
     }
-    if root == nil { configuration.files = GuestEnvironment.etc(hostName: options.hostName) }
+    if root == nil {
+      configuration.files = GuestEnvironment.etc(hostName: options.hostName, networks: configuration.networks)
+    }
 
     if options.action == .selfTest {
       configuration.flags |= MachineConfiguration.selfTestFlag

@@ -22,15 +22,34 @@ enum GuestEnvironment {
     return kept + given
   }
 
+  /// /etc/hosts: the host name leads to the first interface's address, if that is known beforehand, and else to the guest itself.
+  static func hosts(_ host: String, addresses: [InternetAddress]) -> String {
+    guard !addresses.isEmpty else { return "127.0.0.1\tlocalhost \(host)\n::1\tlocalhost \(host)\n" }
+    return "127.0.0.1\tlocalhost\n::1\tlocalhost\n" + addresses.map { "\($0)\t\(host)\n" }.joined()
+  }
+
+  /// /etc/resolv.conf: the name servers of the interfaces, three at most, and how the host searches.
+  static func resolver(_ servers: [InternetAddress], hostLines: [[UInt8]]) -> String {
+    var seen: [InternetAddress] = []
+    for server in servers where !seen.contains(server) && seen.count < 3 { seen.append(server) }
+    if seen.isEmpty { return "" }
+    return seen.map { "nameserver \($0)\n" }.joined()
+      + hostLines.map { String(decoding: $0, as: UTF8.self) + "\n" }.joined()
+  }
+
   /// The files of a minimal /etc.
-  static func etc(hostName: [UInt8]) -> [GuestFile] {
+  static func etc(hostName: [UInt8], networks: [NetworkInterface] = []) -> [GuestFile] {
     let host = String(decoding: hostName, as: UTF8.self)
     let texts: [(String, String)] = [
       ("/etc/passwd", "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
       ("/etc/group", "root:x:0:\nnogroup:x:65534:\n"),
-      ("/etc/hosts", "127.0.0.1\tlocalhost \(host)\n::1\tlocalhost \(host)\n"),
+      ("/etc/hosts", hosts(host, addresses: networks.first?.addresses ?? [])),
       ("/etc/hostname", host + "\n"),
-      ("/etc/resolv.conf", ""),
+      (
+        "/etc/resolv.conf",
+        networks.isEmpty
+          ? "" : resolver(networks.flatMap(\.nameServers), hostLines: HostNetwork().resolverLines)
+      ),
       ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
     ]
     var files = texts.map { path, text in

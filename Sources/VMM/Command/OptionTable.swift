@@ -75,6 +75,34 @@ enum OptionTable {
       if value.isEmpty { throw Failure(.usage, "--root wants a directory") }
       options.root = value
     },
+    Option(
+      "net", argument: "KIND[,...]",
+      help: "give it a network: user, tap, tap:NAME or fd:N, with mac=, mtu=, rate=...; repeats (none)"
+    ) { options, value throws(Failure) in
+      let request = try OptionValue.network(value)
+      guard !options.isNetworkGiven || request != nil && !options.networks.isEmpty else {
+        throw Failure(.usage, "--net none stands alone")
+      }
+      options.isNetworkGiven = true
+      guard let request else { return }
+      if options.networks.count >= Options.networkLimit {
+        throw Failure(.usage, "there may be \(Options.networkLimit) network interfaces at most")
+      }
+      options.networks.append(request)
+    },
+    Option(
+      "publish", letter: "-p", argument: "[ADDR:]HOST:GUEST[/udp]",
+      help: "make a port of the host lead to the guest (implies --net user); repeats"
+    ) { options, value throws(Failure) in
+      let port = try OptionValue.publishedPort(value)
+      if options.published.count >= 64 { throw Failure(.usage, "there may be 64 published ports at most") }
+      options.published.append(port)
+    },
+    Option("capture", argument: "FILE", help: "record the network's frames in FILE, which Wireshark opens") {
+      options, value throws(Failure) in
+      if value.isEmpty { throw Failure(.usage, "--capture wants a file") }
+      options.capture = value
+    },
     Option("env", letter: "-e", argument: "NAME=VALUE", help: "set an environment variable; repeats") {
       options, value throws(Failure) in
       guard let equals = value.firstIndex(of: UInt8(ascii: "=")), equals > 0 else {
@@ -133,7 +161,7 @@ enum OptionTable {
       if value.isEmpty { throw Failure(.usage, "--control wants the path of a socket to make") }
       options.control = value
     },
-    Option("ask", argument: "SOCKET", help: "send a command there instead: memory, or balloon SIZE") {
+    Option("ask", argument: "SOCKET", help: "send a command there instead: memory, network, or balloon SIZE") {
       options, value throws(Failure) in
       if value.isEmpty { throw Failure(.usage, "--ask wants the path of a socket") }
       options.control = value

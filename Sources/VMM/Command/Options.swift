@@ -60,6 +60,14 @@ public struct Options: Equatable {
   public var volumes: [Volume] = []
   /// The host directory that is the guest's root, nil for a RAM file system.
   public var root: [UInt8]?
+  /// Network interfaces.
+  public var networks: [NetworkRequest] = []
+  /// Whether --net was given, be it for none.
+  var isNetworkGiven = false
+  /// Ports that --publish named; they end up with an interface.
+  var published: [PublishedPort] = []
+  /// Where the frames of all interfaces are recorded.
+  public var capture: [UInt8]?
   /// "NAME=VALUE" strings, in order.
   public var environment: [[UInt8]] = []
   /// The program's working directory.
@@ -131,11 +139,15 @@ public struct Options: Equatable {
         "there is no self-test \(Self.show(image)): name none for all of them, or one of "
           + Self.selfTests.joined(separator: ", "))
     }
+    try settlePublishedPorts()
+    if capture != nil, networks.isEmpty {
+      throw Failure(.usage, "--capture records what a network carries: give --net")
+    }
     // A volume within another comes after it, in whatever order they were given.
     volumes = volumes.enumerated().sorted { ($0.element.depth, $0.offset) < ($1.element.depth, $1.offset) }.map(
       \.element)
     if action == .ask, image == nil {
-      throw Failure(.usage, "say what to ask: osv-run --ask SOCKET memory, or osv-run --ask SOCKET balloon SIZE")
+      throw Failure(.usage, "say what to ask: osv-run --ask SOCKET memory, network, or balloon SIZE")
     }
     if let reason = ControlCommand.refusal(ofBalloon: balloonByteCount, in: memoryByteCount) {
       throw Failure(.memory, "--balloon is too large: \(reason)")
@@ -143,6 +155,15 @@ public struct Options: Equatable {
     if image == nil, action == .run || action == .explain {
       throw Failure(.usage, "say which program to run: osv-run [options] PROGRAM [argument...]; see osv-run --help")
     }
+  }
+
+  /// Descriptors of the caller that are ours to use, in ascending order.
+  var passedDescriptors: [CInt] {
+    let networks = networks.compactMap { request -> CInt? in
+      if case .descriptor(let number) = request.kind { return number }
+      return nil
+    }
+    return (networks + [statusDescriptor].compactMap { $0 }).sorted()
   }
 
   /// "--name=value" to name and value; "--name" and "-n" to a name alone.

@@ -10,7 +10,7 @@ extension ForeignKernel {
     guard !isUnheeded else {
       throw Failure(
         .usage,
-        "\(file.name) is another kernel: besides memory, CPUs and volumes it takes --initrd and --cmdline, nothing else"
+        "\(file.name) is another kernel: besides memory, CPUs, volumes and networks it takes --initrd and --cmdline, nothing else"
       )
     }
     var disk = UnsafeRawBufferPointer(start: nil, count: 0)

@@ -6,6 +6,8 @@ public enum ThreadKind: CaseIterable, Sendable {
   case process
   /// A thread that serves a device's queues.
   case device
+  /// A thread that moves frames between a network device and the host.
+  case network
   /// A thread that reads standard input, or waits for room in an output.
   case console
   /// The thread that answers commands on the control socket.
@@ -124,20 +126,34 @@ extension FilterRule {
     FilterRule(16, .isOne(of: requests, argument: 1))
   }
 
+  /// Sending and receiving frames on these sockets, and ending them with the process behind them.
+  private static func packets(on sockets: [CInt]) -> [FilterRule] {
+    if sockets.isEmpty { return [] }
+    let numbers = sockets.map { UInt32(bitPattern: $0) }
+    return [
+      FilterRule(45, .isOne(of: numbers, argument: 0)),  // recvfrom
+      FilterRule(46, .isOne(of: numbers, argument: 0)),  // sendmsg
+      FilterRule(48, .isOne(of: numbers, argument: 0)),  // shutdown
+      FilterRule(61),  // wait4
+    ]
+  }
+
   /// accept4 of that one socket, and of nothing where there is none.
   private static func accepting(_ listener: CInt?) -> [FilterRule] {
     listener.map { [FilterRule(288, .isOne(of: [UInt32(bitPattern: $0)], argument: 0))] } ?? []
   }
 
   /// The rules of a kind of thread; `requests` are the ioctl numbers it may make, `listener` is the control socket; `writesFiles`:
-  /// a directory is shared for writing.
+  /// a directory is shared for writing; `sockets` carry frames.
   public static func rules(
-    for kind: ThreadKind, requests: [UInt32], listener: CInt? = nil, writesFiles: Bool = false
+    for kind: ThreadKind, requests: [UInt32], listener: CInt? = nil, writesFiles: Bool = false,
+    sockets: [CInt] = []
   ) -> [FilterRule] {
     let files = writesFiles ? files + changes : files
     return switch kind {
-    case .process: [ioctls(requests)] + everywhere + files + machine + accepting(listener)
+    case .process: [ioctls(requests)] + everywhere + files + machine + accepting(listener) + packets(on: sockets)
     case .device: [ioctls(requests)] + everywhere + files
+    case .network: [ioctls(requests), FilterRule(19)] + everywhere + packets(on: sockets)  // readv
     case .console: [ioctls(requests), FilterRule(19)] + everywhere  // readv
     // It reads the account of memory, and interrupts the guest.
     case .control: [ioctls(requests), FilterRule(17)] + everywhere + accepting(listener)  // pread64

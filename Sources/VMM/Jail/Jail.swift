@@ -22,8 +22,9 @@ public enum Jail {
   ///   - writable: those of them beneath which everything but devices may be made, changed and removed.
   ///   - requests: the ioctl numbers that stay allowed.
   ///   - listener: the control socket, whose connections may be accepted.
+  ///   - sockets: those that carry frames of the guest's network.
   public static func enter(
-    directories: [CInt], writable: [CInt] = [], requests: [UInt32], listener: CInt? = nil
+    directories: [CInt], writable: [CInt] = [], requests: [UInt32], listener: CInt? = nil, sockets: [CInt] = []
   ) throws(JailError) {
     try check(osv_drop_capabilities(), "dropping capabilities")
     try check(osv_no_new_privileges(), "setting no_new_privs")
@@ -35,14 +36,16 @@ public enum Jail {
       }
       try check(result, "restricting the file system (Landlock)")
     }
-    try restrict(.process, requests: requests, listener: listener, writesFiles: !writable.isEmpty)
+    try restrict(
+      .process, requests: requests, listener: listener, writesFiles: !writable.isEmpty, sockets: sockets)
   }
 
   /// Restricts the calling thread, and those it will start, to the calls of its kind.
   public static func restrict(
-    _ kind: ThreadKind, requests: [UInt32], listener: CInt? = nil, writesFiles: Bool = false
+    _ kind: ThreadKind, requests: [UInt32], listener: CInt? = nil, writesFiles: Bool = false, sockets: [CInt] = []
   ) throws(JailError) {
-    let rules = FilterRule.rules(for: kind, requests: requests, listener: listener, writesFiles: writesFiles)
+    let rules = FilterRule.rules(
+      for: kind, requests: requests, listener: listener, writesFiles: writesFiles, sockets: sockets)
     let program = FilterProgram(rules)
     try check(program.install(), "installing the system-call filter")
   }

@@ -119,10 +119,15 @@ public final class VirtualMachine: Sendable {
 
   /// From now on a 16-bit guest write of `value` to `address` signals `event` in the kernel instead of exiting.
   public func attach(event: EventDescriptor, toMMIOWrite address: UInt64, value: UInt16) throws(KVMError) {
+    try attach(descriptor: event.descriptor, toMMIOWrite: address, value: value)
+  }
+
+  /// The same with an eventfd that the caller keeps open as long as the machine lives.
+  public func attach(descriptor: CInt, toMMIOWrite address: UInt64, value: UInt16) throws(KVMError) {
     var request = kvm_ioeventfd()
     request.addr = address
     request.len = 2
-    request.fd = event.descriptor
+    request.fd = descriptor
     request.datamatch = UInt64(value)
     request.flags = 1 << UInt32(kvm_ioeventfd_flag_nr_datamatch)
     guard ckvm_ioctl_pointer(descriptor, ckvm_KVM_IOEVENTFD, &request) == 0 else { throw .last(.ioeventfd) }

@@ -60,6 +60,8 @@ public struct BootContent {
   public var mounts: [Mount] = []
   /// Devices, placed and described.
   public var devices: [BootDevice] = []
+  /// Network interfaces.
+  public var networks: [BootNetwork] = []
 
   /// Nothing yet.
   public init() {}
@@ -77,7 +79,7 @@ public struct BootContent {
     // Tables first, with their strings' offsets counted from where the strings will start.
     let tables =
       files.count * MemoryLayout<BootFile>.stride + mounts.count * MemoryLayout<BootMount>.stride
-      + devices.count * MemoryLayout<BootDevice>.stride
+      + devices.count * MemoryLayout<BootDevice>.stride + networks.count * MemoryLayout<BootNetwork>.stride
     var strings: [UInt8] = []
     let stringsStart = bytes.count + tables
     func add(_ string: [UInt8]) -> UInt32 {
@@ -110,6 +112,9 @@ public struct BootContent {
     head.devicesOffset = offset()
     head.deviceCount = UInt32(devices.count)
     for device in devices { append(device) }
+    head.networksOffset = offset()
+    head.networkCount = UInt32(networks.count)
+    for network in networks { append(network) }
 
     head.argumentCount = UInt32(arguments.count)
     head.argumentsOffset = UInt32(stringsStart + strings.count)

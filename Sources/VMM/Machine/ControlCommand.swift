@@ -1,6 +1,7 @@
 // What can be asked of a running machine: a line of text, an answer of one line of JSON. Pure, so that tables test it.
 //
 //   memory             how much memory there is, and who has it
+//   network            what the network interfaces have done
 //   balloon SIZE       so much of it shall be in the balloon, as 64M or 2G; the guest gives it as soon as it can do without
 
 /// Sizes as people write them.
@@ -32,6 +33,8 @@ public enum ControlCommand: Equatable {
   case memory
   /// So many bytes are wanted in the balloon.
   case balloon(UInt64)
+  /// Tell about the network interfaces.
+  case network
   /// Not one of these, or not now; one sentence says why.
   case refused(String)
 
@@ -45,19 +48,20 @@ public enum ControlCommand: Equatable {
     let words = line.split { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") || $0 == UInt8(ascii: "\r") }
       .map { Array($0) }
     guard let first = words.first else {
-      self = .refused("say what is wanted: memory, or balloon SIZE")
+      self = .refused("say what is wanted: memory, network, or balloon SIZE")
       return
     }
     switch String(decoding: first, as: UTF8.self) {
     case "memory" where words.count == 1: self = .memory
     case "memory": self = .refused("memory stands alone")
+    case "network": self = words.count == 1 ? .network : .refused("network stands alone")
     case "balloon":
       guard words.count == 2, let size = ByteSize.parse(words[1]) else {
         self = .refused("balloon wants one size such as 64M or 2G")
         return
       }
       self = Self.refusal(ofBalloon: size, in: memoryByteCount).map { .refused($0) } ?? .balloon(size)
-    default: self = .refused("there is no command \(Failure.show(first)): say memory, or balloon SIZE")
+    default: self = .refused("there is no command \(Failure.show(first)): say memory, network, or balloon SIZE")
     }
   }
 

@@ -74,7 +74,7 @@ extension Machine {
   /// Starts answering commands. The machine is in its jail.
   func serveControl(_ listener: CInt) {
     Thread.start("control") { [self] in
-      if configuration.isJailed { Thread.restrict(.control, requests: MachineDevices.requests, listener: listener) }
+      if configuration.isJailed { Thread.restrict(.control, requests: configuration.requests, listener: listener) }
       while true {
         let socket = osv_accept(listener)
         guard socket >= 0 else {
@@ -101,6 +101,7 @@ extension Machine {
       devices.balloon.setWanted(byteCount: size)
       if !devices.balloon.report.isActive { Signals.wantBalloon() }
       return memoryReport(devices.balloon.report)
+    case .network: return "\(networkReport)\n"
     case .refused(let sentence):
       return "{\"error\": \"\(StatusReport.escape(sentence))\"}\n"
     }

@@ -46,6 +46,8 @@ public struct Failure: Error, Equatable {
     case library = 19
     /// The control socket cannot be made or reached, or a command sent to it was refused.
     case control = 20
+    /// A network interface cannot be had.
+    case network = 21
   }
 
   /// The stable code.

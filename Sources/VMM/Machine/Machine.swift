@@ -10,6 +10,7 @@ import Jail
 import KVM
 import Synchronization
 import VirtioABI
+import VirtioNet
 
 #if canImport(Glibc)
   import Glibc
@@ -47,6 +48,10 @@ public struct MachineConfiguration {
   public var status = StatusReport(descriptor: nil)
   /// A listening socket for commands to the running machine.
   public var controlDescriptor: CInt?
+  /// Network interfaces: eth0, eth1…
+  public var networks: [NetworkInterface] = []
+  /// Where their frames are recorded.
+  public var captureDescriptor: CInt?
   /// Where statistics go at the end.
   public var statisticsDescriptor: CInt?
   /// The bit of `flags` that asks for the kernel's self-test.
@@ -57,12 +62,25 @@ public struct MachineConfiguration {
 }
 
 extension MachineConfiguration {
+  /// The ioctl requests of the running machine.
+  var requests: [UInt32] { MachineDevices.requests + (networks.isEmpty ? [] : TAPBackend.requests) }
+
+  /// Waits until the programs behind the network interfaces serve.
+  func waitForNetworks() throws(Failure) {
+    for network in networks { try network.passt?.waitUntilReady() }
+  }
+
+  /// Ends them.
+  func finishNetworks() {
+    for network in networks { network.passt?.finish() }
+  }
+
   /// Gives up what the running machine does not need, on the main thread, before there are others.
   func enterJail() throws(Failure) {
     do throws(JailError) {
       try Jail.enter(
         directories: shares.map(\.descriptor), writable: shares.filter { !$0.readOnly }.map(\.descriptor),
-        requests: MachineDevices.requests, listener: controlDescriptor)
+        requests: requests, listener: controlDescriptor, sockets: networks.compactMap(\.socket))
     } catch { throw Failure(.jail, "\(error.step) failed: \(StandardStreams.message(error.code))") }
   }
 }
@@ -224,6 +242,7 @@ public final class Machine: @unchecked Sendable {
     content.files = files.files
     content.devices = devices.board.descriptions
     content.mounts = devices.mounts
+    content.networks = devices.networkDescriptions
     bootInformation = try Self.lay(content, head: head, allocator: allocator)
     memory.provide(allocator.end, count: BootInformation.preparedByteCount)
     self.timeline.mark("boot information laid down")

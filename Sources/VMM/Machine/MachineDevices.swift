@@ -1,6 +1,6 @@
 // The devices of a machine: made here, put on the board, joined to KVM's interrupts.
 //
-// Console, entropy and balloon always; one file system for each shared directory.
+// Console, entropy and balloon always; one file system for each shared directory, and the network interfaces that were asked for.
 
 import CSystemCalls
 import KVM
@@ -9,6 +9,7 @@ import VirtioBalloon
 import VirtioConsole
 import VirtioEntropy
 import VirtioFileSystem
+import VirtioNet
 import VirtioPCI
 import VirtioQueue
 
@@ -41,6 +42,10 @@ struct MachineDevices {
   let balloon: VirtioBalloon
   /// For the boot information: which device serves which mount point.
   private(set) var mounts: [BootContent.Mount] = []
+  /// For the boot information: the network interfaces.
+  private(set) var networkDescriptions: [BootNetwork] = []
+  /// The devices behind them.
+  private(set) var networks: [VirtioNetwork] = []
   private let map = GuestMemoryMap()
   private let vm: VirtualMachine
   private let allocator: BootAllocator
@@ -70,7 +75,7 @@ struct MachineDevices {
     streams.isInputTerminal = isatty(0) == 1
     streams.terminalInput = StandardStreams.terminalInput
     if size.0 > 0 { streams.size = (columns: size.0, rows: size.1) }
-    let requests = Self.requests
+    let requests = configuration.requests
     let isJailed = configuration.isJailed
     streams.startThread = { body in
       Thread.start("console") {
@@ -95,6 +100,7 @@ struct MachineDevices {
       try add(
         VirtioFileSystemDevice(server: server, tag: "osv\(index)", requestQueues: cpuQueues))
     }
+    if !configuration.networks.isEmpty { try addNetworks(configuration) }
   }
 
   /// The file server of a shared directory.
@@ -136,14 +142,36 @@ struct MachineDevices {
     return budget
   }
 
-  /// Places a device, gives it vectors on CPU 0 and a set-up record.
-  private func add(_ device: any VirtioDevice) throws(Failure) {
+  /// Attaches the network interfaces. A pair's interrupts go to the CPU of its number.
+  private mutating func addNetworks(_ configuration: MachineConfiguration) throws(Failure) {
+    let maker = NetworkDevices(configuration)
+    let vm = vm
+    for index in configuration.networks.indices {
+      let slot = board.slots.count
+      let notifications = DeviceBoard.start + UInt64(slot) * DeviceBoard.stride + PCIFunction.notificationOffset
+      let device = try maker.make(index) { queue, event in
+        // One that cannot be had leaves the queue as it is: its notifications are exits.
+        try? vm.attach(
+          descriptor: event, toMMIOWrite: notifications + UInt64(queue) * PCIFunction.notificationStride,
+          value: UInt16(queue))
+      }
+      networks.append(device)
+      var description = configuration.networks[index].boot
+      description.deviceIndex = UInt32(slot)
+      networkDescriptions.append(description)
+      try add(device) { $0 < device.queueCount - 1 ? UInt32($0 / 2) : 0 }
+    }
+  }
+
+  /// Places a device, gives it vectors, on CPU 0 unless it says otherwise for a queue, and a set-up record.
+  private func add(_ device: any VirtioDevice, cpu: (Int) -> UInt32 = { _ in 0 }) throws(Failure) {
     let vm = vm
     let function = PCIFunction(device: device, memory: map) { vm.deliver($0) }
     let setup = try allocator.allocate(pages: 1).physical
     let placed = try board.reserve(queueCount: device.queueCount)
     function.place(at: placed.address)
-    function.presetVectors((0...device.queueCount).map { MSIMessage(vector: placed.firstVector + UInt32($0), cpu: 0) })
+    function.presetVectors(
+      (0...device.queueCount).map { MSIMessage(vector: placed.firstVector + UInt32($0), cpu: cpu($0)) })
     var description = function.description(firstVector: placed.firstVector)
     description.setupPhysical = setup
     board.add(function, description)

@@ -26,6 +26,10 @@ extension Machine {
     {
       Signals.forward(to: vm, boot, events: (page + offset).assumingMemoryBound(to: UInt64.self))
     }
+    if !configuration.networks.isEmpty {
+      do throws(Failure) { try configuration.waitForNetworks() } catch { fail(error, vcpu: nil) }
+      timeline.mark("network ready")
+    }
     if configuration.isJailed {
       do throws(Failure) { try configuration.enterJail() } catch { fail(error, vcpu: nil) }
       timeline.mark("jail entered")
@@ -183,6 +187,7 @@ extension Machine {
       HostTerminal.shared?.restore()
       configuration.status.report(status: status, signal: signal)
       account(status: status)
+      configuration.finishNetworks()
       _exit(status)
     }
   }
@@ -194,6 +199,7 @@ extension Machine {
       configuration.status.report(failure)
       if let vcpu { StandardStreams.report(describe(vcpu)) }
       account(status: 125)
+      configuration.finishNetworks()
       _exit(125)
     }
   }

@@ -2,6 +2,7 @@
 
 import CSystemCalls
 import KVM
+import VirtioNet
 
 #if canImport(Glibc)
   import Glibc
@@ -77,6 +78,9 @@ extension GuestMemory {
 }
 
 extension Machine {
+  /// What the network interfaces have done, in their order.
+  var networkReport: String { "[\(devices.networks.map(\.report.json).joined(separator: ", "))]" }
+
   /// Everything --stats reports.
   func statisticsReport(status: CInt) -> String {
     var sum = ExitCounts()
@@ -85,7 +89,7 @@ extension Machine {
     return """
       {"status": \(status), "exits": \(sum.json), "resident_bytes": \(osv_resident_bytes(memoryAccount)),
        "guest_pages": \(pages), "guest_pages_at_entry": \(pagesAtEntry), "guest_pages_at_program": \(pagesAtProgram.map(String.init) ?? "null"),
-       "timeline": \(timeline.json)}
+       "network": \(networkReport), "timeline": \(timeline.json)}
 
       """
   }

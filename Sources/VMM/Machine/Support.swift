@@ -45,8 +45,10 @@ enum Thread {
 
 extension Thread {
   /// Restricts the calling thread to what its kind needs; ends the process if that fails.
-  static func restrict(_ kind: ThreadKind, requests: [UInt32], listener: CInt? = nil) {
-    do throws(JailError) { try Jail.restrict(kind, requests: requests, listener: listener) } catch {
+  static func restrict(_ kind: ThreadKind, requests: [UInt32], listener: CInt? = nil, sockets: [CInt] = []) {
+    do throws(JailError) {
+      try Jail.restrict(kind, requests: requests, listener: listener, sockets: sockets)
+    } catch {
       StandardStreams.report("osv-run: error E17: \(error.step) failed: \(StandardStreams.message(error.code))\n")
       _exit(125)
     }

@@ -30,11 +30,16 @@ int osv_open_in_root(int root, const char *path) {
 
 int osv_open_directory(const char *path) { return result(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC)); }
 
-void osv_close_inherited(int keep) {
-  if (keep > 3 && close_range(3, (unsigned)keep - 1, 0) < 0)
-    for (int file = 3; file < keep; file++) close(file);
+void osv_close_inherited(const int *keep, int count) {
+  int first = 3;
+  for (int i = 0; i < count; i++) {
+    if (keep[i] < first) continue;
+    if (keep[i] > first && close_range((unsigned)first, (unsigned)keep[i] - 1, 0) < 0)
+      for (int file = first; file < keep[i]; file++) close(file);
+    first = keep[i] + 1;
+  }
   // The C library does without close_range(2) where the kernel has none.
-  closefrom(keep < 3 ? 3 : keep + 1);
+  closefrom(first);
 }
 
 int osv_no_new_privileges(void) { return result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)); }

@@ -12,6 +12,10 @@ import VirtioQueue
 public final class PCIFunction: VirtioDeviceHost {
   /// Bytes of its only BAR, number 0, a 32-bit memory BAR.
   public static let barByteCount: UInt64 = BARLayout.byteCount
+  /// Where in the BAR queue 0 is notified, by a write of its number, 16 bits; and how much further each next one.
+  public static let notificationOffset = UInt64(BARLayout.notify)
+  /// See `notificationOffset`.
+  public static let notificationStride = UInt64(BARLayout.notifyMultiplier)
   /// Where in the BAR writes may be coalesced: registers that take effect only with a later write of the status.
   public static let coalescedRanges: [Range<UInt64>] = [
     UInt64(BARLayout.common)..<UInt64(VirtioPCICommon.status),

@@ -23,10 +23,11 @@ public final class PCMachine: @unchecked Sendable {
   private let platform: PCPlatform
   private let console: PCConsole
   private var vcpus: [VCPU] = []
+  private var passts: [Passt] { configuration.networks.compactMap(\.passt) }
 
   /// Makes the machine; nothing of the guest has run when it returns.
   /// - Parameters:
-  ///   - configuration: memory, CPUs, shares and the jail; nothing else of it is looked at.
+  ///   - configuration: memory, CPUs, shares, network interfaces and the jail; nothing else of it is looked at.
   ///   - kernel: what it boots.
   public init(_ configuration: MachineConfiguration, _ kernel: ForeignKernel) throws(Failure) {
     self.configuration = configuration
@@ -56,7 +57,8 @@ public final class PCMachine: @unchecked Sendable {
     let host = PCIHost(try Self.functions(configuration, memory: memory, interrupt: deliver))
     platform = PCPlatform(serial: serial, host: host, interrupts: interrupts)
     let status = configuration.status
-    console = PCConsole(serial: serial, activity: activity) { Self.end(serial, status, 0) }
+    let passts = configuration.networks.compactMap(\.passt)
+    console = PCConsole(serial: serial, activity: activity) { Self.end(serial, status, passts, 0) }
 
     let tables = ACPITables(at: PCLayout.tables, cpuCount: configuration.cpuCount)
     guard tables.bytes.count <= PCLayout.tablesLimit,
@@ -91,6 +93,8 @@ public final class PCMachine: @unchecked Sendable {
         VirtioFileSystemDevice(
           server: try MachineDevices.server(share, budget), tag: tag.isEmpty ? "root" : tag, requestQueues: queues))
     }
+    let networks = NetworkDevices(configuration)
+    for number in configuration.networks.indices { devices.append(try networks.make(number)) }
     guard devices.count <= PCIHost.functionLimit else {
       throw Failure(.unsupported, "the machine has more devices than its bus has places: attach fewer volumes")
     }
@@ -107,13 +111,15 @@ public final class PCMachine: @unchecked Sendable {
   public func run() -> Never {
     let isTerminal = PCConsole.makeRaw()
     PCAutopsy.install(for: vcpus[0])
-    if configuration.isJailed {
-      do throws(Failure) { try configuration.enterJail() } catch { fail(error, nil) }
-    }
+    do throws(Failure) {
+      try configuration.waitForNetworks()
+      if configuration.isJailed { try configuration.enterJail() }
+    } catch { fail(error, nil) }
     let console = console
     let isJailed = configuration.isJailed
+    let requests = configuration.requests
     Thread.start("console") {
-      if isJailed { Thread.restrict(.console, requests: MachineDevices.requests) }
+      if isJailed { Thread.restrict(.console, requests: requests) }
       console.run(isTerminal: isTerminal)
     }
     for vcpu in vcpus.dropFirst() { Thread.start("cpu \(vcpu.index)") { [self] in run(vcpu) } }
@@ -130,8 +136,8 @@ public final class PCMachine: @unchecked Sendable {
     switch exit {
     case .portWrite(let port, let value, let count):
       switch platform.writePort(port, count: count, value) {
-      case .powerOff?: Self.end(platform.serial, configuration.status, 0)
-      case .reset?: Self.end(platform.serial, configuration.status, Self.resetStatus)
+      case .powerOff?: Self.end(platform.serial, configuration.status, passts, 0)
+      case .reset?: Self.end(platform.serial, configuration.status, passts, Self.resetStatus)
       case nil: break
       }
     case .portRead(let port, let count): vcpu.complete(read: UInt64(platform.readPort(port, count: count)))
@@ -148,10 +154,13 @@ public final class PCMachine: @unchecked Sendable {
   static let resetStatus: CInt = 1
 
   /// The end of a machine that was switched off.
-  private static func end(_ serial: SerialPort, _ report: StatusReport, _ status: CInt) -> Never {
+  private static func end(
+    _ serial: SerialPort, _ report: StatusReport, _ passts: [Passt], _ status: CInt
+  ) -> Never {
     serial.flush()
     HostTerminal.shared?.restore()
     report.report(status: status, signal: 0)
+    for passt in passts { passt.finish() }
     _exit(status)
   }
 
@@ -160,6 +169,7 @@ public final class PCMachine: @unchecked Sendable {
     HostTerminal.shared?.restore()
     configuration.status.report(failure)
     if let vcpu { StandardStreams.report(Machine.registers(of: vcpu)) }
+    configuration.finishNetworks()
     _exit(125)
   }
 }

@@ -12,8 +12,8 @@ int osv_open_in_root(int root, const char *path);
 /// open(2) of a directory with O_PATH; close-on-exec is set.
 int osv_open_directory(const char *path);
 
-/// Closes every descriptor from 3 on but `keep`. Call it before anything is opened.
-void osv_close_inherited(int keep);
+/// Closes every descriptor from 3 on but those in `keep`, which are in ascending order. Call it before anything is opened.
+void osv_close_inherited(const int *keep, int count);
 
 /// prctl(2) PR_SET_NO_NEW_PRIVS.
 int osv_no_new_privileges(void);
