@@ -40,6 +40,12 @@ final class WireInterface: EthernetInterface {
     wire?.carry(packet.allBytes, packet.checksum, packet.segmentation, from: self)
   }
 
+  /// Brings a frame to this end.
+  func receive(_ frame: [UInt8]) {
+    incoming.append(frame)
+    incomingMarks.append((.none, .none))
+  }
+
   /// Receives what has come, in batches; how many frames.
   func receive(now: UInt64) -> Int {
     var total = 0
@@ -102,7 +108,11 @@ final class TestNetwork {
   let one: TestMachine
   let two: TestMachine
 
-  init(mtu: Int = 1500, offloads: PacketOffloads = [], addresses: Bool = true) throws {
+  /// Flows that nobody attends to are looked after at once.
+  let attends: Bool
+
+  init(mtu: Int = 1500, offloads: PacketOffloads = [], addresses: Bool = true, attends: Bool = false) throws {
+    self.attends = attends
     TestThreads.begin()
     one = try TestMachine(wire, environment, link: 0x0200_0000_0001, mtu: mtu, offloads: offloads)
     two = try TestMachine(wire, environment, link: 0x0200_0000_0002, mtu: mtu, offloads: offloads)
@@ -121,6 +131,10 @@ final class TestNetwork {
       var count = 0
       for end in wire.ends {
         count += end.receive(now: environment.now())
+        if attends {
+          end.batch.unattended.drain(now: environment.now())
+          end.stack.unattended.drain(now: environment.now())
+        }
         end.stack.runDeferred()
       }
       if count == 0 { return }

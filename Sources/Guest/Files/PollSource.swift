@@ -94,6 +94,9 @@ public final class PollSource {
     ring()
   }
 
+  /// Wakes those who sleep in a call on the file, and nobody else: others have been told before, and look for themselves. Any context.
+  public func wakeSleepers() { queue.wakeAll() }
+
   /// Sleeps while the condition holds, looking again after every `notify`; see `WaitQueue.wait`.
   public func wait(until deadline: Deadline = .never, interruptible: Bool = true, while condition: () -> Bool)
     -> WaitResult

@@ -58,6 +58,8 @@ public final class NetworkStack {
   public private(set) var unattended: UnattendedFlows! = nil
   /// When they are to be drained, ns; 0: there are none.
   let drainAt = Atomic<UInt64>(0)
+  /// TCP.
+  public private(set) var transmission: TCPTransport! = nil
   private(set) var loopbackInterface: LoopbackInterface! = nil
   let configuration = ConfigurationState()
 
@@ -106,6 +108,8 @@ public final class NetworkStack {
     neighbours = NeighbourCache(self, key: key)
     reassembly = FragmentReassembly(key: key)
     setTransport(UDPTransport(self), protocol: InternetProtocol.udp)
+    transmission = TCPTransport(self)
+    setTransport(transmission, protocol: InternetProtocol.tcp)
     rawReceivers = sockets.rawReceivers
     unattended = UnattendedFlows { [unowned(unsafe) self] in self.drainSoon() }
     loopbackInterface = LoopbackInterface(self)

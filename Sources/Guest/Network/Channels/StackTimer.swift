@@ -112,6 +112,7 @@ extension NetworkStack {
     next = min(next, runReassemblyTimers(now: now))
     next = min(next, runGroupTimers(now: now))
     next = min(next, runConfigurationTimers(now: now))
+    next = min(next, transmission.runTimers(now: now))
     serveDeferred()
     return min(next, timer.next)
   }

@@ -9,6 +9,7 @@ extension NetworkStack {
       let status = socket.status
       if status.local.port != 0 { result.append(status) }
     }
+    if number == InternetProtocol.tcp { transmission.addRemains(to: &result) }
     return result
   }
 
@@ -28,12 +29,5 @@ extension NetworkStack {
   }
 
   /// What TCP has counted, by the names of SNMP (RFC 4022).
-  public var transmissionCounts: [(StaticString, UInt64)] {
-    [
-      ("RtoAlgorithm", 1), ("RtoMin", 200), ("RtoMax", 120_000), ("MaxConn", 0), ("ActiveOpens", 0),
-      ("PassiveOpens", 0),
-      ("AttemptFails", 0), ("EstabResets", 0), ("CurrEstab", 0), ("InSegs", 0), ("OutSegs", 0), ("RetransSegs", 0),
-      ("InErrs", 0), ("OutRsts", 0), ("InCsumErrors", 0),
-    ]
-  }
+  public var transmissionCounts: [(StaticString, UInt64)] { transmission.counts }
 }

@@ -103,7 +103,7 @@ open class InternetSocket: Socket {
 
   open override var protocolOption: Int32 { protocolNumber.i32 }
 
-  public final override func takeError() -> Errno? { errors.take() }
+  open override func takeError() -> Errno? { errors.take() }
 
   // MARK: Names
 

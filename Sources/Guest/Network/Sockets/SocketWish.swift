@@ -90,6 +90,6 @@ public struct SocketWish {
   }
 
   private func makeStream(flags: OpenFlags, _ stack: NetworkStack, user: UInt32) throws(Errno) -> Socket {
-    throw .EPROTONOSUPPORT
+    try TCPSocket(family: family, flags: flags, stack: stack, user: user)
   }
 }

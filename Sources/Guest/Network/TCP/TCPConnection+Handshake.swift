@@ -218,8 +218,10 @@ extension TCPConnection {
   mutating func establish(_ now: UInt64) {
     state = .established
     if backoff == 0, lastSentAt != 0 {
-      roundTrip.measured(now &- lastSentAt)
-      roundTrip.sawMinimum(now &- lastSentAt, at: now)
+      // A listener's answer may have been sent by another CPU's clock.
+      let time = now > lastSentAt ? now &- lastSentAt : 1
+      roundTrip.measured(time)
+      roundTrip.sawMinimum(time, at: now)
     } else {
       roundTrip.handshakeTimedOut(3_000_000_000)
     }

@@ -36,6 +36,9 @@ extension TCPConnection {
     return scaled.u16
   }
 
+  /// The window that the peer knows of, as a header says it.
+  var currentWindow: UInt16 { min(max(windowEdge - receiveNext, 0) &>> receiveScale.int, 65_535).u16 }
+
   /// Bytes that a reader may consume before it has to say so: until `consumed` would have the peer told of a larger window.
   var consumptionThreshold: Int {
     let promised = max(windowEdge - receiveNext, 0)

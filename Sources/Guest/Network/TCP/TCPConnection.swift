@@ -142,7 +142,7 @@ struct TCPConnection: ~Copyable {
   // MARK: What we receive
 
   var receiveQueue = ReceiveQueue()
-  var reassembly = Reassembly()
+  var reassembly = SegmentReassembly()
   var initialReceive = SequenceNumber(0)
   /// RCV.NXT.
   var receiveNext = SequenceNumber(0)

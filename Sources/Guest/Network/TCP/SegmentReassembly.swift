@@ -1,4 +1,4 @@
-// Reassembly: data that has come out of order, and what the peer is told of it (RFC 2018, RFC 2883).
+// SegmentReassembly: data that has come out of order, and what the peer is told of it (RFC 2018, RFC 2883).
 //
 // Ranges are in order, neither overlap nor touch, and each has its packets in a list that covers it without gaps. What of a new segment is
 // there already is cut off or, where it swallows whole ranges, takes their place. Memory is bounded three ways: by the number of
@@ -7,7 +7,7 @@
 import Base
 import Devices
 
-struct Reassembly: ~Copyable {
+struct SegmentReassembly: ~Copyable {
   /// The most ranges: the cost of a search and an insertion, also where a peer tries.
   static var maximumRanges: Int { 512 }
 
