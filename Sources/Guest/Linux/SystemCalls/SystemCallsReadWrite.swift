@@ -84,15 +84,16 @@ extension SystemCall {
     return try Transfer(programVectors: address1, count: argument2.int)
   }
 
-  /// Runs a write; where nobody reads any more, the thread gets SIGPIPE besides the error.
-  @inline(__always) func written(_ body: () throws(Errno) -> Int) throws(Errno) -> Int {
+  /// Runs a write to a file; where nobody reads any more, the thread gets SIGPIPE besides the error, but for sockets of single messages.
+  @inline(__always) func written(_ file: OpenFile, _ body: () throws(Errno) -> Int) throws(Errno) -> Int {
     do throws(Errno) { return try body() } catch {
-      if error == .EPIPE { tellOfBrokenPipe() }
+      if error == .EPIPE { tellOfBrokenPipe(file) }
       throw error
     }
   }
 
-  @inline(never) private func tellOfBrokenPipe() {
+  @inline(never) private func tellOfBrokenPipe(_ file: OpenFile) {
+    if (file as? Socket)?.tellsBrokenPipes == false { return }
     try? process.send(.pipe, SignalInformation(.pipe, code: SignalInformation.Code.user), to: task)
   }
 
