@@ -1,6 +1,8 @@
 # How the guest kernel is made: Embedded Swift, one object a module, in the order of the imports.
 # Included: modules.mk, written by GuestImagePlugin.swift from Package.swift.
 include modules.mk
+# What is built anew when the way in which it is built changes.
+RECIPE := $(ROOT)/Plugins/GuestImagePlugin/guest.mk modules.mk
 
 BIN := $(dir $(realpath $(SWIFTC)))
 TRIPLE := x86_64-unknown-none-elf
@@ -16,9 +18,18 @@ CFLAGS := --target=$(TRIPLE) $(CODE) -fno-stack-protector -fpie -fvisibility=hid
   -ffunction-sections -fdata-sections -Werror $(addprefix -I,$(INCLUDES))
 SWIFTFLAGS := -target $(TRIPLE) -enable-experimental-feature Embedded -enable-experimental-feature Lifetimes \
   -enable-experimental-feature Extern \
-  -wmo -O -g -parse-as-library -swift-version 6 -DGUEST -warnings-as-errors \
+  -wmo -g -parse-as-library -swift-version 6 -DGUEST -warnings-as-errors \
   $(addprefix -Xcc ,$(CODE)) -Xcc -DGUEST -Xfrontend -disable-stack-protector -Xfrontend -function-sections \
   -enforce-exclusivity=unchecked -module-cache-path ModuleCache -I . $(addprefix -I ,$(INCLUDES))
+
+# Modules that are asked seldom are compiled for size.
+OPTIMISE := -O
+OPTIMISE_DevFS := -Osize
+OPTIMISE_Kernel := -Osize
+OPTIMISE_Linux := -Osize
+OPTIMISE_Network := -Osize
+OPTIMISE_ProcFS := -Osize
+OPTIMISE_VirtioFS := -Osize
 
 # The image's note and the kernel in it say the same version: the one that BootInformation.swift has.
 ABI := $(ROOT)/Sources/Virtio/ABI/BootInformation.swift
@@ -39,18 +50,20 @@ guest_image.S: kernel.elf GuestAPI.o
 	  '    .globl osv_guest_image_end' 'osv_guest_image_end:' \
 	  '    .section .note.GNU-stack,"",@progbits' > $@
 
-# The debug image has the symbols (backtraces, the disassembly test); the other is what osv-run carries.
+# The debug image has all symbols (the disassembly test); the other is what osv-run carries, with the names of functions for backtraces.
 kernel.elf: kernel.debug.elf
-	$(BIN)llvm-objcopy --strip-debug $< $@
+	$(BIN)llvm-nm --defined-only $< | sed -n 's/^[0-9a-f]* [^tTwW] //p' > data-symbols.txt
+	$(BIN)llvm-objcopy --strip-debug --strip-symbols=data-symbols.txt $< $@
 
 # The kernel as one relocatable object: images of Swift programs are linked from it.
 kernel.o: $(BOOT_OBJECTS) $(OBJECTS)
 	$(BIN)ld.lld -r -o $@ $^
 
 # Linked from the modules' own objects: in one relocatable object, functions that several modules have copies of lie in one
-# section, and all copies stay.
-kernel.debug.elf: kernel.o $(BOOT)/kernel.ld
-	$(BIN)ld.lld -pie --no-dynamic-linker -z norelro -z notext -z max-page-size=4096 --gc-sections --pack-dyn-relocs=relr \
+# section, and all copies stay. Functions of equal code become one (generic code made for types of equal layout): nothing
+# compares their addresses.
+kernel.debug.elf: kernel.o $(BOOT)/kernel.ld $(RECIPE)
+	$(BIN)ld.lld -pie --no-dynamic-linker -z norelro -z notext -z max-page-size=4096 --gc-sections --icf=all --pack-dyn-relocs=relr \
 	  -T $(BOOT)/kernel.ld $(BOOT_OBJECTS) $(OBJECTS) $(RESOURCES)/libswiftUnicodeDataTables.a -o $@
 
 boot-%.o: $(BOOT)/%.S $(HEADERS) modules.mk
@@ -70,8 +83,8 @@ vdso.o: $(VDSO)/vdso.c $(HEADERS) modules.mk
 # One module: its object depends on its sources, the C headers and the modules it imports. The compiler leaves an
 # unchanged object's time alone, yet modules above may have inlined code from below: the touch passes the change on.
 define module
-$(1).o: $(SOURCES_$(1)) $(HEADERS) modules.mk $(foreach m,$(filter $(MODULES),$(IMPORTS_$(1))),$(m).o)
-	$(SWIFTC) $(SWIFTFLAGS) -module-name $(1) $(SOURCES_$(1)) \
+$(1).o: $(SOURCES_$(1)) $(HEADERS) $(RECIPE) $(foreach m,$(filter $(MODULES),$(IMPORTS_$(1))),$(m).o)
+	$(SWIFTC) $(SWIFTFLAGS) $(or $(OPTIMISE_$(1)),$(OPTIMISE)) -module-name $(1) $(SOURCES_$(1)) \
 	  -emit-module -emit-module-path $(1).swiftmodule -c -o $(1).o
 	@touch $(1).o
 endef

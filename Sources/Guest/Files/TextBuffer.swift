@@ -1,4 +1,5 @@
 // TextBuffer: text that the kernel makes for files like those of procfs. It grows; nothing of it is formatted by floating point.
+// Its functions are called and not inlined: there are hundreds of calls, and none of them is urgent.
 import Base
 
 /// Growing text.
@@ -10,18 +11,23 @@ public struct TextBuffer {
   public init() {}
 
   /// Appends a text.
+  @inline(never)
   public mutating func append(_ text: StaticString) {
     // SAFETY: a static string's bytes are always there.
     bytes.append(contentsOf: UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
   }
   /// Appends bytes.
+  @inline(never)
   public mutating func append(_ more: [UInt8]) { bytes.append(contentsOf: more) }
   /// Appends bytes.
+  @inline(never)
   public mutating func append(_ more: UnsafeRawBufferPointer) { bytes.append(contentsOf: more) }
   /// Appends a byte.
+  @inline(never)
   public mutating func append(byte: UInt8) { bytes.append(byte) }
 
   /// Appends a number in decimal, with spaces before it up to `width` bytes.
+  @inline(never)
   public mutating func append(_ number: UInt64, width: Int = 0) {
     var length = 1
     var rest = number / 10
@@ -36,11 +42,13 @@ public struct TextBuffer {
     bytes.append(decimal: number)
   }
   /// Appends a number in decimal, with a sign if it is negative.
+  @inline(never)
   public mutating func append(_ number: Int64) {
     if number < 0 { bytes.append(0x2d) }
     bytes.append(decimal: number.magnitude)
   }
   /// Appends a number in hexadecimal, with zeros before it up to `width` digits.
+  @inline(never)
   public mutating func append(hexadecimal number: UInt64, width: Int = 1) {
     var digits = max((67 &- number.leadingZeroBitCount) / 4, width)
     while digits > 0 {
@@ -50,6 +58,7 @@ public struct TextBuffer {
     }
   }
   /// Appends a number in octal.
+  @inline(never)
   public mutating func append(octal number: UInt64) {
     var shift: UInt64 = 63
     while shift > 0 && number &>> shift == 0 { shift &-= 3 }
@@ -60,6 +69,7 @@ public struct TextBuffer {
     }
   }
   /// Appends hundredths as a decimal fraction.
+  @inline(never)
   public mutating func append(hundredths: UInt64) {
     bytes.append(decimal: hundredths / 100)
     bytes.append(0x2e)
@@ -67,6 +77,7 @@ public struct TextBuffer {
     bytes.append(0x30 &+ (hundredths % 10).u8)
   }
   /// Appends a name with spaces, tabs, newlines and backslashes as octal numbers, as mount tables have it.
+  @inline(never)
   public mutating func append(escaping name: [UInt8]) {
     for byte in name {
       if byte == 0x20 || byte == 0x09 || byte == 0x0a || byte == 0x5c {

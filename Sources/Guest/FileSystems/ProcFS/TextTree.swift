@@ -40,28 +40,33 @@ open class TextTree: FileSystem {
   ///   - path: its path in this tree, without a slash before it.
   ///   - mode: its permissions.
   ///   - produce: writes its text, each time it is opened and read.
+  @inline(never)
   public final func add(_ path: StaticString, mode: UInt32 = 0o444, _ produce: @escaping Produce) {
     add(PathBytes(path), mode: mode, produce)
   }
 
   /// The same with a path that is not known before.
+  @inline(never)
   public final func add(_ path: PathBytes, mode: UInt32 = 0o444, _ produce: @escaping Produce) {
     let (directory, name) = place(path)
     directory.add(name, TextNode(self, inode: newInode(), mode: mode, produce: produce))
   }
 
   /// Adds a file with a text that never changes.
+  @inline(never)
   public final func add(_ path: StaticString, text: StaticString) {
     add(path) { (buffer) throws(Errno) in buffer.append(text) }
   }
 
   /// Adds a symbolic link.
+  @inline(never)
   public final func addLink(_ path: StaticString, to target: StaticString) {
     let (directory, name) = place(PathBytes(path))
     directory.add(name, PseudoLink(self, inode: newInode(), target: PathBytes(target)))
   }
 
   /// Makes a directory, and those on the way.
+  @inline(never)
   @discardableResult
   public final func addDirectory(_ path: StaticString) -> PseudoDirectory {
     let (directory, name) = place(PathBytes(path))
@@ -73,6 +78,7 @@ open class TextTree: FileSystem {
     return lastInode
   }
 
+  @inline(never)
   final func place(_ path: PathBytes) -> (PseudoDirectory, PathBytes) {
     // SAFETY: subclasses give `setRoot` a PseudoDirectory, and only those are put where directories are.
     var directory = unsafeDowncast(root.vnode.unsafelyUnwrapped, to: PseudoDirectory.self)
