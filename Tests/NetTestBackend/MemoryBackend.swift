@@ -86,6 +86,9 @@ public final class MemoryBackend: NetworkBackend {
     signal(pair)
   }
 
+  /// How many frames the device has not taken yet.
+  public var waitingCount: Int { state.withLock { $0.waiting.reduce(0) { $0 + $1.count } } }
+
   private func signal(_ pair: Int) {
     var byte: UInt8 = 1
     _ = write(events[pair].signalled, &byte, 1)

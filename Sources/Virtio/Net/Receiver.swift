@@ -2,7 +2,9 @@
 //
 // Buffers are taken from the queue before there is a frame, as many as any frame may need (one, without mergeable buffers), and the backend
 // reads straight into them; those that a frame did not need wait for the next. Where the guest gave less room than that, a frame comes
-// into memory of our own first, and is dropped if it does not fit. A frame's buffers are seen by the guest all at once.
+// into memory of our own first. If it does not fit it is held there until the guest gives more, and the frames behind it wait in the backend, as
+// in any full queue: a sender of large segments would lose much by one that is dropped. A frame that can never fit is dropped. A
+// frame's buffers are seen by the guest all at once.
 import Glibc
 import VirtioABI
 import VirtioQueue
@@ -50,9 +52,13 @@ final class Receiver: @unchecked Sendable {
   private var firstPiece = 0
   private var pieceEnd = 0
   private var byteCount = 0
+  /// There are more buffers than the window takes.
+  private var isFull = false
 
   /// Memory of our own for a frame of any size; nil until it is needed.
   private var spare: UnsafeMutableRawBufferPointer?
+  /// Bytes of the frame in it that waits for room; 0: none does.
+  private var held = 0
   private let prefix = UnsafeMutableRawBufferPointer.allocate(byteCount: FrameHeader.prefixByteCount, alignment: 8)
 
   init(pair: Int, backend: any NetworkBackend, rate: UInt64, capture: (PacketCapture, Int)?) {
@@ -72,6 +78,7 @@ final class Receiver: @unchecked Sendable {
   /// Forgets the guest's buffers: its queue is gone.
   func reset() {
     (firstEntry, entryEnd, firstPiece, pieceEnd, byteCount) = (0, 0, 0, 0, 0)
+    held = 0
   }
 
   /// Receives up to `budget` frames.
@@ -93,8 +100,13 @@ final class Receiver: @unchecked Sendable {
           DirectionCounters.add(counters.refused)
           continue
         }
+        let fits = count <= window(session).byteCount
+        if !fits, session.isMergeable, !isFull, entryEnd - firstEntry < queue.size {
+          held = count
+          return .starved
+        }
         bucket.take(byteCount: frame)
-        guard count <= window(session).byteCount, accepts(filter, session) else {
+        guard fits, accepts(filter, session) else {
           DirectionCounters.add(counters.dropped)
           continue
         }
@@ -126,13 +138,17 @@ final class Receiver: @unchecked Sendable {
 
   /// Takes buffers until any frame has room, or there are no more.
   private func fill(_ queue: SplitQueue, _ session: Session) {
+    isFull = false
     while session.isMergeable ? byteCount < session.roomByteCount : firstEntry == entryEnd {
       guard queue.pop(into: chain) else { return }
       guard chain.readableByteCount == 0, chain.writableByteCount >= VirtioNetworkHeader.byteCount else {
         return queue.fail(.badRequest)
       }
       let added = chain.writable
-      guard pieceEnd - firstPiece + added.count <= Self.windowLimit else { return queue.putBack(chain) }
+      guard pieceEnd - firstPiece + added.count <= Self.windowLimit else {
+        isFull = true
+        return queue.putBack(chain)
+      }
       if pieceEnd + added.count > pieces.count || entryEnd == entries.count { compact() }
       for piece in added {
         pieces.initializeElement(at: pieceEnd, to: piece)
@@ -158,6 +174,7 @@ final class Receiver: @unchecked Sendable {
   /// Takes a frame from the backend into the window, or through memory of our own where the window is too small for some.
   private func take(_ session: Session) -> ReceiveOutcome {
     let window = window(session)
+    if held > 0 { return takeHeld(window) }
     if window.byteCount >= session.roomByteCount { return backend.receive(pair: pair, into: window.pieces) }
     let spare =
       self.spare ?? .allocate(byteCount: VirtioNetworkHeader.byteCount + FrameHeader.frameLimit + 1, alignment: 16)
@@ -166,10 +183,19 @@ final class Receiver: @unchecked Sendable {
     let outcome = withUnsafePointer(to: &piece) {
       backend.receive(pair: pair, into: UnsafeBufferPointer(start: $0, count: 1))
     }
-    if case .frame(let count) = outcome, count <= window.byteCount {
+    guard case .frame(let count) = outcome else { return outcome }
+    held = count
+    return takeHeld(window)
+  }
+
+  /// The frame in our own memory, in the window if it fits there.
+  private func takeHeld(_ window: (pieces: UnsafeBufferPointer<iovec>, byteCount: Int)) -> ReceiveOutcome {
+    let count = held
+    if let spare, count <= window.byteCount {
       window.pieces.write(at: 0, from: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(spare)[..<count]))
     }
-    return outcome
+    held = 0
+    return .frame(count)
   }
 
   private func accepts(_ filter: ReceiveFilter, _ session: Session) -> Bool {
@@ -208,6 +234,6 @@ final class Receiver: @unchecked Sendable {
       firstEntry += 1
     }
     queue.publish()
-    if firstEntry == entryEnd { reset() }
+    if firstEntry == entryEnd { compact() }
   }
 }
