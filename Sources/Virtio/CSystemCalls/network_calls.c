@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
-#include <linux/ipv6.h>
+#include <linux/rtnetlink.h>
 #include <linux/sockios.h>
 #include <net/if.h>
 #include <netinet/in.h>
@@ -126,9 +126,33 @@ int osv_interface_add_ipv6(const char *name, const uint8_t address[16], int pref
   set_name(&index, name);
   int done = interface_call(AF_INET6, SIOCGIFINDEX, &index);
   if (done < 0) return done;
-  struct in6_ifreq request = {.ifr6_prefixlen = (uint32_t)prefix, .ifr6_ifindex = index.ifr_ifindex};
-  memcpy(&request.ifr6_addr, address, 16);
-  done = interface_call(AF_INET6, SIOCSIFADDR, &request);
+  // By rtnetlink and not SIOCSIFADDR, which leaves the address without use for a second while the link is asked whether somebody has
+  // it already: behind this interface is the guest alone.
+  struct {
+    struct nlmsghdr header;
+    struct ifaddrmsg body;
+    struct rtattr local;
+    uint8_t local_address[16];
+    struct rtattr flags;
+    uint32_t flag_word;
+  } request = {
+      .header = {.nlmsg_len = sizeof request, .nlmsg_type = RTM_NEWADDR, .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE},
+      .body = {.ifa_family = AF_INET6, .ifa_prefixlen = (uint8_t)prefix, .ifa_index = (uint32_t)index.ifr_ifindex},
+      .local = {.rta_len = RTA_LENGTH(16), .rta_type = IFA_LOCAL},
+      .flags = {.rta_len = RTA_LENGTH(4), .rta_type = IFA_FLAGS},
+      .flag_word = IFA_F_NODAD,
+  };
+  memcpy(request.local_address, address, 16);
+  struct {
+    struct nlmsghdr header;
+    struct nlmsgerr body;
+  } answer;
+  int channel = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+  if (channel < 0) return -errno;
+  ssize_t count = send(channel, &request, sizeof request, 0);
+  if (count >= 0) count = recv(channel, &answer, sizeof answer, 0);
+  done = count < 0 ? -errno : count < (ssize_t)sizeof answer || answer.header.nlmsg_type != NLMSG_ERROR ? -EPROTO : answer.body.error;
+  close(channel);
   return done == -EEXIST ? 0 : done;
 }
 
