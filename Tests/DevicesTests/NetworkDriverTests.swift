@@ -338,6 +338,28 @@ extension CountingFrames {
       #expect(throws: Errno.EIO) { try other.start() }
     }
 
+    /// Packets of a flow stay in order: what came by a pair says so, and what names one leaves by it, whichever CPU sends.
+    @Test func packetsKeepToTheirPair() throws {
+      let (device, bench, driver) = try Self.make(everything, pairs: 4, wanted: 3)
+      try driver.start()
+      for pair in 0..<3 {
+        device.receive(.received(), frame(60), pair: pair)
+        #expect(try need(driver.receive(pair)).queuePair == UInt16(pair) + 1)
+        for round in 0..<5 {
+          let packet = try packet(frame(60, salt: round))
+          packet.queuePair = UInt16(pair) + 1
+          #expect(driver.transmit(packet))
+        }
+        #expect(device.transmitted[pair].map { $0.frame } == (0..<5).map { frame(60, salt: $0) })
+      }
+      // A pair that another interface has.
+      let stray = try packet(frame(60))
+      stray.queuePair = 8
+      #expect(driver.transmit(stray))
+      #expect(device.transmitted[1].count == 6)
+      _ = bench
+    }
+
     @Test func thePlainestDeviceWorks() throws {
       let (device, bench, driver) = try Self.make(0, queueSize: 4)
       try driver.start()

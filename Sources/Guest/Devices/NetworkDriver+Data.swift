@@ -15,7 +15,10 @@ extension NetworkDriver {
   public func receive(_ pair: Int) -> Packet? {
     let queue = pairs[pair].receive
     while let filled = queue.take() {
-      if let packet = assemble(filled, queue) { return packet }
+      if let packet = assemble(filled, queue) {
+        packet.queuePair = pair.u16 &+ 1
+        return packet
+      }
       pairs[pair].counts.receivedErrors &+= 1
     }
     if queue.hasFailed { stop(pair) }
@@ -133,14 +136,15 @@ extension NetworkDriver {
 
   // MARK: Transmitting
 
-  /// Transmits a frame, on this CPU's queue. Any thread; does not sleep, nor wait for the device.
+  /// Transmits a frame, on the queue that it names or this CPU's. Any thread; does not sleep, nor wait for the device.
   /// - Parameter packet: a frame within the MTU, or one that falls into such by what the device offers.
   /// - Returns: false: it is dropped: too many wait, memory is out, or the device is broken.
   public func transmit(_ packet: consuming Packet) -> Bool {
     let header = header(of: packet)
     guard let place = packet.prepend(VirtioNetworkHeader.byteCount) else { return false }
     place.storeBytes(of: header, as: VirtioNetworkHeader.self)
-    let pair = pairCount == 1 ? 0 : CPU.current % pairCount
+    let named = packet.queuePair.int
+    let pair = pairCount == 1 ? 0 : (named > 0 ? named &- 1 : CPU.current) % pairCount
     return pairs[pair].transmit.add(packet) == .taken
   }
 

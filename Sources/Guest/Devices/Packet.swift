@@ -93,6 +93,7 @@ public enum PacketDestination: UInt8, Sendable {
     var checksumStart: UInt32 = 0
     var checksumOffset: UInt16 = 0
     var protocolNumber: UInt16 = 0
+    var queuePair: UInt16 = 0
     var interfaceIndex: UInt32 = 0
     /// Free for whoever has the packet.
     var tag: UInt64 = 0

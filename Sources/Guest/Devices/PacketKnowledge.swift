@@ -73,6 +73,13 @@ extension Packet {
     @inline(__always) nonmutating set { record.pointee.flowHash = newValue }
   }
 
+  /// The queue pair that it came by, or is to leave by, counted from 1; 0: whichever. Packets of one flow keep to one: on several they would overtake
+  /// each other, and a host that answers on the queue that a flow was last seen on (as Linux's TAPs do) would make theirs do so, too.
+  public var queuePair: UInt16 {
+    @inline(__always) get { record.pointee.queuePair }
+    @inline(__always) nonmutating set { record.pointee.queuePair = newValue }
+  }
+
   /// When it was received, ns of `Clock.now`; all packets of a batch have the same time.
   public var receivedAt: UInt64 {
     @inline(__always) get { record.pointee.receivedAt }

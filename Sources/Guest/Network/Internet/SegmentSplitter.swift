@@ -57,6 +57,7 @@ struct SegmentSplitter {
       part.checksum = .partial(start: 0, offset: 16)
     }
     part.flowHash = packet.flowHash
+    part.queuePair = packet.queuePair
     part.transportOffset = 0
     offset &+= step
     return part

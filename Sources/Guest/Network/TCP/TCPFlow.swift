@@ -12,6 +12,7 @@ import Base
 import Devices
 import Files
 import Locks
+import Platform
 
 /// A connection's flow.
 final class TCPFlow: TCPTimedFlow {
@@ -21,6 +22,8 @@ final class TCPFlow: TCPTimedFlow {
   var core: TCPConnection
   /// It is in the table of flows.
   private(set) var isEntered = false
+  /// The queue pair that its segments come and go by (`Packet.queuePair`).
+  private var queuePair: UInt16 = 0
   private var isOver = false
   /// What has happened and has not been announced.
   private var pending: ReadyMask = []
@@ -118,6 +121,7 @@ final class TCPFlow: TCPTimedFlow {
 
   private func take(_ packet: consuming Packet, now: UInt64) {
     let header = packet.internetHeader
+    if packet.queuePair != 0 { queuePair = packet.queuePair }
     tcp.count(.segmentsReceived)
     guard InternetChecksum.isTransportValid(packet, header) else {
       tcp.count(.errors)
@@ -144,6 +148,7 @@ final class TCPFlow: TCPTimedFlow {
   }
 
   private func transmit() {
+    if queuePair == 0 { queuePair = CPU.current.u16 &+ 1 }
     var header = socket.header(from: key.local, to: key.remote)
     let trafficClass = header.trafficClass & ~3
     header.interfaceIndex = socket.interfaceIndex(of: key)
@@ -152,6 +157,7 @@ final class TCPFlow: TCPTimedFlow {
     while let packet = core.outgoing.removeFirst() {
       header.trafficClass = trafficClass | (packet.tag == Packet.notificationCapable ? 2 : 0)
       packet.tag = 0
+      packet.queuePair = queuePair
       tcp.count(.segmentsSent)
       // What does not leave is lost like what is lost on the way.
       do throws(Errno) { try stack.send(packet, header, &route) } catch {}
