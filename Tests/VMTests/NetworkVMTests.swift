@@ -5,7 +5,6 @@ import Glibc
 import Testing
 
 private let busybox = "/bin/busybox"
-private let skipNet = ProcessInfo.processInfo.environment["OSV_SKIP_NET"] == "1"
 
 /// osv-run in a network namespace of its own, after some commands of a shell.
 private func inNamespace(_ setup: String, _ arguments: [String]) async throws -> Outcome {
@@ -37,7 +36,7 @@ private final class Listener {
   deinit { close(socket) }
 }
 
-@Suite(.disabled(if: skipKVM || skipNet, "OSV_SKIP_KVM=1 or OSV_SKIP_NET=1"))
+@Suite(.disabled(if: skipKVM || skipNetwork, "OSV_SKIP_KVM=1 or OSV_SKIP_NET=1"))
 struct NetworkVMTests {
   @Test(arguments: [
     (["--net", "carrier-pigeon"], "E01", "none, user, tap"),
@@ -198,5 +197,35 @@ struct NetworkVMTests {
       $OSV --net tap:t2,guest=10.6.0.2/24 /bin/bash -c 'echo the last word > /dev/udp/10.6.0.1/9'; wait
       """)
     #expect(outcome.text == "the last word\n", "\(outcome.text) \(outcome.errorText)")
+  }
+
+  /// What a program has given to a connection arrives though it ends at once and its peer is slow, and so does the end.
+  @Test func theLastBytesOfAConnectionArrive() async throws {
+    let outcome = try await shell(
+      """
+      ip tuntap add t3 mode tap; ip link set t3 up; ip addr add 10.5.0.1/24 dev t3
+      python3 -c "import socket, time; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+      s.bind(('10.5.0.1', 9)); s.listen(); c = s.accept()[0]; time.sleep(1.5); n = 0
+      while True:
+        d = c.recv(10000); n += len(d); time.sleep(0.001)
+        if not d: break
+      print(n)" & sleep 0.5
+      $OSV --net tap:t3,guest=10.5.0.2/24 /bin/bash -c "printf '%1000000s' x > /dev/tcp/10.5.0.1/9; echo sent"; wait
+      """)
+    #expect(outcome.text == "sent\n1000000\n", "\(outcome.text) \(outcome.errorText)")
+  }
+
+  /// A peer that is not there any more holds up the end for seconds, not for ever.
+  @Test func aDeadPeerDoesNotKeepTheMachine() async throws {
+    let outcome = try await shell(
+      """
+      ip tuntap add t4 mode tap; ip link set t4 up; ip addr add 10.4.0.1/24 dev t4
+      python3 -c "import socket, time; s = socket.socket(); s.bind(('10.4.0.1', 9)); s.listen(); c = s.accept()[0]; time.sleep(20)" & peer=$!
+      sleep 0.5
+      (sleep 2; ip addr del 10.4.0.1/24 dev t4) &
+      start=$(date +%s); $OSV --net tap:t4,guest=10.4.0.2/24 /bin/bash -c "exec 3<> /dev/tcp/10.4.0.1/9; read -t 3 x <&3; echo last >&3"
+      echo "status $?, $(($(date +%s) - start < 15))"; kill $peer
+      """)
+    #expect(outcome.text == "status 0, 1\n", "\(outcome.text) \(outcome.errorText)")
   }
 }

@@ -19,6 +19,9 @@ let osvRun = ProcessInfo.processInfo.environment["OSV_RUN"] ?? packageRoot + "/.
 /// Whether the tests that need KVM may be skipped: only when a person said so.
 let skipKVM = ProcessInfo.processInfo.environment["OSV_SKIP_KVM"] == "1"
 
+/// Whether the tests that make network interfaces may be skipped: only when a person said so.
+let skipNetwork = ProcessInfo.processInfo.environment["OSV_SKIP_NET"] == "1"
+
 /// What came of a run.
 struct Outcome: Equatable {
   /// Exit status, or 128 + signal as a shell reports it; nil when it was killed at its time limit.

@@ -1,5 +1,5 @@
 // How an interface of a device comes into use: its driver is started, its queue pairs get their threads, and it asks for its addresses. In a
-// thread of its own, beside the program's start. And how it goes out of use, with the machine.
+// thread of its own, beside the program's start.
 import Base
 import Devices
 import Locks
@@ -39,20 +39,5 @@ extension DeviceInterface {
     }
     stack.begin(self)
     stack.runDeferred()
-  }
-}
-
-extension NetworkStack {
-  /// How long the end of the machine waits for devices, ns.
-  private static var endPatience: UInt64 { 20_000_000 }
-
-  /// Waits until the devices have transmitted what they were given, a little while at most. The machine ends: what a program has sent last is to
-  /// leave, too. Thread context.
-  public func finishSending() {
-    let end = Clock.now() &+ Self.endPatience
-    for interface in interfaces {
-      guard let device = interface as? DeviceInterface else { continue }
-      while device.driver.reapTransmitted() > 0, Clock.now() < end { _ = Thread.sleep(until: .after(50_000)) }
-    }
   }
 }

@@ -32,7 +32,8 @@ extension TCPSocket {
   }
 
   /// The last descriptor is gone: what was sent still arrives, unless nobody is to wait for that.
-  func close() {
+  /// - Parameter waits: as SO_LINGER says.
+  func close(waits: Bool = true) {
     if lock.withLock({ listener != nil }) { stopListening() }
     let linger = optionWords.linger.load(ordering: .relaxed)
     let now = begin()
@@ -56,7 +57,7 @@ extension TCPSocket {
     end(flow, now: now)
     source.notify([.readable, .writable, .hangUp, .readHangUp, .error])
     receiving.withLock { taken.removeAll() }
-    if linger > 0, let flow { waitForEnd(of: flow, seconds: linger) }
+    if waits, linger > 0, let flow { waitForEnd(of: flow, seconds: linger) }
   }
 
   /// Waits until everything has been acknowledged, the FIN too.
@@ -68,9 +69,25 @@ extension TCPSocket {
       let state = flow.core.state
       let seen = changes.load(ordering: .acquiring)
       end(flow, now: now)
-      guard state == .finWait1 || state == .closing || state == .lastAck else { return }
+      guard Self.isUnacknowledged(state) else { return }
       if sleep(flow, seen: seen, until: deadline) != .woken { return }
     }
+  }
+
+  /// Whether the FIN has been given and not been acknowledged.
+  private static func isUnacknowledged(_ state: TCPState) -> Bool {
+    state == .finWait1 || state == .closing || state == .lastAck
+  }
+
+  /// How far the end of a connection without a program is: the first byte that has not been acknowledged, while there is one; nil if all has been, the
+  /// FIN too, or the connection has failed.
+  func unfinished() -> UInt32? {
+    let now = begin()
+    let flow = flow
+    var place: UInt32?
+    if let flow, Self.isUnacknowledged(flow.core.state) { place = flow.core.acknowledged.rawValue }
+    end(flow, now: now)
+    return place
   }
 
   /// The socket of a connection that nobody will accept is gone. Its listener's lock may be held.
