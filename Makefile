@@ -3,10 +3,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 
-# Debian packages beside the Swift toolchain; `make prerequisites` installs what is missing of them.
+# Debian packages beside the Swift toolchain; `make prerequisites` installs what is missing of them. The servers among them are run in guests by
+# tests: a policy keeps them from starting here (invoke-rc.d(8)).
 PACKAGES := make gcc libc6-dev musl-tools busybox-static libcap-dev strace \
   qemu-system-x86 kmod cpio dpkg-dev python3 util-linux \
-  bc dc mawk perl sqlite3 xz-utils lz4 acpica-tools passt iproute2
+  bc dc mawk perl sqlite3 xz-utils lz4 acpica-tools passt iproute2 \
+  curl iperf3 libmemcached-tools memcached nginx-light redis-server redis-tools sockperf wrk
 SWIFT_BUILD := swift build -c release
 BIN := .build/release
 IMAGES := $(patsubst images/%/,.build/images/%.elf,$(sort $(dir $(wildcard images/*/*.swift))))
@@ -25,6 +27,9 @@ prerequisites: ## Install the Debian packages that are missing (Swift itself mus
 	if [ -n "$$missing" ]; then \
 	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	  echo "installing:" $$missing; \
+	  policy=/usr/sbin/policy-rc.d; new=; \
+	  if [ ! -e $$policy ]; then new=1; printf '#!/bin/sh\nexit 101\n' | $$sudo tee $$policy > /dev/null; $$sudo chmod +x $$policy; fi; \
+	  trap '[ -z "$$new" ] || $$sudo rm -f '$$policy EXIT; \
 	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing > /dev/null; \
 	fi
 
