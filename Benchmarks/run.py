@@ -270,6 +270,12 @@ def missed():
     return 1 if wrong else 0
 
 
+def network(results, rounds):
+    command = [os.path.join(ROOT, "Benchmarks/network.py"), OSV, str(rounds)]
+    for row in json.loads(subprocess.run(["unshare", "-n", *command], check=True, stdout=subprocess.PIPE).stdout):
+        results.add(row["name"], row["unit"], row["guest"], row["native"], row["ratio"])
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--check-only", action="store_true")
@@ -285,6 +291,7 @@ def main():
         "console": lambda r: counted(r, "console", 3 if arguments.quick else 9, stream="stderr"),
         "threads": lambda r: threads(r, 1 if arguments.quick else 5),
         "memory": lambda r: counted(r, "memory", 1 if arguments.quick else 5, ["--cpus", "2", "--memory", "1G"], ["-pthread"]),
+        "network": lambda r: network(r, 1 if arguments.quick else 5),
     }
     parser.add_argument("--only", nargs="+", choices=sections, help="measure only these, and write only their results")
     arguments = parser.parse_args()
