@@ -6,6 +6,9 @@ import Testing
 
 @testable import Pages
 
+/// How often memory was asked for.
+private let askings = Atomic<Int>(0)
+
 @Suite struct HeapTests {
   @Test func sizeClassesCoverEverySize() {
     for size in 1...SizeClass.maximumSize {
@@ -92,6 +95,33 @@ import Testing
     Frames.retain(file)
     Frames.release(file)
     #expect(Frames.references(file) == 0)
+  }
+
+  /// What peers decide the number of asks nobody for memory, and does not get what the kernel needs for itself.
+  @Test func atOnceMeansAtOnce() {
+    let tooMuch = 1 << 45
+    let before = askings.load(ordering: .relaxed)
+    KernelHeap.reclaim = { _ in
+      askings.add(1, ordering: .relaxed)
+      return false
+    }
+    defer { KernelHeap.reclaim = nil }
+    #expect(KernelHeap.allocateAtOnce(byteCount: tooMuch, use: .packet) == nil)
+    #expect(KernelHeap.allocateAtOnce(byteCount: tooMuch, use: .heap) == nil)
+    #expect(askings.load(ordering: .relaxed) == before)
+    #expect(KernelHeap.allocate(byteCount: tooMuch) == nil)
+    #expect(askings.load(ordering: .relaxed) > before)
+    let all = Frames.statistics.total << 12
+    #expect(!Frames.allows(.packet, byteCount: all) && !Frames.allows(.program, byteCount: all))
+    #expect(Frames.allows(.heap, byteCount: all) && Frames.allows(.packet, byteCount: 100))
+    for byteCount in [0, 1, 16, 2048, 5000] {
+      guard let memory = KernelHeap.allocateAtOnce(byteCount: byteCount, use: .packet) else {
+        Issue.record("no \(byteCount) bytes")
+        continue
+      }
+      #expect(KernelHeap.usableByteCount(memory) >= byteCount)
+      KernelHeap.free(memory)
+    }
   }
 
   @Test func failureIsAValue() {

@@ -179,6 +179,13 @@ public enum Frames {
     return address
   }
 
+  /// Whether so much more may be taken for a use now: for programs not of the reserve.
+  @inline(__always) static func allows(_ use: FrameUse, byteCount: Int) -> Bool {
+    guard let state, use.isForPrograms else { return true }
+    let count = byteCount &>> 12 &+ 1
+    return state.pointee.allocator.freeFrames &- count >= state.pointee.lowMark || mayTake(state, count)
+  }
+
   /// Whether a program may have so many of the last frames; wakes who gives some back.
   @inline(never) private static func mayTake(_ state: UnsafeMutablePointer<FrameState>, _ count: Int) -> Bool {
     adoptNewMemory()

@@ -65,6 +65,16 @@ public enum KernelHeap {
     return reclaim(.max) ? tryAllocate(byteCount: byteCount, alignment: alignment) : nil
   }
 
+  /// At least `byteCount` bytes at once, or none: nobody is asked for memory, and nothing sleeps, whatever the caller may do.
+  /// - Parameter use: what for: one that is for programs is refused once only the kernel's reserve is left. The frames that the heap takes
+  ///   count as its own all the same.
+  /// - Returns: memory of undefined content, aligned to 16; nil if there is none for this use.
+  @inline(__always)
+  public static func allocateAtOnce(byteCount: Int, use: FrameUse) -> UnsafeMutableRawPointer? {
+    guard Frames.allows(use, byteCount: byteCount) else { return nil }
+    return tryAllocate(byteCount: byteCount, alignment: 16)
+  }
+
   // SAFETY: a C function pointer, set once at boot.
   /// Asked for so many pages when memory is out, where the caller may sleep; says whether it gave any. It takes no lock that may be
   /// held around an allocation. Installed once, at boot, by the module that has something to give.
