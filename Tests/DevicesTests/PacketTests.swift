@@ -138,6 +138,54 @@ extension CountingFrames {
       #expect(packet.networkHeader.load(as: UInt8.self) == numbers(30)[2])
     }
 
+    /// Counts that headers lead to may be anything: less than nothing is nothing.
+    @Test func countsThatMakeNoSenseChangeNothing() throws {
+      var packet = try need(makePacket(numbers(30), slices: [10, 20]))
+      for count in [-1, -31, Int.min, -(1 << 32) - 1] {
+        packet.dropFirst(count)
+        packet.dropLast(count)
+        let (front, end) = (packet.prepend(count), packet.extend(count))
+        #expect(front == nil && end == nil)
+        #expect(packet.visit(from: count, count: 10) { _ in } == 0)
+        #expect(packet.visit(from: 0, count: count) { _ in } == 0)
+        var byte: UInt8 = 0
+        let isCopied = withUnsafeMutableBytes(of: &byte) { packet.copy(from: count, into: $0) }
+        #expect(!isCopied)
+        var part = try need(Packet())
+        let (isBefore, isLess) = (
+          part.append(packet, from: count, count: 1), part.append(packet, from: 0, count: count)
+        )
+        #expect(!isBefore && !isLess && part.byteCount == 0)
+        #expect(packet.byteCount == 30 && packet.sliceCount == 2 && bytes(of: packet) == numbers(30))
+        #expect(Packet(headroom: count, capacity: 10) == nil && Packet(headroom: 10, capacity: count) == nil)
+        #expect(PacketMemory.allocate(capacity: count) == nil)
+      }
+      packet.dropLast(31)
+      packet.dropFirst(.max)
+      #expect(packet.byteCount == 0)
+    }
+
+    @Test func aPacketWithoutSlicesHasNoBytes() throws {
+      var packet = try need(Packet())
+      #expect(packet.head.count == 0 && packet.mutableHead.count == 0 && packet.head.baseAddress == nil)
+      packet.dropFirst(1)
+      packet.dropLast(1)
+      let (isPulled, isUnshared, end, taken) = (
+        packet.pull(1), packet.unshareHead(), packet.extend(1), packet.takeFirstSlice()
+      )
+      #expect(!isPulled && !isUnshared && end == nil && taken == nil)
+      let front = packet.prepend(4)
+      #expect(front != nil && packet.byteCount == 4)
+    }
+
+    /// What a block says it has was asked for: a debugging heap gives no byte more.
+    @Test(arguments: [0, 1, 15, 16, 17, 100, 2032]) func memoryHasNoMoreThanWasAskedFor(capacity: Int) throws {
+      let memory = try #require(PacketMemory.allocate(capacity: capacity))
+      #expect(memory.capacity + PacketMemory.headerByteCount == PacketMemory.objectByteCount(capacity))
+      #expect(memory.capacity >= capacity && memory.capacity < capacity + 16)
+      memory.release()
+    }
+
     @Test func listsKeepOrder() throws {
       var list = PacketList()
       for size in 1...5 { list.append(try need(makePacket(numbers(size), slices: [size]))) }

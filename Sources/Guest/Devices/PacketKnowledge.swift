@@ -5,6 +5,62 @@
 // negative once what they point to has been dropped (which can still be read, see Packet).
 import Base
 
+/// What is known of the checksum of a packet's TCP, UDP or ICMPv6 part.
+public enum PacketChecksum: Equatable, Sendable {
+  /// Nothing: it is there, and the receiver checks it.
+  case none
+  /// It is right, or nobody needs to look (the bytes never left this machine).
+  case verified
+  /// To be completed by the device or in software: the checksum field at `start + offset` holds the sum of the pseudo header, and
+  /// the sum from byte `start` on to the packet's end belongs there. Both count from the packet's first byte, as it is now.
+  case partial(start: Int, offset: Int)
+}
+
+/// A packet that stands for several.
+public struct PacketSegmentation: Equatable, BitwiseCopyable, Sendable {
+  /// How it falls into parts; the numbers are those of virtio (VIRTIO_NET_HDR_GSO_*).
+  public enum Kind: UInt8, BitwiseCopyable, Sendable {
+    /// It is one packet.
+    case none = 0
+    /// TCP segments over IPv4.
+    case tcp4 = 1
+    /// TCP segments over IPv6.
+    case tcp6 = 4
+    /// UDP datagrams of equal size, the last one shorter perhaps, over either.
+    case udp = 5
+  }
+  /// How.
+  public var kind: Kind
+  /// TCP: CWR is set in the first segment only.
+  public var hasCongestionMark: Bool
+  /// Bytes of payload of each part.
+  public var segmentByteCount: UInt16
+
+  /// A packet of parts.
+  @inline(__always) public init(_ kind: Kind, segmentByteCount: Int, hasCongestionMark: Bool = false) {
+    self.kind = kind
+    self.segmentByteCount = segmentByteCount.u16
+    self.hasCongestionMark = hasCongestionMark
+  }
+
+  /// One packet.
+  @inline(__always) public static var none: PacketSegmentation { PacketSegmentation(.none, segmentByteCount: 0) }
+}
+
+/// To whom a frame was sent, as sockets hear of it (`sockaddr_ll.sll_pkttype`).
+public enum PacketDestination: UInt8, Sendable {
+  /// To us.
+  case host = 0
+  /// To everybody.
+  case broadcast = 1
+  /// To a group.
+  case multicast = 2
+  /// To somebody else.
+  case other = 3
+  /// By us.
+  case outgoing = 4
+}
+
 extension Packet {
   @inline(__always) private func offset(_ place: UInt32) -> Int { place.int &- slices[0].offset.int }
   @inline(__always) private func place(_ offset: Int) -> UInt32 { (offset &+ slices[0].offset.int).u32 }

@@ -2,8 +2,8 @@
 //
 // A block begins with a header of 16 bytes: who refers to it, how large it is, where it came from. Small blocks are objects of the kernel
 // heap, a page's worth is a frame of the CPU's magazine, more are a block of frames: each is given back to where the CPU that
-// lets it go takes its next one from. Nothing here sleeps or takes more than those allocators do, so it may be called with
-// preemption off. Frames of packets count as a program's (`FrameUse.packet`): who floods the network cannot use up the kernel's reserve.
+// lets it go takes its next one from. Nothing here sleeps, or asks anybody for memory, so it may be called with preemption off. Packets
+// are refused memory like programs (`FrameUse.packet`), objects of the heap too: who floods the network cannot use up the kernel's reserve.
 //
 // Orders: a reference more is taken by who has one (relaxed); the last to let go sees what all others wrote (acquire and release).
 import Base
@@ -41,20 +41,25 @@ public struct PacketMemory: BitwiseCopyable, Equatable, @unchecked Sendable {
   @inline(__always) init(start: UnsafeMutableRawPointer) { self.start = start }
 
   /// Memory of undefined content with one reference, which is the caller's.
-  /// - Parameter capacity: bytes wanted, up to `maximumCapacity`; there may be more (`capacity`).
+  /// - Parameter capacity: bytes wanted, 0 to `maximumCapacity`; there may be more (`capacity`).
   /// - Returns: nil if memory is out. Never sleeps.
   public static func allocate(capacity: Int) -> PacketMemory? {
-    let byteCount = capacity &+ headerByteCount
+    guard capacity >= 0, capacity <= maximumCapacity else { return nil }
+    let byteCount = objectByteCount(capacity)
     if byteCount <= heapLimit {
-      guard let memory = KernelHeap.allocate(byteCount: byteCount) else { return nil }
+      guard let memory = KernelHeap.allocateAtOnce(byteCount: byteCount, use: .packet) else { return nil }
       // More than was asked for would have to be looked up; the heap's classes are close.
-      return make(memory, byteCount: byteCount.alignedUp(to: 16), order: heapOrder)
+      return make(memory, byteCount: byteCount, order: heapOrder)
     }
-    guard capacity <= maximumCapacity else { return nil }
     let frames = (byteCount &+ 4095) >> 12
     let order = frames == 1 ? 0 : 64 &- (frames &- 1).leadingZeroBitCount
     guard let frame = Frames.allocate(order: order, use: .packet) else { return nil }
     return make(LinearMap.pointer(frame), byteCount: 4096 << order, order: order.u32)
+  }
+
+  /// What is asked of the heap for so much capacity: all that the block then says it has.
+  @inline(__always) static func objectByteCount(_ capacity: Int) -> Int {
+    (capacity &+ headerByteCount).alignedUp(to: 16)
   }
 
   @inline(__always)
