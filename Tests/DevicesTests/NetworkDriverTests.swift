@@ -169,7 +169,10 @@ extension CountingFrames {
     {
       device.receive(.received(buffers: lie.0), frame(60))
       driver.lieAboutReceived(length: lie.1, slot: lie.2)
+      // Receiving happens with preemption off: nothing is stopped there.
       #expect(driver.hasNothing())
+      #expect(!driver.hasReceived(0))
+      driver.sleep(0, until: .never)
       #expect(driver.hasFailed && device.host == nil)
       let isTaken = driver.transmit(try packet(frame(60)))
       #expect(!isTaken)
@@ -188,6 +191,23 @@ extension CountingFrames {
       driver.reapTransmitted()
       let isNextTaken = driver.transmit(try packet(frame(60)))
       #expect(!isNextTaken)
+      // The owner does not wake up for such a queue again and again: it stops the device.
+      driver.sleep(0, until: .never)
+      #expect(driver.hasFailed && device.host == nil)
+      #expect(driver.pairs[0].receive.postedCount == 0 && driver.pairs[0].transmit.reap() == 0)
+    }
+
+    @Test func aTransmitQueueThatFailsWakesTheOwner() throws {
+      let (device, driver) = (device, driver)
+      bench.registers.isDeaf.store(true, ordering: .relaxed)
+      let thread = TestThread {
+        usleep(20_000)
+        driver.lieAboutTransmitted(slot: 3)
+        if let packet = try? packet(frame(60)) { _ = driver.transmit(packet) }
+      }
+      driver.sleep(0, until: .never)
+      thread.join()
+      #expect(driver.hasFailed && device.host == nil)
     }
 
     @Test func framesAreTransmittedWithTheirOffloads() throws {

@@ -11,7 +11,8 @@ extension NetworkDriver {
   // MARK: Receiving; the owner of the pair
 
   /// The next frame that the device has received on this pair, with what the device says of its checksum and segmentation; nil if there is
-  /// none. Frames that make no sense, or that there is no memory for, are counted and passed over.
+  /// none. Frames that make no sense, or that there is no memory for, are counted and passed over. Also with preemption off: a device
+  /// that turns out to break the rules is stopped by the next `sleep`.
   public func receive(_ pair: Int) -> Packet? {
     let queue = pairs[pair].receive
     while let filled = queue.take() {
@@ -21,7 +22,6 @@ extension NetworkDriver {
       }
       pairs[pair].counts.receivedErrors &+= 1
     }
-    if queue.hasFailed { stop(pair) }
     return nil
   }
 
@@ -109,13 +109,15 @@ extension NetworkDriver {
   public func isDeaf(_ pair: Int) -> Bool { pairs[pair].receive.postedCount == 0 }
 
   /// Sleeps until the device has received something on this pair, `poke`, or the deadline. Frees before what was transmitted; if the
-  /// device still has some of that, it sleeps for a while at most, so that nothing stays with it for long.
+  /// device still has some of that, it sleeps for a while at most, so that nothing stays with it for long. A device that has broken the
+  /// rules in either queue is stopped, and then this returns at once. Thread context.
   public func sleep(_ pair: Int, until deadline: Deadline) {
     let isBusy = pairs[pair].transmit.reap() > 0
+    if stopIfFailed(pair) { return }
     pairs[pair].counts.sleeps &+= 1
     let soon = Deadline.after(Self.reapPatience)
     pairs[pair].receive.sleep(until: isBusy && soon < deadline ? soon : deadline)
-    if pairs[pair].receive.hasFailed { stop(pair) }
+    _ = stopIfFailed(pair)
   }
 
   /// How long what was transmitted may lie with the device that is done with it, ns.
@@ -127,9 +129,17 @@ extension NetworkDriver {
   /// What a pair has counted.
   public func counts(_ pair: Int) -> NetworkQueueCounts { pairs[pair].counts }
 
-  /// Resets a device that has broken the rules, and takes back what it had of this pair. Thread context.
-  private func stop(_ pair: Int) {
+  /// Resets a device that has broken the rules in one of the pair's queues; the owners of the others are woken.
+  private func stopIfFailed(_ pair: Int) -> Bool {
+    guard pairs[pair].receive.hasFailed || pairs[pair].transmit.hasFailed else { return false }
     function.stop()
+    takeBack(pair)
+    return true
+  }
+
+  /// Takes back what a device that has failed (`hasFailed`) had of this pair, and all that it was to transmit. The owner of the pair does so
+  /// before it leaves it for good. Thread context.
+  public func takeBack(_ pair: Int) {
     pairs[pair].receive.takeBack()
     for index in 0..<pairCount { pairs[index].transmit.takeBack() }
   }

@@ -6,7 +6,8 @@
 // Received frames lie in pages that are posted one by one and come back merged (VIRTIO_NET_F_MRG_RXBUF). Few are posted at first, more when
 // they are used up between two looks: a page that the device is the first to touch costs.
 //
-// The device is not trusted: what a header says is believed only so far as the frame bears it out, and for the rest the protocols check.
+// The device is not trusted: what a header says is believed only so far as the frame bears it out, and for the rest the protocols check. One
+// that breaks the rules in any queue is reset, for good.
 import Base
 import Locks
 import Memory
@@ -194,9 +195,32 @@ public final class NetworkDriver {
     }
   }
 
-  /// Starts the device, posts buffers, and asks for as many pairs as there are CPUs. Thread context.
-  /// - Throws: ENODEV: it refuses; ENOMEM.
+  /// Starts the device, posts buffers, and asks for as many pairs as there are CPUs. Thread context. Interrupt handlers know the driver from
+  /// then on: it stays for ever.
+  /// - Throws: ENODEV: it refuses; EIO: it does not do what it is told; ENOMEM. It has been stopped then.
   public func start() throws(Errno) {
+    do throws(Errno) { try startDevice() } catch {
+      stop()
+      throw error
+    }
+  }
+
+  /// Stops the device for good, and takes back what it had. Thread context.
+  /// - Parameter owned: the first so many pairs have owners; these return from `sleep` and take theirs back.
+  public func stop(owned: Int = 0) {
+    function.stop()
+    for index in 0..<pairCount {
+      // A function that was never started knows no queues.
+      pairs[index].receive.fail()
+      pairs[index].transmit.fail()
+    }
+    for index in 0..<pairCount {
+      if index >= owned { pairs[index].receive.takeBack() }
+      pairs[index].transmit.takeBack()
+    }
+  }
+
+  private func startDevice() throws(Errno) {
     var queues: [DeviceQueue?] = []
     for index in 0..<pairCount {
       queues.append(pairs[index].receive)
@@ -207,7 +231,7 @@ public final class NetworkDriver {
       queues.append(control)
     }
     for index in 0..<pairCount { refill(index) }
-    function.onConfigurationChange = { [unowned(unsafe) self] in self.onStatusChange?() }
+    function.onConfigurationChange = { self.onStatusChange?() }
     try function.start(queues, features: features)
     if pairCount > 1 {
       try command(

@@ -31,7 +31,7 @@ final class TransmitQueue: DeviceQueue {
   private var waiting = PacketList()
   /// What interrupts for room were last asked for, while packets wait.
   private var armedEvent: UInt16?
-  /// Called when there is room again for packets that waited; any context. Set before the device starts.
+  /// Called when there is room again for packets that waited, and when the queue has failed; any context. Set before the device starts.
   var onRoom: (() -> Void)?
 
   /// Packets that wait for room at most; further ones are dropped.
@@ -186,4 +186,5 @@ final class TransmitQueue: DeviceQueue {
 
   override func wasStarted() { lock.withLock { lastKick = nextAvailable } }
   override func interrupted() { onRoom?() }
+  override func hasJustFailed() { onRoom?() }
 }

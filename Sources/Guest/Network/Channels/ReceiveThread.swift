@@ -65,6 +65,7 @@ final class ReceiveThread {
       sleep(driver)
       if pair == 0 { noteStatus(driver) }
     }
+    driver.takeBack(pair)
     link.set(.running, false)
   }
 

@@ -27,14 +27,20 @@ extension DeviceInterface {
   }
 
   private func start() {
+    // Interrupts lead here for as long as there is a machine: the interface stays as long, with its driver.
+    driver.onStatusChange = {
+      self.hasStatusChanged.store(true, ordering: .releasing)
+      self.driver.poke(0)
+    }
+    var started = 0
     do throws(Errno) {
-      driver.onStatusChange = { [unowned(unsafe) self] in
-        self.hasStatusChanged.store(true, ordering: .releasing)
-        self.driver.poke(0)
-      }
       try driver.start()
-      for pair in 0..<driver.pairCount { try ReceiveThread.start(stack, self, pair: pair) }
+      while started < driver.pairCount {
+        try ReceiveThread.start(stack, self, pair: started)
+        started &+= 1
+      }
     } catch {
+      driver.stop(owned: started)
       return stack.giveUp(self)
     }
     stack.begin(self)
