@@ -13,6 +13,7 @@ final class FakeInterface: VirtioDevice, @unchecked Sendable {
   var queueCount: Int { features & VirtioNetworkABI.controlQueue != 0 ? 2 * pairCount + 1 : 2 }
   let queueSize: UInt16
   var configuration = VirtioNetworkConfiguration()
+  var address: [UInt8] = [2, 0, 0, 0xaa, 0xbb, 0xcc]
   private(set) var host: (any VirtioDeviceHost)?
   private(set) var agreed: UInt64 = 0
   /// What was transmitted on each pair: headers and frames.
@@ -28,14 +29,13 @@ final class FakeInterface: VirtioDevice, @unchecked Sendable {
     self.pairCount = pairCount
     self.queueSize = queueSize
     transmitted = Array(repeating: [], count: pairCount)
-    configuration.address = [2, 0, 0, 0xaa, 0xbb, 0xcc]
     configuration.maximumPairCount = UInt16(pairCount)
     configuration.mtu = 1500
   }
 
   func readConfiguration(at offset: Int, into buffer: UnsafeMutableRawBufferPointer) {
     var bytes = [UInt8](repeating: 0, count: 64)
-    bytes[0..<6] = [2, 0, 0, 0xaa, 0xbb, 0xcc]
+    bytes[0..<6] = address[...]
     bytes[6] = UInt8(configuration.status)
     bytes[8] = UInt8(configuration.maximumPairCount)
     (bytes[10], bytes[11]) = (UInt8(configuration.mtu & 0xff), UInt8(configuration.mtu >> 8))

@@ -356,6 +356,63 @@ extension CountingFrames {
       let (refusing, _, other) = try Self.make(everything, pairs: 2, wanted: 2)
       refusing.answer = VirtioNetworkControl.failed
       #expect(throws: Errno.EIO) { try other.start() }
+      // It had said DRIVER_OK by then.
+      #expect(refusing.host == nil && other.hasFailed)
+      for pair in 0..<2 { #expect(other.pairs[pair].receive.postedCount == 0) }
+    }
+
+    @Test func aDriverThatCannotStartHasStoppedItsDevice() throws {
+      let (device, bench, driver) = try Self.make(everything)
+      bench.driver.stop()
+      #expect(throws: Errno.ENODEV) { try driver.start() }
+      #expect(device.host == nil && driver.hasFailed && driver.pairs[0].receive.postedCount == 0)
+      let isTaken = driver.transmit(try packet(frame(60)))
+      #expect(!isTaken)
+      driver.sleep(0, until: .never)
+      // Some pairs have owners already when something else fails.
+      let (other, _, owned) = try Self.make(everything, pairs: 2, wanted: 2)
+      try owned.start()
+      owned.stop(owned: 1)
+      #expect(other.host == nil && owned.hasFailed)
+      #expect(owned.pairs[0].receive.postedCount > 0 && owned.pairs[1].receive.postedCount == 0)
+      owned.sleep(0, until: .never)
+      #expect(owned.pairs[0].receive.postedCount == 0)
+    }
+
+    @Test(arguments: [(68, 68), (576, 576), (1279, 1279), (9000, 9000), (65_535, 65_535)])
+    func theDeviceSaysHowLargePacketsAre(given: Int, taken: Int) throws {
+      let device = FakeInterface(features: everything)
+      device.configuration.mtu = UInt16(given)
+      let driver = try NetworkDriver(Bench(device).driver, pairs: 1)
+      #expect(driver.mtu == taken)
+    }
+
+    @Test(arguments: [0, 1, 67]) func linksThatAreTooNarrowForIPAreRefused(mtu: UInt16) throws {
+      let device = FakeInterface(features: everything)
+      device.configuration.mtu = mtu
+      let function = Bench(device).driver
+      #expect(throws: Errno.ENODEV) { _ = try NetworkDriver(function, pairs: 1) }
+      // A device that does not offer to say so is believed to be an Ethernet.
+      let silent = FakeInterface(features: everything & ~VirtioNetworkABI.mtu)
+      silent.configuration.mtu = mtu
+      #expect(try NetworkDriver(Bench(silent).driver, pairs: 1).mtu == 1500)
+    }
+
+    @Test(arguments: [[0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 1], [255, 255, 255, 255, 255, 255]] as [[UInt8]])
+    func addressesThatNoInterfaceHasAreNotTaken(address: [UInt8]) throws {
+      let device = FakeInterface(features: everything)
+      device.address = address
+      let driver = try NetworkDriver(Bench(device).driver, pairs: 1)
+      // One of its own: locally administered, and not a group's.
+      #expect(driver.address &>> 40 & 3 == 2)
+    }
+
+    @Test func checksumsAreNotBelievedUnlessAgreedOn() throws {
+      let (device, bench, driver) = try Self.make(everything & ~VirtioNetworkABI.guestChecksum)
+      try driver.start()
+      device.receive(.received { $0.flags = VirtioNetworkHeader.dataValid }, frame(60))
+      #expect(try need(driver.receive(0)).checksum == .none)
+      _ = bench
     }
 
     /// Packets of a flow stay in order: what came by a pair says so, and what names one leaves by it, whichever CPU sends.

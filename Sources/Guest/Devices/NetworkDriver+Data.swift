@@ -61,7 +61,8 @@ extension NetworkDriver {
         return false
       }
       packet.checksum = .partial(start: start, offset: offset)
-    } else if header.flags & VirtioNetworkHeader.dataValid != 0 {
+    } else if header.flags & VirtioNetworkHeader.dataValid != 0, features & VirtioNetworkABI.guestChecksum != 0 {
+      // A device with which checksums were not agreed on says nothing about them (5.1.6.4.1).
       packet.checksum = .verified
     }
     if header.segmentation == VirtioNetworkHeader.none { return true }

@@ -69,7 +69,7 @@ public final class NetworkDriver {
   public let pairCount: Int
   /// The interface's address: six bytes, the first one in bits 40 to 47.
   public let address: UInt64
-  /// The largest IP packet of its link, bytes.
+  /// The largest IP packet of its link, bytes: 68 to 65,535. Below 1280 it carries no IPv6 (RFC 8200, 5).
   public let mtu: Int
   /// What the device does for who transmits.
   public let offloads: PacketOffloads
@@ -114,7 +114,7 @@ public final class NetworkDriver {
 
   /// Sets the device up; it is started by `start`.
   /// - Parameter cpuCount: queue pairs that are wanted.
-  /// - Throws: ENODEV if it is no network interface or has no use, ENOMEM.
+  /// - Throws: ENODEV if it is no network interface, has no use, or offers a link on which there is no IP (an MTU below 68); ENOMEM.
   public init(_ function: VirtioFunction, pairs wantedPairs: Int = CPU.count) throws(Errno) {
     let description = function.description
     guard description.deviceID == VirtioDeviceID.network, description.queueCount >= 2 else { throw .ENODEV }
@@ -122,9 +122,13 @@ public final class NetworkDriver {
     features = Self.accepted(description.features)
     hasMergeableBuffers = features & VirtioNetworkABI.mergeableBuffers != 0
     let configuration = Configuration(description)
-    address = features & VirtioNetworkABI.address != 0 ? configuration.address : Self.localAddress(description)
-    let isMTUGiven = features & VirtioNetworkABI.mtu != 0 && configuration.mtu >= 1280
-    mtu = isMTUGiven ? min(configuration.mtu, Self.largestMTU(features)) : 1500
+    // A group's address, or none at all, is no interface's (IEEE 802).
+    let isAddressGiven =
+      features & VirtioNetworkABI.address != 0 && configuration.address != 0 && configuration.address &>> 40 & 1 == 0
+    address = isAddressGiven ? configuration.address : Self.localAddress(description)
+    let givenMTU = features & VirtioNetworkABI.mtu != 0 ? configuration.mtu : 1500
+    guard givenMTU >= Self.leastMTU else { throw .ENODEV }
+    mtu = min(givenMTU, Self.largestMTU(features))
     offloads = Self.offloads(features)
     let offered = features & VirtioNetworkABI.multiqueue != 0 ? max(configuration.pairCount, 1) : 1
     guard description.queueCount >= 2 &* offered.u32 else { throw .ENODEV }
@@ -152,6 +156,9 @@ public final class NetworkDriver {
   }
 
   private let controlIndex: Int
+
+  /// The least MTU of a link for IP (RFC 791, 3.2; virtio 1.2, 5.1.4.1).
+  private static var leastMTU: Int { 68 }
 
   /// Without mergeable buffers a frame and its header must fit into one page.
   private static func largestMTU(_ features: UInt64) -> Int {
