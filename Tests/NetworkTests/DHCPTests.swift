@@ -166,6 +166,35 @@ private func message(_ bytes: [UInt8]) -> DHCPMessage? { bytes.withUnsafeBytes {
     #expect(throws: Errno.ENETUNREACH) { _ = try net.one.stack.route(to: IPAddress(v4: 0x0808_0808)) }
   }
 
+  /// A server that says how large packets are does not take IPv6 away.
+  @Test(arguments: [(1000, true, 1280), (1000, false, 1000), (1400, true, 1400), (100, true, 1500)])
+  func serversSayHowLargePacketsAre(given: UInt16, hasIPv6: Bool, taken: Int) throws {
+    let net = try TestNetwork(addresses: false)
+    if !hasIPv6 { try net.one.link.setMTU(1200) }
+    var setup = InterfaceSetup()
+    setup.addresses = [(IPAddress(v4: 0x0a00_0202), 24)]
+    try net.two.stack.configure(net.two.link, setup)
+    let server = try net.two.stack.listen(67, at: .any4)
+    var asking = InterfaceSetup()
+    asking.usesDHCP = true
+    try net.one.stack.configure(net.one.link, asking)
+    net.one.stack.begin(net.one.link)
+    for kind in [DHCPMessage.offer, DHCPMessage.acknowledgement] {
+      net.settle()
+      let request = try #require(server.take(net.two.stack).last)
+      let transaction = request.bytes[4..<8].reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
+      let lease: [UInt8] = [54, 4, 10, 0, 2, 2, 1, 4, 255, 255, 255, 0, 51, 4, 0, 0, 0x0e, 0x10]
+      let answer = reply(
+        kind, transaction, options: lease + [26, 2, UInt8(given >> 8), UInt8(given & 255)],
+        for: net.one.link.linkAddress)
+      try net.two.stack.sendDatagram(
+        answer, from: IPAddress(v4: 0x0a00_0202), 67, to: .broadcast4, 68, flags: .mayBroadcast)
+    }
+    net.settle()
+    #expect(net.one.link.mtu == taken)
+    #expect(net.one.link.addresses.contains { !$0.address.isV4 } == hasIPv6)
+  }
+
   @Test func nobodyWaitsForEver() throws {
     let net = try TestNetwork(addresses: false)
     var asking = InterfaceSetup()

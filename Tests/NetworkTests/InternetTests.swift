@@ -278,6 +278,45 @@ private func numbers(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncati
     #expect(try net.one.stack.route(to: .two4).mtu == 1500)
   }
 
+  /// A link whose packets have less than 1280 bytes carries no IPv6 (RFC 8200, 5).
+  @Test func narrowLinksCarryIPv4Alone() throws {
+    let net = try TestNetwork()
+    let (four, six) = (try net.two.stack.listen(53, at: .any4), try net.two.stack.listen(53, at: .any6))
+    net.one.stack.begin(net.one.link)
+    net.two.stack.begin(net.two.link)
+    net.pass(2_000_000_000)
+    #expect(throws: Errno.EINVAL) { try net.two.link.setMTU(67) }
+    try net.two.link.setMTU(1279)
+    #expect(net.two.link.addresses.allSatisfy { $0.address.isV4 })
+    #expect(net.two.stack.routes.allSatisfy { $0.destination.isV4 || $0.interfaceIndex != 2 })
+    #expect(net.two.link.memberships.allSatisfy { $0.group.isV4 })
+    #expect(throws: Errno.EINVAL) { try net.two.link.add(InterfaceAddress(.six(2), prefixLength: 64)) }
+    try net.two.stack.add(Route(to: .any6, 0, gateway: .six(1), interfaceIndex: 2))
+    #expect(throws: Errno.ENETUNREACH) { _ = try net.two.stack.route(to: .six(1)) }
+    // Nothing of it is taken, not even by a group of everybody; IPv4 goes on.
+    let received = net.two.stack.counted(.ipDelivered, isV4: false)
+    try net.one.stack.sendDatagram([1], from: .six(1), 1000, to: .six(2), 53)
+    try net.one.stack.sendDatagram([1], from: .six(1), 1000, to: .allNodes6, 53)
+    try net.one.stack.sendDatagram([1], from: .one4, 1000, to: .two4, 53)
+    net.settle()
+    #expect(six.told == 0 && four.told == 1)
+    #expect(net.two.stack.counted(.ipDelivered, isV4: false) == received)
+    // A wider link has an address again, and takes others.
+    try net.two.link.setMTU(1280)
+    #expect(net.two.link.addresses.contains { $0.address.isLinkLocal })
+    try net.two.link.add(InterfaceAddress(.six(2), prefixLength: 64))
+    net.pass(5_000_000_000)
+    // What has waited for the neighbour may have come by now.
+    let before = six.told
+    try net.one.stack.sendDatagram([1], from: .six(1), 1000, to: .six(2), 53)
+    net.settle()
+    #expect(six.told == before + 1)
+    try net.two.stack.loopback.setMTU(1000)
+    #expect(net.two.stack.loopback.addresses.allSatisfy { $0.address.isV4 })
+    try net.two.stack.loopback.setMTU(65_536)
+    #expect(net.two.stack.loopback.addresses.map(\.address) == [.loopback4, .loopback6])
+  }
+
   @Test func errorsAreSentWithinARate() throws {
     let net = try TestNetwork()
     // The first one finds the neighbour: few may wait for that.

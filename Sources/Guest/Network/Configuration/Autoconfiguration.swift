@@ -101,8 +101,9 @@ extension NetworkStack {
   private static var twoHours: UInt64 { 7200 &* second }
 
   /// Gives an interface its link-local address, and has it listen to routers if that is wanted. Thread context.
-  /// - Throws: ENOBUFS, ENOMEM.
+  /// - Throws: EINVAL: its packets are too small; ENOBUFS, ENOMEM.
   func beginIPv6(on link: NetworkInterface, autoconfigure: Bool) throws(Errno) {
+    guard link.carriesIPv6 else { throw .EINVAL }
     let now = environment.now()
     let local = IPAddress(high: 0xfe80 &<< 48, low: link.linkAddress.interfaceIdentifier)
     try form(local, 64, .kernel, validUntil: .max, preferredUntil: .max, link, now: now)
@@ -114,6 +115,36 @@ extension NetworkStack {
     }
     solicitRouters(link)
     wake(by: now &+ Self.solicitationInterval)
+  }
+
+  /// The interface's packets have become too small for IPv6.
+  func endIPv6(on link: NetworkInterface) {
+    lock.withLock {
+      let isWanted = link.autoconfiguration.isWanted
+      link.autoconfiguration = AutoconfigurationState()
+      link.autoconfiguration.isWanted = isWanted
+    }
+    do throws(Errno) {
+      for own in link.addresses where !own.address.isV4 { try link.remove(own.address) }
+      try removeRoutes { !$0.destination.isV4 && $0.interfaceIndex == link.index }
+    } catch {
+      // What could not be taken out for lack of memory is of no use either: nothing is sent or taken.
+    }
+    configuration.isDone(link, isV4: false)
+  }
+
+  /// They are large enough again.
+  func resumeIPv6(on link: NetworkInterface) {
+    do throws(Errno) {
+      if link.kind == .loopback {
+        var own = InterfaceAddress(.loopback6, prefixLength: 128)
+        own.origin = .kernel
+        return try link.add(own)
+      }
+      try beginIPv6(on: link, autoconfigure: lock.withLock { link.autoconfiguration.isWanted })
+    } catch {
+      return
+    }
   }
 
   /// Takes an address into use, and asks whether somebody has it.
@@ -165,7 +196,9 @@ extension NetworkStack {
     } catch {
       // What there is no room for is left out.
     }
-    if advertisement.mtu >= 1280, advertisement.mtu.int < link.mtu { try? link.setMTU(advertisement.mtu.int) }
+    if advertisement.mtu >= NetworkInterface.leastMTU6, advertisement.mtu.int < link.mtu {
+      try? link.setMTU(advertisement.mtu.int)
+    }
     if !advertisement.servers.isEmpty { configuration.learn(servers: advertisement.servers) }
     setExpiry(link, now: now)
     configuration.isDone(link, isV4: false)

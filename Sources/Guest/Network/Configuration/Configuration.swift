@@ -78,22 +78,25 @@ public struct InterfaceSetup: Sendable {
 }
 
 extension NetworkStack {
-  /// Begins to give an interface its addresses. What is known is there when this returns; the rest comes later.
+  /// Begins to give an interface its addresses. What is known is there when this returns; the rest comes later. Where packets are too small
+  /// for IPv6, that is left out.
   /// - Throws: EINVAL: an address is none; ENOBUFS, ENOMEM.
   public func configure(_ link: NetworkInterface, _ setup: InterfaceSetup) throws(Errno) {
-    for address in setup.addresses {
+    let hasIPv6 = link.carriesIPv6
+    for address in setup.addresses where hasIPv6 || address.address.isV4 {
       try link.add(InterfaceAddress(address.address, prefixLength: address.prefixLength))
     }
-    for gateway in setup.gateways {
+    for gateway in setup.gateways where hasIPv6 || gateway.isV4 {
       try add(Route(to: gateway.isV4 ? .any4 : .any6, 0, gateway: gateway, interfaceIndex: link.index))
     }
-    if !setup.usesDHCP && !setup.autoconfigures { return }
+    let autoconfigures = setup.autoconfigures && hasIPv6
+    if !setup.usesDHCP && !autoconfigures { return }
     var entry = ConfigurationState.Entry(
-      interfaceIndex: link.index, dhcp: nil, isPending4: setup.usesDHCP, isPending6: setup.autoconfigures)
+      interfaceIndex: link.index, dhcp: nil, isPending4: setup.usesDHCP, isPending6: autoconfigures)
     if setup.usesDHCP { entry.dhcp = DHCPClient(link.linkAddress) }
     configuration.lock.withLock { configuration.entries.append(entry) }
     if setup.usesDHCP { configuration.pending4.wrappingAdd(1, ordering: .sequentiallyConsistent) }
-    if setup.autoconfigures { configuration.pending6.wrappingAdd(1, ordering: .sequentiallyConsistent) }
+    if autoconfigures { configuration.pending6.wrappingAdd(1, ordering: .sequentiallyConsistent) }
     configuration.until.store(environment.now() &+ ConfigurationState.patience, ordering: .releasing)
   }
 
@@ -212,7 +215,9 @@ extension NetworkStack {
         }
         try add(route)
       }
-      if lease.mtu != 0 && lease.mtu < link.mtu { try link.setMTU(lease.mtu) }
+      // A server that knows of IPv4 alone does not take IPv6 away.
+      let mtu = link.carriesIPv6 ? max(lease.mtu, NetworkInterface.leastMTU6) : lease.mtu
+      if lease.mtu != 0 && mtu < link.mtu { try link.setMTU(mtu) }
     } catch {
       // What there is no room for is left out.
     }

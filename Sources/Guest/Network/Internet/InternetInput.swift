@@ -48,7 +48,7 @@ extension NetworkStack {
       let header = IPv6Header(packet.head, available: packet.byteCount)
     else { return packet.destination == .other ? .dropped : .slow }
     if packet.destination == .other { return .dropped }
-    guard packet.destination == .host,
+    guard packet.destination == .host, link.carriesIPv6,
       header.nextHeader == InternetProtocol.tcp || header.nextHeader == InternetProtocol.udp,
       !header.destination.isMulticast, !isRaw(header.nextHeader)
     else { return .slow }

@@ -96,15 +96,17 @@ extension NetworkStack {
   private func isAcceptable(
     _ packet: borrowing Packet, source: IPAddress, destination: IPAddress, _ link: NetworkInterface, isLooped: Bool
   ) -> Bool {
-    if source.isMulticast || source == .broadcast4 { return false }
-    let isLoopback = link.kind == .loopback
+    let (sender, isLoopback) = (kind(of: source), link.kind == .loopback)
+    if sender == .multicast || sender == .broadcast { return false }
+    guard source.isV4 || link.carriesIPv6 else { return false }
     if !isLoopback && !isLooped {
       // What names this machine, or is its own, does not come by a wire.
       if source.isLoopback || destination.isLoopback { return false }
-      if !source.isUnspecified && kind(of: source) == .local && !isOwnEcho(source, destination) { return false }
+      if sender == .local && !isOwnEcho(source, destination) { return false }
     }
     switch kind(of: destination) {
-    case .local: return packet.destination == .host || isLoopback
+    // Who has no address yet speaks to many, not to one (RFC 1122, 3.2.1.3 a; RFC 4291, 2.5.2).
+    case .local: return (packet.destination == .host || isLoopback) && sender != .unspecified
     case .broadcast: return destination.isV4
     case .multicast: return isLoopback || isMember(of: destination, on: link)
     case .unspecified: return false

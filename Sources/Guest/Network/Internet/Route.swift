@@ -228,6 +228,7 @@ extension NetworkStack {
 
   private func go(_ way: inout RouteCache, by link: NetworkInterface) throws(Errno) {
     guard link.isUp else { throw .ENETDOWN }
+    guard way.destination.isV4 || link.carriesIPv6 else { throw .ENETUNREACH }
     way.interfaceIndex = link.index
     way.interface = UnsafeRawPointer(Unmanaged.passUnretained(link).toOpaque())
     way.mtu = link.mtu

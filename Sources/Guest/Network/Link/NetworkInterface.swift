@@ -112,12 +112,20 @@ open class NetworkInterface {
   /// The largest IP packet, bytes.
   public final var mtu: Int { mtuWord.load(ordering: .relaxed) }
 
-  /// Sets the MTU.
+  /// The least MTU of a link that carries IPv6 (RFC 8200, 5).
+  static let leastMTU6 = 1280
+
+  /// Whether its packets are large enough for IPv6: otherwise it has no address of it, sends none and takes none.
+  @inline(__always) public final var carriesIPv6: Bool { mtu >= Self.leastMTU6 }
+
+  /// Sets the MTU. One that is too small for IPv6 takes it from the interface, with its addresses and routes; a larger one brings the kernel's
+  /// own back.
   /// - Throws: EINVAL: smaller than IPv4 needs (68), or larger than the interface can.
   public final func setMTU(_ mtu: Int) throws(Errno) {
     guard mtu >= 68, mtu <= maximumMTU else { throw .EINVAL }
-    mtuWord.store(mtu, ordering: .relaxed)
+    let hadIPv6 = mtuWord.exchange(mtu, ordering: .relaxed) >= Self.leastMTU6
     stack.changed(.links)
+    if hadIPv6 != carriesIPv6 { if hadIPv6 { stack.endIPv6(on: self) } else { stack.resumeIPv6(on: self) } }
   }
 
   /// What can be said of it.
@@ -164,10 +172,10 @@ open class NetworkInterface {
   }
 
   /// Gives it an address, in the place of what it had of the same; with it the route to its network.
-  /// - Throws: EINVAL: no host can have it; ENOBUFS: it has too many; ENOMEM.
+  /// - Throws: EINVAL: no host can have it, or it is IPv6 and the link's packets are too small; ENOBUFS: it has too many; ENOMEM.
   public final func add(_ address: InterfaceAddress) throws(Errno) {
     guard !address.address.isMulticast, !address.address.isUnspecified, address.address != .broadcast4,
-      address.prefixLength.int <= address.address.bitCount
+      address.prefixLength.int <= address.address.bitCount, address.address.isV4 || carriesIPv6
     else { throw .EINVAL }
     var own = address
     own.interfaceIndex = index
