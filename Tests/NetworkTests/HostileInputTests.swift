@@ -76,11 +76,73 @@ import Testing
   }
 
   private func datagram(from source: IPAddress, to destination: IPAddress, port: UInt16 = 53) -> [UInt8] {
+    guard source.isV4 else { return datagram6(from: source, to: destination, port: port) }
     var ip = IPv4Header()
     (ip.totalByteCount, ip.hopLimit, ip.protocolNumber, ip.source, ip.destination) = (29, 64, 17, source, destination)
     var bytes = [UInt8](repeating: 0, count: 20) + [3, 0xe8, UInt8(port >> 8), UInt8(port & 255), 0, 9, 0, 0, 7]
     bytes.withUnsafeMutableBytes { ip.write(to: $0.baseAddress!) }
     return [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 9, 8, 0] + bytes
+  }
+
+  /// A datagram over IPv6 whose checksum is right; the addresses may be IPv4 in disguise.
+  private func datagram6(
+    from source: IPAddress, to destination: IPAddress, port: UInt16, data: Int = 1
+  ) -> [UInt8] {
+    var ip = IPv6Header()
+    (ip.payloadByteCount, ip.nextHeader, ip.hopLimit) = (8 + data, 17, 64)
+    (ip.source, ip.destination) = (source, destination)
+    var bytes = [UInt8](repeating: 0, count: 40)
+    bytes += [3, 0xe8, UInt8(port >> 8), UInt8(port & 255), 0, UInt8(8 + data), 0, 0]
+    bytes += [UInt8](repeating: 7, count: data)
+    bytes.withUnsafeMutableBytes { bytes in
+      ip.write(to: bytes.baseAddress!)
+      var checksum = InternetChecksum()
+      // By its bytes, as a receiver does who takes all of them for addresses.
+      checksum.add(UnsafeRawBufferPointer(rebasing: bytes[8..<40]))
+      checksum.add(UInt32(17))
+      checksum.add(UInt32(8 + data))
+      checksum.add(UnsafeRawBufferPointer(rebasing: bytes[40...]))
+      (bytes[46], bytes[47]) = (UInt8(checksum.value >> 8), UInt8(checksum.value & 255))
+    }
+    return [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 9, 0x86, 0xdd] + bytes
+  }
+
+  /// No packet has an IPv4 address in disguise (::ffff:0:0/96; RFC 4942, 2.2): who sees it would take it for one over IPv4.
+  @Test func addressesInDisguiseDoNotComeByAWire() throws {
+    let net = try TestNetwork()
+    let flows = try [IPAddress.any4, .any6, .two4, .six(2)].map { try net.two.stack.listen(53, at: $0) }
+    for (source, destination) in [(IPAddress.one4, IPAddress.six(2)), (.six(1), .two4), (.one4, .two4)] {
+      try inject(datagram6(from: source, to: destination, port: 53), net)
+    }
+    #expect(flows.allSatisfy { $0.told == 0 })
+    #expect(net.two.stack.counted(.ipHeaderErrors, isV4: false) == 3)
+    try inject(datagram6(from: .six(1), to: .six(2), port: 53), net)
+    #expect(flows.map(\.told) == [0, 0, 0, 1])
+  }
+
+  /// Who may not send is heard by nobody: a network's broadcast address, and nobody to one alone (RFC 1122, 3.2.1.3).
+  @Test func sendersThatCannotBeAreNotHeard() throws {
+    let net = try TestNetwork()
+    let flow = try net.two.stack.listen(53, at: .any4)
+    for source in [IPAddress(v4: 0x0a00_00ff), .any4] {
+      let before = net.two.stack.counted(.ipAddressErrors, isV4: true)
+      // A port of UDP, and one of TCP, where nobody is.
+      try inject(datagram(from: source, to: .two4), net)
+      var frame = datagram(from: source, to: .two4)
+      frame[23] = 6
+      frame.withUnsafeMutableBytes { bytes in
+        (bytes[24], bytes[25]) = (0, 0)
+        var checksum = InternetChecksum()
+        checksum.add(UnsafeRawBufferPointer(rebasing: bytes[14..<34]))
+        (bytes[24], bytes[25]) = (UInt8(checksum.value >> 8), UInt8(checksum.value & 255))
+      }
+      try inject(frame, net)
+      #expect(net.two.stack.counted(.ipAddressErrors, isV4: true) == before + 2)
+    }
+    let before = net.two.stack.counted(.ipAddressErrors, isV4: false)
+    try inject(datagram(from: .any6, to: .six(2)), net)
+    #expect(net.two.stack.counted(.ipAddressErrors, isV4: false) == before + 1)
+    #expect(flow.told == 0)
   }
 
   @Test func addressesThatCannotBeAreNotBelieved() throws {
@@ -127,6 +189,26 @@ import Testing
     try net.one.stack.sendDatagram([1], from: .one4, 1000, to: .two4, 53)
     net.settle()
     #expect(flow.told == 1)
+  }
+
+  /// What follows IPv6's headers is named by the first fragment alone (RFC 8200, 4.5), whichever comes last.
+  @Test(arguments: [[0, 1], [1, 0]]) func onlyTheFirstFragmentNamesTheTransport(order: [Int]) throws {
+    let net = try TestNetwork()
+    let flow = try net.two.stack.listen(53, at: .six(2))
+    let whole = Array(datagram6(from: .six(1), to: .six(2), port: 53, data: 24)[54...])
+    var frames: [[UInt8]] = []
+    for (number, part) in [whole[..<16], whole[16...]].enumerated() {
+      var ip = IPv6Header()
+      (ip.payloadByteCount, ip.nextHeader, ip.hopLimit) = (8 + part.count, 44, 64)
+      (ip.source, ip.destination) = (.six(1), .six(2))
+      var bytes = [UInt8](repeating: 0, count: 40)
+      bytes.withUnsafeMutableBytes { ip.write(to: $0.baseAddress!) }
+      // The second says that it is TCP.
+      bytes += [number == 0 ? 17 : 6, 0, 0, number == 0 ? 1 : 16, 0, 0, 0, 7] + part
+      frames.append([2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 9, 0x86, 0xdd] + bytes)
+    }
+    for number in order { try inject(frames[number], net) }
+    #expect(flow.take(net.two.stack).map(\.bytes) == [[UInt8](repeating: 7, count: 24)])
   }
 
   @Test func datagramsWithWrongLengthsOrSumsAreDropped() throws {

@@ -203,6 +203,39 @@ private let second: UInt64 = 1_000_000_000
     #expect(net.one.stack.routes.allSatisfy { $0.origin != 9 })
   }
 
+  @Test func addressesInDisguiseAreNotBelieved() throws {
+    let net = try configured()
+    func server(_ bytes: [UInt8]) -> [UInt8] { [25, 3, 0, 0, 0, 0, 0, 60] + bytes }
+    let zeros = [UInt8](repeating: 0, count: 10)
+    // ::ffff:10.0.0.9, a group, nobody.
+    inject(advertisement(extra: server(zeros + [255, 255, 10, 0, 0, 9])), into: net)
+    inject(advertisement(extra: server([0xff, 2] + zeros + [0, 0, 0, 1])), into: net)
+    inject(advertisement(extra: server([UInt8](repeating: 0, count: 16))), into: net)
+    #expect(net.one.stack.nameServers.isEmpty)
+    inject(advertisement(extra: server([0x20, 1] + zeros + [0, 0, 0, 1])), into: net)
+    #expect(net.one.stack.nameServers.count == 1)
+  }
+
+  /// Routers that tell of prefixes without end fill neither the routing table nor the addresses.
+  @Test func prefixesAreBounded() throws {
+    let net = try configured()
+    for number in 0..<100 {
+      let prefix: [UInt8] =
+        [3, 4, 64, 0xc0, 0, 0, 0x1c, 0x20, 0, 0, 0x0e, 0x10, 0, 0, 0, 0, 0x20, 1, 0xd, 0xb8, 1, UInt8(number)]
+        + [UInt8](repeating: 0, count: 10)
+      inject(advertisement(extra: prefix), into: net)
+    }
+    let stack = net.one.stack
+    #expect(net.one.link.addresses.filter { $0.origin == .autoconfigured }.count == NetworkStack.prefixLimit)
+    #expect(stack.routes.filter { $0.origin == 9 && $0.prefixLength == 64 }.count == NetworkStack.prefixLimit)
+    // What is known is still renewed, and ended.
+    inject(advertisement(valid: 86_400, preferred: 43_200), into: net)
+    let own = try #require(net.one.link.addresses.first { $0.address == formed })
+    #expect(own.validUntil == net.environment.now() + 86_400 * second)
+    inject(advertisement(valid: 0, preferred: 0), into: net)
+    #expect(stack.routes.filter { $0.origin == 9 && $0.prefixLength == 64 }.count == NetworkStack.prefixLimit - 1)
+  }
+
   @Test func nobodyTakesAnAddressAwayAtOnce() throws {
     let net = try configured()
     inject(advertisement(valid: 86_400, preferred: 43_200), into: net)

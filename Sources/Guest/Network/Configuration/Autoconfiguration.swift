@@ -85,7 +85,9 @@ struct RouterAdvertisement {
     case (25, let count):
       var at = 8
       while at &+ 16 <= count && servers.count < 4 {
-        servers.append(IPAddress(readingV6: start + at))
+        let server = IPAddress(readingV6: start + at)
+        // No router says that of an IPv4 address in disguise (RFC 4942, 2.2), of a group, or of nobody.
+        if !server.isV4, !server.isMulticast, !server.isUnspecified { servers.append(server) }
         at &+= 16
       }
     default: return
@@ -219,9 +221,14 @@ extension NetworkStack {
       return
     }
     // Few routers are of use.
-    var number = 0
-    for other in routes where other.origin == 9 && other.prefixLength == 0 && !other.isSame(route) { number &+= 1 }
+    let number = count(routes, where: { $0.origin == 9 && $0.prefixLength == 0 && !$0.isSame(route) })
     if number < 8 { try refresh(route) }
+  }
+
+  private func count<Element>(_ list: [Element], where isCounted: (Element) -> Bool) -> Int {
+    var number = 0
+    for element in list where isCounted(element) { number &+= 1 }
+    return number
   }
 
   /// Enters a route, or only when it ends if it is there: ways that lead along it stay as they are.
@@ -233,15 +240,21 @@ extension NetworkStack {
     if !isThere { try add(route) }
   }
 
+  /// Prefixes of a link that routers' word is taken for, and addresses that are formed from them, at most (Linux: max_addresses).
+  static var prefixLimit: Int { 16 }
+
   private func use(_ prefix: RouterAdvertisement.Prefix, _ link: NetworkInterface, now: UInt64) throws(Errno) {
     if prefix.isOnLink {
       var route = Route(to: prefix.prefix, prefix.length, interfaceIndex: link.index)
       route.origin = 9
       route.metric = 256
       route.validUntil = Self.end(of: prefix.validTime, now)
+      let others = count(
+        routes,
+        where: { $0.origin == 9 && $0.prefixLength != 0 && $0.interfaceIndex == link.index && !$0.isSame(route) })
       if prefix.validTime == 0 {
         try removeRoutes { $0.isSame(route) && $0.origin == 9 }
-      } else {
+      } else if others < Self.prefixLimit {
         try refresh(route)
       }
     }
@@ -250,7 +263,8 @@ extension NetworkStack {
     var validUntil = Self.end(of: prefix.validTime, now)
     let preferredUntil = Self.end(of: prefix.preferredTime, now)
     guard var own = find(address, on: link.index) else {
-      if prefix.validTime == 0 { return }
+      let number = count(link.addresses, where: { $0.origin == .autoconfigured })
+      if prefix.validTime == 0 || number >= Self.prefixLimit { return }
       return try form(
         address, 64, .autoconfigured, validUntil: validUntil, preferredUntil: preferredUntil, link, now: now)
     }

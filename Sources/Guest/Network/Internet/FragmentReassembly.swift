@@ -247,9 +247,11 @@ extension NetworkStack {
     let key = FragmentReassembly.Key(
       source: header.source, destination: header.destination, identification: header.identification.u32,
       protocolNumber: header.protocolNumber, interfaceIndex: link.index)
+    var named: UInt8 = 0
     guard
       var whole = join(
-        packet, key, offset: header.fragmentOffset, headers: header.headerByteCount, hasMore: header.hasMoreFragments)
+        packet, key, offset: header.fragmentOffset, headers: header.headerByteCount, hasMore: header.hasMoreFragments,
+        &named)
     else { return nil }
     var first = IPv4Header()
     first.trafficClass = header.trafficClass
@@ -296,7 +298,8 @@ extension NetworkStack {
     } else {
       guard
         let joined = join(
-          packet, key, offset: fragment.fragmentOffset, headers: headers, hasMore: fragment.hasMoreFragments)
+          packet, key, offset: fragment.fragmentOffset, headers: headers, hasMore: fragment.hasMoreFragments,
+          &first.nextHeader)
       else { return nil }
       whole = joined
     }
@@ -308,8 +311,10 @@ extension NetworkStack {
     return whole
   }
 
+  /// - Parameter nextHeader: what the first fragment says of it, of IPv6 (RFC 8200, 4.5): what others say does not count.
   private func join(
-    _ packet: consuming Packet, _ key: FragmentReassembly.Key, offset: Int, headers: Int, hasMore: Bool
+    _ packet: consuming Packet, _ key: FragmentReassembly.Key, offset: Int, headers: Int, hasMore: Bool,
+    _ nextHeader: inout UInt8
   ) -> Packet? {
     let isV4 = key.source.isV4
     let (kind, receivedAt, destination) = (packet.protocolNumber, packet.receivedAt, packet.destination)
@@ -332,6 +337,10 @@ extension NetworkStack {
       let target = UnsafeMutableRawBufferPointer(
         start: start + FragmentReassembly.offset(tag), count: FragmentReassembly.count(tag))
       guard fragment.copy(from: FragmentReassembly.headers(tag), into: target) else { return nil }
+      if FragmentReassembly.offset(tag) == 0, !isV4 {
+        let place = FragmentReassembly.headers(tag) &- IPv6FragmentHeader.byteCount
+        guard withUnsafeMutableBytes(of: &nextHeader, { fragment.copy(from: place, into: $0) }) else { return nil }
+      }
     }
     count(.reassembled, isV4: isV4)
     whole.protocolNumber = kind

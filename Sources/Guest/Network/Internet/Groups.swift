@@ -146,6 +146,7 @@ extension NetworkStack {
     let bytes = packet.head
     let code = UInt16(bigEndian: bytes.loadUnaligned(fromByteOffset: 4, as: UInt16.self)).u64
     let group = IPAddress(readingV6: bytes.baseAddress.unsafelyUnwrapped + 8)
+    guard !group.isV4 else { return }
     let now = environment.now()
     var milliseconds = code
     if packet.byteCount >= 28 {

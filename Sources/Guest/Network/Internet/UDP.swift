@@ -22,7 +22,8 @@ public enum UDP {
   static func check(_ packet: inout Packet, _ header: InternetHeader) -> Bool {
     guard packet.pull(headerByteCount), let start = packet.head.baseAddress else { return false }
     let length = UInt16(bigEndian: start.loadUnaligned(fromByteOffset: 4, as: UInt16.self)).int
-    if packet.segmentation.kind == .none {
+    // Of several datagrams in one each has a length of its own.
+    if packet.segmentation.kind != .udp {
       guard length >= headerByteCount, length <= packet.byteCount else { return false }
       packet.dropLast(packet.byteCount &- length)
     }
