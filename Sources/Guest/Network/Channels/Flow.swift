@@ -18,9 +18,8 @@ open class Flow {
   public final let droppedCount = Atomic<UInt64>(0)
   /// The batch in which it was last given a packet: whoever receives tells it once a batch. A hint: at worst it is told twice.
   final let batch = Atomic<UInt64>(0)
-  /// In `UnattendedFlows`: raised by who adds it, lowered by who takes it out.
-  final let isUnattended = LiveWord(0)
-  final let nextUnattended = LiveWord(0)
+  /// Its place in `UnattendedFlows`.
+  final let unattendedLink = UnattendedLink<LiveWord>()
 
   /// A flow with an empty ring. (Objects are allocated without a way to fail: who makes one because of a packet looks at
   /// `NetworkMemory.hasRoom` first.)
