@@ -73,8 +73,8 @@ public enum RCU {
   @inline(__always) public static func read<R: ~Copyable>(_ body: () -> R) -> R {
     Preemption.disable()
     #if HOSTED
-      HostedReaders.enter()
-      defer { HostedReaders.leave() }
+      let section = HostedReaders.enter()
+      defer { HostedReaders.leave(section) }
     #endif
     defer { Preemption.enable() }
     return body()
