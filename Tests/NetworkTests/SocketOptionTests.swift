@@ -78,6 +78,26 @@ import Testing
     #expect(try get(SocketOption.cookie) == cookie)
   }
 
+  /// Each as Linux 6.18 answers: SO_TIMESTAMP, SO_TIMESTAMPNS, SO_TIMESTAMP_NEW, SO_TIMESTAMPNS_NEW, SO_TIMESTAMPING, SO_TIMESTAMPING_NEW.
+  @Test(
+    arguments: [
+      ([(29, 1)], [1, 0, 0, 0, 0, 0]), ([(35, 1)], [0, 1, 0, 0, 0, 0]), ([(63, 1)], [0, 0, 1, 0, 0, 0]),
+      ([(64, 1)], [0, 0, 1, 1, 0, 0]), ([(37, 8)], [0, 0, 0, 0, 8, 0]), ([(65, 8)], [0, 0, 0, 0, 8, 8]),
+      ([(29, 1), (63, 1)], [0, 0, 1, 0, 0, 0]), ([(64, 1), (29, 1)], [1, 0, 0, 0, 0, 0]),
+      ([(64, 1), (35, 0)], [0, 0, 0, 0, 0, 0]), ([(35, 1), (63, 0)], [0, 0, 0, 0, 0, 0]),
+      ([(29, 1), (65, 8)], [0, 0, 1, 0, 8, 8]), ([(65, 8), (29, 1)], [1, 0, 0, 0, 8, 0]),
+      ([(63, 1), (37, 8)], [1, 0, 0, 0, 8, 0]), ([(65, 8), (29, 0)], [0, 0, 0, 0, 8, 8]),
+      ([(37, 8), (65, 0)], [0, 0, 0, 0, 0, 0]),
+    ] as [([(Int32, Int32)], [Int32])]) func times(_ settings: [(Int32, Int32)], _ answers: [Int32]) throws
+  {
+    for (name, value) in settings { try set(name, [value]) }
+    let names = [
+      SocketOption.timestamp, SocketOption.timestampNanoseconds, SocketOption.timestampNew,
+      SocketOption.timestampNanosecondsNew, SocketOption.timestamping, SocketOption.timestampingNew,
+    ]
+    for (name, answer) in zip(names, answers) { #expect(try get(name) == [answer], "\(name)") }
+  }
+
   @Test func rights() throws {
     try set(SocketOption.priority, [6], user)
     #expect(throws: Errno.EPERM) { try set(SocketOption.priority, [7], user) }

@@ -72,8 +72,8 @@ extension InternetSocket {
   ) throws(Errno) {
     let value = OptionValue(bytes)
     switch (level, type) {
-    case (OptionLevel.socket, SocketOption.mark), (OptionLevel.socket, SocketOption.timestamping),
-      (OptionLevel.socket, SocketOption.priority):
+    case (OptionLevel.socket, SocketOption.mark), (OptionLevel.socket, SocketOption.priority),
+      (OptionLevel.socket, SocketOption.timestamping), (OptionLevel.socket, SocketOption.timestampingNew):
       _ = try value.int()
     case (OptionLevel.socket, ControlType.transmitTime): _ = try value.load(as: UInt64.self)
     case (OptionLevel.internet4, ControlType.packetInformation4):
@@ -262,17 +262,21 @@ extension Socket {
   /// Writes what is of level SOL_SOCKET.
   final func writeCommonControl(_ control: IncomingControl, _ writer: inout ControlWriter) throws(Errno) {
     if control.parts.contains(.time) {
+      let isNew = isOn(SocketOption.timestampNew)
       if isOn(SocketOption.timestampNanoseconds) {
-        try writer.put(OptionLevel.socket, SocketOption.timestampNanoseconds, Timestamp(control.time))
+        try writer.put(
+          OptionLevel.socket, isNew ? SocketOption.timestampNanosecondsNew : SocketOption.timestampNanoseconds,
+          Timestamp(control.time))
       } else if isOn(SocketOption.timestamp) {
         try writer.put(
-          OptionLevel.socket, SocketOption.timestamp,
+          OptionLevel.socket, isNew ? SocketOption.timestampNew : SocketOption.timestamp,
           OptionTime(
             seconds: (control.time / 1_000_000_000).i64, microseconds: (control.time % 1_000_000_000 / 1000).i64))
       }
       if tellsTimestamps {
         let times: [3 of Timestamp] = [Timestamp(control.time), Timestamp(), Timestamp()]
-        try writer.put(OptionLevel.socket, SocketOption.timestamping, times)
+        try writer.put(
+          OptionLevel.socket, isNew ? SocketOption.timestampingNew : SocketOption.timestamping, times)
       }
     }
     if control.parts.contains(.dropped), control.droppedCount > 0 {

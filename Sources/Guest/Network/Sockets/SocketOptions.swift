@@ -198,6 +198,7 @@ extension Socket {
     case SocketOption.timestamping, SocketOption.timestampingNew:
       // SOF_TIMESTAMPING_MASK.
       guard number.u32 & ~0x1_ffff == 0 else { throw .EINVAL }
+      set(SocketOption.timestampNew, name == SocketOption.timestampingNew)
       optionWords.timestamping.store(number.u32, ordering: .relaxed)
     case SocketOption.busyPoll:
       guard number >= 0 else { throw .EINVAL }
@@ -222,13 +223,26 @@ extension Socket {
     }
   }
 
-  /// One way of telling times takes the place of the other.
+  /// One way of telling times takes the place of the other. Whether the numbers of 64-bit times are used (SO_*_NEW; the flag of
+  /// `timestampNew`) is one thing for all of them, and stays when they are switched off.
   private func setTimestamp(_ name: Int32, _ isOn: Bool) {
-    set(SocketOption.timestamp, false)
-    set(SocketOption.timestampNanoseconds, false)
-    guard isOn else { return }
     let isFine = name == SocketOption.timestampNanoseconds || name == SocketOption.timestampNanosecondsNew
-    set(isFine ? SocketOption.timestampNanoseconds : SocketOption.timestamp, true)
+    set(SocketOption.timestamp, isOn && !isFine)
+    set(SocketOption.timestampNanoseconds, isOn && isFine)
+    guard isOn else { return }
+    set(
+      SocketOption.timestampNew, name == SocketOption.timestampNew || name == SocketOption.timestampNanosecondsNew)
+  }
+
+  /// Whether a way of telling times reads as being on. SO_TIMESTAMP_NEW does with either of the new ones, as Linux has it.
+  private func tellsTimes(_ name: Int32) -> Bool {
+    let isFine = isOn(SocketOption.timestampNanoseconds)
+    switch (name, isOn(SocketOption.timestampNew)) {
+    case (SocketOption.timestamp, false): return isOn(name)
+    case (SocketOption.timestampNanoseconds, false), (SocketOption.timestampNanosecondsNew, true): return isFine
+    case (SocketOption.timestampNew, true): return isFine || isOn(SocketOption.timestamp)
+    default: return false
+    }
   }
 
   // MARK: Getting
@@ -254,10 +268,12 @@ extension Socket {
       result.put(Linger(isOn: seconds < 0 ? 0 : 1, seconds: max(seconds, 0)))
     case SocketOption.receiveTimeout, SocketOption.receiveTimeoutNew: put(receiveTimeout, &result)
     case SocketOption.sendTimeout, SocketOption.sendTimeoutNew: put(sendTimeout, &result)
-    case SocketOption.timestampNew: result.put(flag: isOn(SocketOption.timestamp))
-    case SocketOption.timestampNanosecondsNew: result.put(flag: isOn(SocketOption.timestampNanoseconds))
-    case SocketOption.timestamping, SocketOption.timestampingNew:
-      result.put(optionWords.timestamping.load(ordering: .relaxed))
+    case SocketOption.timestamp, SocketOption.timestampNanoseconds, SocketOption.timestampNew,
+      SocketOption.timestampNanosecondsNew:
+      result.put(flag: tellsTimes(name))
+    case SocketOption.timestamping: result.put(optionWords.timestamping.load(ordering: .relaxed))
+    case SocketOption.timestampingNew:
+      result.put(isOn(SocketOption.timestampNew) ? optionWords.timestamping.load(ordering: .relaxed) : 0)
     case SocketOption.busyPoll: result.put(optionWords.busyPoll.load(ordering: .relaxed))
     case SocketOption.preferBusyPoll, SocketOption.busyPollBudget, SocketOption.incomingQueue: result.put(0 as Int32)
     case SocketOption.maximumPacingRate:
@@ -271,8 +287,7 @@ extension Socket {
       result.put(optionWords.peekOffset.load(ordering: .relaxed))
     case SocketOption.debug, SocketOption.reuseAddress, SocketOption.dontRoute, SocketOption.broadcast,
       SocketOption.keepAlive, SocketOption.outOfBandInline, SocketOption.noChecksum, SocketOption.reusePort,
-      SocketOption.timestamp, SocketOption.timestampNanoseconds, SocketOption.overflowCount,
-      SocketOption.selectErrorQueue, SocketOption.lockFilter, SocketOption.zeroCopy:
+      SocketOption.overflowCount, SocketOption.selectErrorQueue, SocketOption.lockFilter, SocketOption.zeroCopy:
       result.put(flag: isOn(name))
     case SocketOption.peerName:
       let address = try peerAddress()
