@@ -42,6 +42,67 @@ private func inNamespace(_ body: @escaping @Sendable () throws -> Void) throws {
   if let error = state.error { throw error }
 }
 
+/// What stands for a TAP goes away, with a header in front of frames or without; no right is needed for that.
+@Suite struct LostTAPTests {
+  private func outcome(_ backend: TAPBackend, pair: Int = 0) -> ReceiveOutcome {
+    var bytes = [UInt8](repeating: 0, count: 2000)
+    return bytes.withUnsafeMutableBytes { bytes in
+      var piece = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
+      return withUnsafePointer(to: &piece) {
+        backend.receive(pair: pair, into: UnsafeBufferPointer(start: $0, count: 1))
+      }
+    }
+  }
+
+  private func socketPair() -> (CInt, CInt) {
+    var ends: [CInt] = [-1, -1]
+    #expect(socketpair(AF_UNIX, CInt(SOCK_SEQPACKET.rawValue), 0, &ends) == 0)
+    for end in ends { _ = fcntl(end, F_SETFL, O_NONBLOCK) }
+    return (ends[0], ends[1])
+  }
+
+  @Test func theEndOfTheFileIsTheEnd() {
+    let (near, far) = socketPair()
+    let backend = TAPBackend(queues: [near], hasHeader: false, mtu: 1500)
+    #expect(outcome(backend) == .none)
+    var frame = Frames.plain(60)
+    #expect(write(far, &frame, 60) == 60)
+    #expect(outcome(backend) == .frame(72))
+    close(far)
+    #expect(outcome(backend) == .ended)
+    #expect(outcome(backend) == .ended)
+  }
+
+  /// A terminal whose other side is gone says EIO, a directory EISDIR.
+  @Test func anErrorThatStaysIsTheEnd() throws {
+    let terminal = open("/dev/ptmx", O_RDWR | O_NONBLOCK | O_NOCTTY)
+    var (number, isLocked): (CInt, CInt) = (0, 0)
+    // TIOCGPTN, TIOCSPTLCK.
+    try #require(terminal >= 0 && ioctl(terminal, 0x8004_5430, &number) == 0)
+    try #require(ioctl(terminal, 0x4004_5431, &isLocked) == 0)
+    let other = open("/dev/pts/\(number)", O_RDWR | O_NOCTTY)
+    try #require(other >= 0)
+    let backend = TAPBackend(queues: [terminal], hasHeader: false, mtu: 1500)
+    #expect(outcome(backend) == .none)
+    close(other)
+    #expect(outcome(backend) == .ended)
+    let directory = TAPBackend(queues: [open("/", O_RDONLY)], hasHeader: false, mtu: 1500)
+    #expect(outcome(directory) == .ended)
+  }
+
+  @Test func aFurtherQueueEndsOnlyWhileItIsInUse() {
+    let (first, second) = (socketPair(), socketPair())
+    let backend = TAPBackend(queues: [first.0, second.0], hasHeader: false, mtu: 1500)
+    close(second.1)
+    #expect(outcome(backend, pair: 1) == .none)
+    backend.configure(received: [], pairs: 2)
+    #expect(outcome(backend, pair: 1) == .ended && outcome(backend) == .none)
+    backend.configure(received: [], pairs: 1)
+    #expect(outcome(backend, pair: 1) == .none)
+    close(first.1)
+  }
+}
+
 /// The sum of 16-bit words, folded.
 private func sum(_ bytes: [UInt8], _ start: UInt32 = 0) -> UInt16 {
   var total = start

@@ -17,6 +17,7 @@ public final class TAPBackend: NetworkBackend {
   public let mtu: Int
   private let queues: [CInt]
   private let hasHeader: Bool
+  /// Pairs in use.
   private let pairs = Mutex(1)
 
   /// The ioctl requests that a running machine makes for it.
@@ -75,10 +76,16 @@ public final class TAPBackend: NetworkBackend {
   /// See `NetworkBackend`.
   public func receive(pair: Int, into pieces: UnsafeBufferPointer<iovec>) -> ReceiveOutcome {
     guard hasHeader else { return receivePlain(pair, pieces) }
-    let count = readv(queues[pair], pieces.baseAddress!, CInt(pieces.count))
-    if count > 0 { return .frame(count) }
-    // The interface was removed; a further queue may merely have been put out of use.
-    return count < 0 && errno == EBADFD && pair == 0 ? .ended : .none
+    return outcome(readv(queues[pair], pieces.baseAddress!, CInt(pieces.count)), pair, ahead: 0)
+  }
+
+  /// What a read of a pair's queue has brought, behind `ahead` bytes that were not read. All but what may pass means that the interface is
+  /// gone (EBADFD; EIO, ENODEV or the end of the file where something else stands for a TAP), unless the queue has merely been put out of use:
+  /// who took that for none at all would be told again and again that there is something to read.
+  private func outcome(_ count: Int, _ pair: Int, ahead: Int) -> ReceiveOutcome {
+    if count > 0 { return .frame(ahead + count) }
+    if count < 0, [EAGAIN, EINTR, ENOMEM, ENOBUFS].contains(errno) { return .none }
+    return pairs.withLock { pair < $0 } ? .ended : .none
   }
 
   /// See `NetworkBackend`.
@@ -95,8 +102,8 @@ public final class TAPBackend: NetworkBackend {
     _ = withUnsafeBytes(of: header) { pieces.write(at: 0, from: $0) }
     return withUnsafeTemporaryAllocation(of: iovec.self, capacity: pieces.count) { rest in
       let rest = rest.fill(from: pieces, skip: VirtioNetworkHeader.byteCount)
-      let count = readv(queues[pair], rest.baseAddress, CInt(rest.count))
-      return count > 0 ? .frame(VirtioNetworkHeader.byteCount + count) : .none
+      return outcome(
+        readv(queues[pair], rest.baseAddress, CInt(rest.count)), pair, ahead: VirtioNetworkHeader.byteCount)
     }
   }
 }
