@@ -18,14 +18,16 @@ import VirtioQueue
 protocol PairWork: AnyObject, Sendable {
   /// Looks at both queues of the pair once.
   func look(pair: Int) -> PairLook
-  /// Asks the guest to notify where that is what the worker will wait for. True if there is something meanwhile.
+  /// Asks the guest to notify where that is what the worker will wait for. True if there is something meanwhile, or another driver.
   func arm(pair: Int, for look: PairLook) -> Bool
   /// The descriptor of the pair's backend.
   func descriptor(ofPair pair: Int) -> CInt
 }
 
 /// What came of a look.
-struct PairLook: Equatable {
+struct PairLook {
+  /// Whose queues were looked at; nil: there is no driver, or it does not use the pair.
+  var session: Session?
   /// Whether it found anything.
   var hasWorked = false
   /// Whether frames from the backend can be taken: the descriptor is to be watched for input.

@@ -1,5 +1,6 @@
-// What holds from DRIVER_OK to reset: the transport, and what was agreed on. It never changes; a thread that still has one whose driver is
-// gone finds no live queue with it.
+// What holds from DRIVER_OK to reset: the transport, and what was agreed on. It never changes. A thread that still has one whose driver is
+// gone finds no live queue with it, or, if another driver has come, that one's: so it asks with the queue's lock whose the queue is
+// (`VirtioNetwork.isServed`), for the session is exchanged while no queue is live.
 import VirtioABI
 import VirtioPCI
 

@@ -233,7 +233,9 @@ public final class VirtioNetwork: VirtioDevice, @unchecked Sendable {
     case .filter(let changed): self.filter.withLock { $0 = changed }
     case .pairs(let count):
       backend.configure(received: session.receivedOffloads, pairs: count)
-      activePairs.store(count, ordering: .releasing)
+      let before = activePairs.exchange(count, ordering: .acquiringAndReleasing)
+      // Nobody is at a queue that is not in use any more when the driver hears that it is not (5.1.6.5.5).
+      for queue in (2 * count)..<(2 * max(before, count)) { session.host.withQueue(queue) { _ in } }
       for worker in workers[..<count] { worker.start(self, by: configuration.startThread) }
     }
     return true
@@ -245,12 +247,19 @@ public final class VirtioNetwork: VirtioDevice, @unchecked Sendable {
 extension VirtioNetwork: PairWork {
   func descriptor(ofPair pair: Int) -> CInt { backend.descriptor(ofPair: pair) }
 
+  /// Whether a queue of the pair, whose lock the caller has, is still that session's.
+  private func isServed(_ session: Session, _ pair: Int) -> Bool {
+    self.session.withLock { $0 === session } && pair < activePairs.load(ordering: .acquiring)
+  }
+
   func look(pair: Int) -> PairLook {
     var look = PairLook()
     guard let session = session.withLock({ $0 }), pair < activePairs.load(ordering: .acquiring) else { return look }
+    look.session = session
     attachIfBusy(pair)
     let transmitter = transmitters[pair]
     session.host.withQueue(VirtioNetworkABI.transmitQueue(ofPair: pair)) { queue in
+      guard isServed(session, pair) else { return }
       let outcome = transmitter.run(queue, session, budget: Self.share)
       switch outcome {
       case .drained, .busy: break
@@ -265,11 +274,12 @@ extension VirtioNetwork: PairWork {
     }
     guard hasLink.load(ordering: .relaxed) else { return look }
     let receiver = receivers[pair]
-    let filter = filter.withLock { $0 }
     var isLost = false
     // Unless the queue says otherwise: it may not be live yet.
     look.isStarved = true
     session.host.withQueue(VirtioNetworkABI.receiveQueue(ofPair: pair)) { queue in
+      guard isServed(session, pair) else { return }
+      let filter = filter.withLock { $0 }
       let outcome = receiver.run(queue, session, filter: filter, budget: Self.share)
       look.isStarved = outcome == .starved
       switch outcome {
@@ -291,14 +301,16 @@ extension VirtioNetwork: PairWork {
   }
 
   func arm(pair: Int, for look: PairLook) -> Bool {
-    guard let session = session.withLock({ $0 }) else { return false }
+    guard let session = look.session else { return false }
     var isBehind = false
-    if look.isDrained {
-      session.host.withQueue(VirtioNetworkABI.transmitQueue(ofPair: pair)) { isBehind = $0.rearm() }
+    func arm(_ index: Int) {
+      session.host.withQueue(index) { queue in
+        // Another driver's queue is to be looked at first.
+        if !isServed(session, pair) || queue.rearm() { isBehind = true }
+      }
     }
-    if look.isStarved {
-      session.host.withQueue(VirtioNetworkABI.receiveQueue(ofPair: pair)) { isBehind = $0.rearm() || isBehind }
-    }
+    if look.isDrained { arm(VirtioNetworkABI.transmitQueue(ofPair: pair)) }
+    if look.isStarved { arm(VirtioNetworkABI.receiveQueue(ofPair: pair)) }
     return isBehind
   }
 
