@@ -53,6 +53,16 @@ struct NetworkVMTests {
     #expect(outcome.errorText.split(separator: "\n").count == 1)
   }
 
+  /// The machine does not wait for somebody who reads its record.
+  @Test func aPipeThatNobodyReadsIsNoRecord() async throws {
+    let path = FileManager.default.temporaryDirectory.path + "/osv-pipe-\(getpid())"
+    #expect(mkfifo(path, 0o600) == 0)
+    defer { unlink(path) }
+    let outcome = try await vm(["--net", "tap", "--capture", path, busybox, "true"], seconds: 20)
+    #expect(outcome.status == 125)
+    #expect(outcome.errorText.hasPrefix("osv-run: error E02: nobody reads the pipe"), "\(outcome.errorText)")
+  }
+
   @Test func passtThatIsNotThereIsSaid() async throws {
     let outcome = try await run([osvRun, "--net", "user", busybox, "true"], environment: ["PATH": "/nowhere"])
     #expect(outcome.status == 125)

@@ -111,6 +111,62 @@ private struct Block {
   }
   private final class Failures: Sendable { let codes = Mutex<[CInt]>([]) }
 
+  /// A pipe that nobody reads holds up nothing: what it has no room for is left out, and it says how much that was.
+  @Test func aPipeThatNobodyReadsHoldsUpNothing() throws {
+    var ends: [CInt] = [-1, -1]
+    try #require(pipe(&ends) == 0)
+    _ = fcntl(ends[1], F_SETFL, O_NONBLOCK)
+    defer { for end in ends { close(end) } }
+    let losses = Failures()
+    let capture = PacketCapture(
+      descriptor: ends[1], interfaces: ["eth0", "eth1"],
+      onFailure: { code in losses.codes.withLock { $0.append(code) } },
+      onLoss: { losses.codes.withLock { $0.append(0) } })
+    func record(_ count: Int, interface: Int = 0) {
+      var frame = Frames.plain(count)
+      frame.withUnsafeMutableBytes { bytes in
+        var piece = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
+        withUnsafePointer(to: &piece) {
+          capture.record(
+            interface: interface, isOutbound: true, UnsafeBufferPointer(start: $0, count: 1), skip: 0, byteCount: count)
+        }
+      }
+    }
+    for _ in 0..<100 { record(9000) }
+    for _ in 0..<3 { record(100, interface: 1) }
+    #expect(losses.codes.withLock { $0 } == [0])
+    // Now somebody reads all that there is, and more comes.
+    var bytes: [UInt8] = []
+    func drain() {
+      _ = fcntl(ends[0], F_SETFL, O_NONBLOCK)
+      var buffer = [UInt8](repeating: 0, count: 5000)
+      while true {
+        let count = read(ends[0], &buffer, buffer.count)
+        if count <= 0 { break }
+        bytes += buffer[..<count]
+      }
+    }
+    drain()
+    record(200)
+    record(200, interface: 1)
+    record(300)
+    drain()
+    let frames = Block.parse(bytes).filter { $0.type == 6 }
+    let first = frames.count - 3
+    #expect((1..<100).contains(first))
+    for block in frames[..<first] {
+      #expect(block.word(16) == 9000 && Array(block.body[20..<9020]) == Frames.plain(9000))
+    }
+    let options = frames[first...].map { block in
+      (block.word(0), block.word(16), block.options(from: 20 + Int(block.word(12) + 3) / 4 * 4)[4])
+    }
+    let missing = UInt64(100 - first)
+    #expect(options.map(\.0) == [0, 1, 0] && options.map(\.1) == [200, 200, 300])
+    #expect(options[0].2 == withUnsafeBytes(of: missing.littleEndian) { Array($0) })
+    #expect(options[1].2 == [3, 0, 0, 0, 0, 0, 0, 0] && options[2].2 == nil)
+    #expect(losses.codes.withLock { $0 } == [0])
+  }
+
   @Test func aPipeThatIsReadSlowlyGetsWholeBlocks() throws {
     var ends: [CInt] = [-1, -1]
     try #require(pipe(&ends) == 0)

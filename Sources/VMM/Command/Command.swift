@@ -135,7 +135,12 @@ public enum Command {
       configuration.statisticsDescriptor = descriptor
     }
     if let path = options.capture {
-      let descriptor = HostFile.create(path)
+      // No frame waits for whoever reads the record.
+      let descriptor = HostFile.create(path, waits: false)
+      if descriptor == -ENXIO {
+        throw Failure(
+          .file, "nobody reads the pipe \(Options.show(path)): --capture wants its reader to be there first")
+      }
       guard descriptor >= 0 else {
         throw Failure(
           .file, "the file \(Options.show(path)) cannot be written: \(String(cString: strerror(-descriptor)))")

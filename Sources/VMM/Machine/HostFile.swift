@@ -39,9 +39,11 @@ public enum HostFile {
   }
 
   /// Opens a file for writing, made or emptied. Negative: an error number.
-  public static func create(_ path: [UInt8]) -> CInt {
+  /// - Parameter waits: whether a pipe is waited for, here for somebody who reads it and later for room. If not, ENXIO says that nobody reads it.
+  public static func create(_ path: [UInt8], waits: Bool = true) -> CInt {
     withPath(path) { path in
-      let descriptor = Glibc.open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o666)
+      let flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | (waits ? 0 : O_NONBLOCK)
+      let descriptor = Glibc.open(path, flags, 0o666)
       return descriptor < 0 ? -errno : descriptor
     }
   }

@@ -19,6 +19,10 @@ struct NetworkDevices {
       PacketCapture(descriptor: descriptor, interfaces: configuration.networks.indices.map { "eth\($0)" }) { code in
         StandardStreams.report(
           "osv-run: the record of the network's frames ends here (\(StandardStreams.message(code)))\n")
+      } onLoss: {
+        StandardStreams.report(
+          "osv-run: the record of the network's frames is read more slowly than they come; it lacks some from here on\n"
+        )
       }
     }
   }
