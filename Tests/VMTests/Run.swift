@@ -40,18 +40,42 @@ struct Outcome: Equatable {
 /// What a pipe delivers, collected by a thread of its own.
 private final class Collector: @unchecked Sendable {
   private let done = DispatchSemaphore(value: 0)
+  private let isStopped = Atomic<Bool>(false)
+  // The thread's, until it is done.
   private var data = Data()
 
   init(_ handle: FileHandle) {
     Thread.detachNewThread { [self] in
-      data = (try? handle.readToEnd()) ?? Data()
+      collect(handle)
       done.signal()
     }
   }
 
-  /// The whole text; waits for the end of file, but not for ever.
+  /// Reads to the end of the file, or until it is to stop and nothing comes.
+  private func collect(_ handle: FileHandle) {
+    var buffer = [UInt8](repeating: 0, count: 1 << 16)
+    while true {
+      var wait = pollfd(fd: handle.fileDescriptor, events: Int16(POLLIN), revents: 0)
+      let found = poll(&wait, 1, 100)
+      if found < 0 && errno != EINTR { return }
+      if found <= 0 {
+        if isStopped.load(ordering: .acquiring) { return }
+        continue
+      }
+      let count = read(handle.fileDescriptor, &buffer, buffer.count)
+      if count < 0 && errno == EINTR { continue }
+      if count <= 0 { return }
+      data.append(contentsOf: buffer[..<count])
+      if isStopped.load(ordering: .acquiring) { return }
+    }
+  }
+
+  /// The whole text; waits for the end of file, but not for ever: somebody whom the program has left behind may keep the pipe open.
   func finish() -> Data {
-    _ = done.wait(timeout: .now() + 10)
+    if done.wait(timeout: .now() + 10) == .timedOut {
+      isStopped.store(true, ordering: .releasing)
+      done.wait()
+    }
     return data
   }
 }
