@@ -1,8 +1,8 @@
 // The end of entries: a directory's follows that of the last one in it, however many removed ones lie in one another, and on a stack that
 // has room for a few.
 import Base
-import Foundation
 import Locks
+import ModelChecker
 import Testing
 import Threads
 
@@ -35,14 +35,8 @@ private final class Ends: Sendable {
 
   /// Runs a body on a thread with little stack.
   private func withLittleStack(_ body: @escaping () -> Void) {
-    let (work, isDone) = (Shared(value: body), DispatchSemaphore(value: 0))
-    let thread = Foundation.Thread {
-      work.value()
-      isDone.signal()
-    }
-    thread.stackSize = 256 << 10
-    thread.start()
-    isDone.wait()
+    let work = Shared(value: body)
+    HostThreads.run(1, stackByteCount: 256 << 10) { _ in work.value() }
   }
 
   private func makeRoot() -> (FileSystem, Dentry) {

@@ -14,12 +14,17 @@ public enum HostThreads {
   }
 
   /// Runs the body on that many threads, each with its number, and waits for all.
-  public static func run(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
+  /// - Parameter stackByteCount: what each has of stack; nil: as much as usual.
+  public static func run(_ count: Int, stackByteCount: Int? = nil, _ body: @escaping @Sendable (Int) -> Void) {
     var threads: [pthread_t] = []
+    var attributes = pthread_attr_t()
+    pthread_attr_init(&attributes)
+    defer { pthread_attr_destroy(&attributes) }
+    if let stackByteCount { pthread_attr_setstacksize(&attributes, stackByteCount) }
     for index in 0..<count {
       var thread = pthread_t()
       pthread_create(
-        &thread, nil,
+        &thread, &attributes,
         { argument in
           let start = Unmanaged<Start>.fromOpaque(argument!).takeRetainedValue()
           start.body(start.index)

@@ -225,6 +225,40 @@ import Testing
     #expect(tree.rmdir("/m") == nil)
   }
 
+  /// Mounts in one another, a thousand deep, are shown elsewhere and taken out on a stack that has room for a few.
+  @Test func deepMounts() throws {
+    let depth = 1000
+    let tree = Tree()
+    let mounts = tree.context.mounts
+    #expect(tree.mkdir("/m") == nil && tree.mkdir("/x") == nil)
+    let inner = Tree()
+    #expect(inner.mkdir("/d") == nil)
+    let (fileSystem, directory) = (inner.here.mount.fileSystem, try inner.find("/d").dentry)
+    var point = try tree.find("/m")
+    for _ in 0..<depth { point = Location(mount: try mounts.mount(fileSystem, on: point), dentry: directory) }
+    struct Work: @unchecked Sendable {
+      let mounts: MountTable
+      let (source, target): (Location, Location)
+    }
+    let work = Work(mounts: mounts, source: try tree.find("/m"), target: try tree.find("/x"))
+    func count() -> Int {
+      var count = 0
+      mounts.forEach { _ in count += 1 }
+      return count
+    }
+    HostThreads.run(1, stackByteCount: 192 << 10) { _ in
+      try? work.mounts.bind(work.source, on: work.target, isRecursive: true)
+    }
+    #expect(count() == 1 + 2 * depth)
+    let copy = Work(mounts: mounts, source: try tree.find("/x"), target: try tree.find("/"))
+    HostThreads.run(1, stackByteCount: 192 << 10) { _ in
+      try? work.mounts.unmount(copy.source, isLazy: true)
+      try? work.mounts.unmount(work.source, isLazy: true)
+    }
+    #expect(count() == 1)
+    #expect(tree.rmdir("/m") == nil && tree.rmdir("/x") == nil)
+  }
+
   /// The mounts in a circle would be a walk upwards without an end.
   @Test func aRootAboveThePresentOneIsNone() throws {
     let tree = Tree()

@@ -1,4 +1,5 @@
-// Changes to what is mounted: bind mounts, other flags, other places, and the end of mounts.
+// Changes to what is mounted: bind mounts, other flags, other places, and the end of mounts. Mounts lie in one another as deep as a
+// program likes, so nothing here goes down or up among them by calling itself.
 import Base
 import Locks
 
@@ -13,19 +14,28 @@ extension MountTable {
       let before = mounts
       let made = addLocked(
         source.mount.fileSystem, source.dentry, on: point, source.mount.source, source.mount.flags)
-      if isRecursive { copyBelow(source.mount, to: made, within: source.dentry, before) }
+      guard isRecursive else { return }
+      var rest = copies(of: source.mount, to: made, within: source.dentry, before)
+      while let next = rest.popLast() {
+        let mount = next.mount
+        let made = addLocked(mount.fileSystem, mount.root, on: next.point, mount.source, mount.flags)
+        rest.append(contentsOf: copies(of: mount, to: made, within: mount.root, before))
+      }
     }
   }
 
-  /// Mounts on `copy` what is mounted on `original`, at `top` or below. With `lock`.
-  private func copyBelow(_ original: Mount, to copy: Mount, within top: Dentry, _ all: [Mount]) {
-    let names = original.fileSystem.names
-    for mount in all {
-      guard let point = mount.point, point.mount === original, names.isAncestor(top, of: point.dentry) else { continue }
-      let made = addLocked(
-        mount.fileSystem, mount.root, on: Location(mount: copy, dentry: point.dentry), mount.source, mount.flags)
-      copyBelow(mount, to: made, within: mount.root, all)
+  /// What is to be mounted on `copy`, and where, because it is mounted on `original`, at `top` or below; the first one last. With `lock`.
+  private func copies(of original: Mount, to copy: Mount, within top: Dentry, _ all: [Mount]) -> [(
+    mount: Mount, point: Location
+  )] {
+    var result: [(mount: Mount, point: Location)] = []
+    for mount in all.reversed() {
+      guard let point = mount.point, point.mount === original,
+        original.fileSystem.names.isAncestor(top, of: point.dentry)
+      else { continue }
+      result.append((mount, Location(mount: copy, dentry: point.dentry)))
     }
+    return result
   }
 
   /// Changes what a mount forbids (MS_REMOUNT).
@@ -95,13 +105,21 @@ extension MountTable {
     }
   }
 
-  /// Takes a mount out, and first those in it. It lies nowhere any more: nobody who still is in it gets out by "..", or puts it
+  /// Takes a mount out, and those in it. They lie nowhere any more: nobody who still is in one gets out by "..", or puts it
   /// elsewhere. With `lock`.
   private func takeOut(_ mount: Mount) {
-    for other in mounts where other.point?.mount === mount { takeOut(other) }
-    mounts.removeAll { $0 === mount }
-    mount.point?.dentry.mountCount.wrappingSubtract(1, ordering: .releasing)
-    mount.point = nil
+    var out = [mount]
+    var index = 0
+    while index < out.count {
+      for other in mounts where other.point?.mount === out[index] { out.append(other) }
+      index &+= 1
+    }
+    for mount in out {
+      mount.point?.dentry.mountCount.wrappingSubtract(1, ordering: .releasing)
+      mount.point = nil
+    }
+    // Of those that stay only the first root lies nowhere.
+    mounts.removeAll { $0.point == nil && $0 !== rootMount }
   }
 
   /// Makes a mount the root of all and puts the one that was at a place below it (pivot_root).
