@@ -1,6 +1,7 @@
 // The walk that counts nothing, over a small tree whose every access is a step of the model checker: one reader walks "a/f" while another
 // thread renames, removes, forgets, protects or unmounts. The walk's loop, the table of names, the marks of entries and the attributes
-// are the kernel's own; what counts objects there is a word for each entry here.
+// are the kernel's own, as are the steps by which a reader keeps an entry and a table lets go of it; what counts objects there is a
+// word for each entry here.
 import Base
 import Locks
 import ModelChecker
@@ -39,8 +40,8 @@ private final class Tree {
   let view = ModelWord(0)
   let isViewFreed = ModelWord(0)
   var credentials = Credentials(userID: 1, groupID: 1)
-  private var records: [Record.Reference] = []
-  private var freedRecords: Set<UInt> = []
+  /// All there have been, and of each whether it has ended: a word, so that the look at it is a step, with others' steps before it.
+  private var records: [(record: Record.Reference, isFreed: Flag)] = []
 
   init() {
     let buckets = UnsafeMutablePointer<ModelWord>.allocate(capacity: 3)
@@ -64,9 +65,13 @@ private final class Tree {
 
   private func make(_ name: PathBytes, _ directory: UInt, _ entry: UInt) -> Record.Reference {
     let record = Record.make(directory: directory, entry: entry, name)
-    records.append(record)
+    records.append((record, Flag()))
     return record
   }
+
+  private final class Flag { let word = ModelWord(0) }
+
+  private func isFreed(_ record: UInt) -> Flag { records.first { UInt(bitPattern: $0.record) == record }!.isFreed }
 
   // MARK: The reader
 
@@ -81,9 +86,9 @@ private final class Tree {
     guard case .arrived = end else { return (end, 0) }
     let entry = self[walk.place.entry]
     checkAlive(walk.place.entry)
-    _ = entry.count.add(1)
-    if checksLeaving, entry.state.isLeaving {
-      release(walk.place.entry)
+    if !checksLeaving {
+      _ = entry.count.add(1)
+    } else if !entry.state.keep(count: { _ = entry.count.add(1) }, uncount: { release(walk.place.entry) }) {
       return (.unknown, 0)
     }
     return (.arrived, walk.place.entry)
@@ -110,7 +115,7 @@ private final class Tree {
     }
     func directory(of entry: UInt) -> UInt {
       let record = tree[entry].record.load()
-      ModelChecker.check(!tree.freedRecords.contains(record), "a record is used after its end")
+      ModelChecker.check(tree.isFreed(record).word.load() == 0, "a record is used after its end")
       return Record.at(record).pointee.directory
     }
     func kind(of entry: UInt) -> WalkKind { tree[entry].kind }
@@ -136,32 +141,35 @@ private final class Tree {
     for _ in 0..<2 where !waits || periods.hasPassed(number, on: 0) { return body() }
   }
 
-  func rename(_ entry: UInt, to directory: UInt, _ name: StaticString) {
+  func rename(_ entry: UInt, to directory: UInt, _ name: StaticString, waits: Bool = true) {
     let old = Record.at(self[entry].record.peek())
     table.remove(old)
     let fresh = make(PathBytes(name), directory, entry)
     self[entry].record.store(UInt(bitPattern: fresh))
     table.insert(fresh)
-    later {
-      freedRecords.insert(UInt(bitPattern: old))
-      old.deinitialize(count: 1)
-    }
+    // What it says stays, in memory that is not given back: the checker is to see the look, not to fall over it.
+    later(waits: waits) { isFreed(UInt(bitPattern: old)).word.store(1) }
   }
 
   func remove(_ entry: UInt, waits: Bool = true) {
     self[entry].state.noteUnlinked()
-    table.remove(Record.at(self[entry].record.peek()))
-    self[entry].state.noteTabled(false)
-    later(waits: waits) { release(entry) }
+    take(entry, waits: waits)
   }
 
   /// Takes an entry out if only the table has it.
   func forget(_ entry: UInt) {
-    self[entry].state.setLeaving(true)
-    guard self[entry].count.load() == 1 else { return self[entry].state.setLeaving(false) }
-    table.remove(Record.at(self[entry].record.peek()))
-    self[entry].state.noteTabled(false)
-    later { release(entry) }
+    let isLeft = EntryStateCore<ModelWord>.leave(
+      mark: { self[entry].state.setLeaving($0) }, isUnused: { self[entry].count.load() == 1 })
+    if isLeft { take(entry) }
+  }
+
+  private func take(_ entry: UInt, waits: Bool = true) {
+    let record = Record.at(self[entry].record.peek())
+    guard table.take(record, self[entry].state) else { return }
+    later(waits: waits) {
+      ModelChecker.check(!record.pointee.use.finish(), "nobody has replaced it")
+      release(entry)
+    }
   }
 
   func unmount() {
@@ -216,6 +224,11 @@ private final class Tree {
         if case .arrived = end { ModelChecker.check(kept == 1 || kept == 4, "\(kept) is above") }
       })
     #expect(result.violation == nil && result.isComplete)
+  }
+
+  @Test func theCheckerSeesARecordThatDoesNotWait() {
+    let result = explore(path: "a/..", change: { $0.rename(2, to: 4, "a", waits: false) }, look: { _, _, _ in })
+    #expect(result.violation?.contains("a record is used after its end") == true)
   }
 
   @Test func aRemovedFileStaysWhileItIsRead() {

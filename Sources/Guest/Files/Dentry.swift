@@ -154,6 +154,27 @@ struct EntryStateCore<Word: LockWord & ~Copyable>: ~Copyable {
   /// A read-modify-write: what is loaded after it is not older.
   borrowing func setLeaving(_ isLeaving: Bool) { set(Self.leaving, isLeaving) }
 
+  // MARK: Who keeps an entry and who lets go of it (DentryCache)
+
+  /// A reader counts an entry that it has found, and looks whether that is too late.
+  /// - Returns: whether it may keep it; if not, the count has been taken back.
+  @inline(__always) borrowing func keep(count: () -> Void, uncount: () -> Void) -> Bool {
+    count()
+    guard isLeaving else { return true }
+    uncount()
+    return false
+  }
+
+  /// The table wants to let go of an entry, if it has the only count. With the table's lock.
+  /// - Parameter mark: `setLeaving` of the entry's.
+  /// - Returns: whether it may; if not, the entry stays.
+  @inline(__always) static func leave(mark: (Bool) -> Void, isUnused: () -> Bool) -> Bool {
+    mark(true)
+    if isUnused() { return true }
+    mark(false)
+    return false
+  }
+
   private borrowing func set(_ mark: UInt, _ isSet: Bool) {
     var value: UInt
     repeat { value = marks.load() } while !marks.compareExchange(value, isSet ? value | mark : value & ~mark)

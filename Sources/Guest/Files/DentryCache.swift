@@ -15,7 +15,8 @@
 //  2. The table marks the entry as leaving, then looks whether it has the only count; if it has not, it takes the mark away.
 // Marking and counting are read-modify-writes before a load (sequentially consistent; x86's are full fences, and the compiler is
 // kept from moving the load): either the table sees the count, and the entry stays, or the reader sees the mark. If both see
-// the other, the entry stays and the reader asks the file system, which leads it to the same entry (`enter`).
+// the other, the entry stays and the reader asks the file system, which leads it to the same entry (`enter`). Both are steps of
+// EntryState, which the model checker goes through as they are (UncountedWalkModelTests).
 //
 // Every entry is taken out of its table at most once: one that is not in it is not put in by a rename. So the table's count is given
 // up once, with the call in the record that the entry had then (RecordCall).
@@ -236,10 +237,7 @@ final class DentryCache {
   /// Takes an entry out for good.
   private func take(_ entry: Dentry, out shard: Shard, _ out: inout TakenOut) {
     let record = entry.record
-    guard shard.pointee.names.remove(record) else { return }
-    entry.state.noteTabled(false)
-    record.pointee.use.begin()
-    out.add(record)
+    if shard.pointee.names.take(record, entry.state) { out.add(record) }
   }
 
   private func grow(_ shard: Shard) {
@@ -290,6 +288,14 @@ final class DentryCache {
     return given
   }
 
+  /// Whether the table has an entry's only count.
+  private static func isUnused(_ entry: Unmanaged<Dentry>) -> Bool {
+    // The table's own count, for as long as it takes to look whether there are others.
+    var own = entry.takeRetainedValue()
+    defer { _ = Unmanaged.passRetained(own) }
+    return isKnownUniquelyReferenced(&own)
+  }
+
   /// Takes out entries that only the table refers to and that were not found lately, so many times round the shard at most.
   private func takeUnused(_ shard: Shard, _ limit: Int, rounds: Int, _ out: inout TakenOut) {
     let most = out.count &+ limit
@@ -299,20 +305,16 @@ final class DentryCache {
       shard.pointee.hand = (shard.pointee.hand &+ 1) & (shard.pointee.names.bucketCount &- 1)
       shard.pointee.names.forEach(inBucket: shard.pointee.hand) { record in
         let entry = Dentry.at(record.pointee.entry)
-        let mayGo = entry._withUnsafeGuaranteedRef { entry in
-          if entry.state.isRecent {
-            entry.state.forgetFound()
-            return false
-          }
-          entry.state.setLeaving(true)
-          return true
+        let isRecent = entry._withUnsafeGuaranteedRef { entry in
+          defer { entry.state.forgetFound() }
+          return entry.state.isRecent
         }
-        guard mayGo else { return }
-        // The table's own count, for as long as it takes to look whether there are others.
-        var own = entry.takeRetainedValue()
-        let isUnused = isKnownUniquelyReferenced(&own)
-        _ = Unmanaged.passRetained(own)
-        if isUnused { take(own, out: shard, &out) } else { own.state.setLeaving(false) }
+        guard !isRecent else { return }
+        // Nobody counts the entry for the looks at its marks: the table's own count may be the only one.
+        let isLeft = EntryState.leave(
+          mark: { isLeaving in entry._withUnsafeGuaranteedRef { $0.state.setLeaving(isLeaving) } },
+          isUnused: { Self.isUnused(entry) })
+        if isLeft { take(entry.takeUnretainedValue(), out: shard, &out) }
       }
     }
   }
@@ -371,12 +373,13 @@ extension Dentry {
 
   /// Counts an entry that a reader has found; nil if it is leaving its table.
   @inline(__always) static func keep(_ entry: Unmanaged<Dentry>) -> Dentry? {
-    _ = entry.retain()
-    instruction_compiler_barrier()
-    if entry._withUnsafeGuaranteedRef({ $0.state.isLeaving }) {
-      entry.release()
-      return nil
+    let isKept = entry._withUnsafeGuaranteedRef {
+      $0.state.keep(
+        count: {
+          _ = entry.retain()
+          instruction_compiler_barrier()
+        }, uncount: { entry.release() })
     }
-    return entry.takeRetainedValue()
+    return isKept ? entry.takeRetainedValue() : nil
   }
 }

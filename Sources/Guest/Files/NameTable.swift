@@ -37,6 +37,15 @@ struct NameTableCore<Word: LockWord & ~Copyable>: ~Copyable {
   /// Takes a record out; false if it is not there.
   @discardableResult borrowing func remove(_ record: Record) -> Bool { table.remove(record.node()) }
 
+  /// Takes the record of an entry out for good: its call is for giving up the table's count, after a grace period.
+  /// - Returns: false if it is not there.
+  borrowing func take(_ record: Record, _ state: borrowing EntryStateCore<Word>) -> Bool {
+    guard remove(record) else { return false }
+    state.noteTabled(false)
+    record.pointee.use.begin()
+    return true
+  }
+
   /// How many buckets there are.
   var bucketCount: Int { table.bucketCount }
 
