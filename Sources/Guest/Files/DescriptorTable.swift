@@ -14,7 +14,7 @@ import Locks
 
 /// The descriptors of a process.
 public final class DescriptorTable {
-  private let lock = ReaderWriterLock()
+  let lock = ReaderWriterLock()
   private var files = GrowingTable<OpenFile?>(blank: nil)
   /// Bit maps over `files`: taken numbers, and those that close when a program is executed.
   private var taken = GrowingTable<UInt64>(blank: 0)
