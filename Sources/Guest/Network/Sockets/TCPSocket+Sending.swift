@@ -141,7 +141,7 @@ extension PacketSlice {
   /// The program's next bytes in fresh memory, whose reference is the caller's.
   /// - Throws: ENOBUFS, EFAULT.
   static func filled(_ transfer: inout Transfer, _ count: Int) throws(Errno) -> PacketSlice {
-    guard let memory = PacketMemory.allocate(capacity: count) else { throw .ENOBUFS }
+    guard let memory = PacketMemory.allocateForProgram(capacity: count) else { throw .ENOBUFS }
     do throws(Errno) {
       let moved = try transfer.copyIn(into: UnsafeMutableRawBufferPointer(start: memory.bytes, count: count))
       // The program has shortened its vector meanwhile.
