@@ -425,14 +425,16 @@ extension CountingFrames {
         for round in 0..<5 {
           let packet = try packet(frame(60, salt: round))
           packet.queuePair = UInt16(pair) + 1
-          #expect(driver.transmit(packet))
+          let isTaken = driver.transmit(packet)
+          #expect(isTaken)
         }
         #expect(device.transmitted[pair].map { $0.frame } == (0..<5).map { frame(60, salt: $0) })
       }
       // A pair that another interface has.
       let stray = try packet(frame(60))
       stray.queuePair = 8
-      #expect(driver.transmit(stray))
+      let isTaken = driver.transmit(stray)
+      #expect(isTaken)
       #expect(device.transmitted[1].count == 6)
       _ = bench
     }

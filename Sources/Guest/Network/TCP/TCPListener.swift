@@ -44,7 +44,8 @@ final class TCPListener: TCPTimedFlow {
   private var last: TCPSocket?
   // SAFETY: records are the listener's, each in one chain, until they are taken out and freed.
   private let chains: UnsafeMutablePointer<UnsafeMutablePointer<TCPRequest>?>
-  private var requestCount = 0
+  /// How many there are.
+  private(set) var requestCount = 0
   private var nextDeadline = UInt64.max
   /// When a cookie was last given; 0: never.
   private var cookieAt: UInt64 = 0
