@@ -104,6 +104,12 @@ import VirtioTestGuest
     _ = guest.post(100, index: 1)
     usleep(20_000)
     #expect(queue.usedIndex == 0)
+    // Nobody spins over it.
+    #expect(eventually { guest.device.report.sleeps > 0 })
+    let before = guest.device.report
+    usleep(50_000)
+    let after = guest.device.report
+    #expect(after.received.batches <= before.received.batches + 1 && after.sleeps <= before.sleeps + 2)
     for index in 2..<4 { _ = guest.post(100, index: index) }
     #expect(eventually { queue.usedIndex == 4 })
     #expect((0..<4).map { _ in queue.takeUsed()!.written } == [100, 100, 62, 100])

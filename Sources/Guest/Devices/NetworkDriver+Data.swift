@@ -106,8 +106,8 @@ extension NetworkDriver {
     queue.publish()
   }
 
-  /// Whether the device has no buffer to fill: `refill` again when there is memory.
-  public func isDeaf(_ pair: Int) -> Bool { pairs[pair].receive.postedCount == 0 }
+  /// Whether the device has fewer buffers than it should: `refill` again when there is memory.
+  public func isShort(_ pair: Int) -> Bool { pairs[pair].receive.postedCount < pairs[pair].wanted }
 
   /// Sleeps until the device has received something on this pair, `poke`, or the deadline. Frees before what was transmitted; if the
   /// device still has some of that, it sleeps for a while at most, so that nothing stays with it for long. A device that has broken the

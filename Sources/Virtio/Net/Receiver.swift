@@ -94,17 +94,19 @@ final class Receiver: @unchecked Sendable {
       case .none: return .empty
       case .ended: return .ended
       case .frame(let count):
-        handled += 1
         let frame = count - VirtioNetworkHeader.byteCount
         guard frame >= FrameHeader.linkByteCount, count < session.roomByteCount else {
+          handled += 1
           DirectionCounters.add(counters.refused)
           continue
         }
         let fits = count <= window(session).byteCount
         if !fits, session.isMergeable, !isFull, entryEnd - firstEntry < queue.size {
+          // Nothing has been dealt with: whoever runs this may sleep until there are more buffers.
           held = count
           return .starved
         }
+        handled += 1
         bucket.take(byteCount: frame)
         guard fits, accepts(filter, session) else {
           DirectionCounters.add(counters.dropped)

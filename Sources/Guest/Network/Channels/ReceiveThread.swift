@@ -91,10 +91,10 @@ final class ReceiveThread {
 
   private func sleep(_ driver: NetworkDriver) {
     var deadline = drainAt == 0 ? Deadline.never : Deadline(nanoseconds: drainAt)
-    if driver.isDeaf(pair) {
-      // There was no memory for a single buffer: nobody will wake us.
+    if driver.isShort(pair) {
+      // There was no memory for all buffers. The device may have a frame for which those that there are do not suffice: nobody will wake us.
       driver.refill(pair)
-      if driver.isDeaf(pair) { deadline = min(deadline, Deadline.after(10_000_000)) }
+      if driver.isShort(pair) { deadline = min(deadline, Deadline.after(10_000_000)) }
     }
     driver.sleep(pair, until: deadline)
   }
