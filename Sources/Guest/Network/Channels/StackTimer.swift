@@ -42,8 +42,11 @@ final class StackTimer {
 
   /// The time has come, or everything is to be looked at: nothing is due until somebody says so.
   func begin() {
-    lock.withLock { deadline.store(.max, ordering: .releasing) }
-    pokes.store(0, ordering: .sequentiallyConsistent)
+    lock.withLock {
+      // Under the lock: a time that somebody sets behind it is not forgotten when it has come.
+      pokes.store(0, ordering: .sequentiallyConsistent)
+      deadline.store(.max, ordering: .releasing)
+    }
   }
 
   /// Makes the thread, if nobody has. It runs `body` whenever something is due. Thread context.
