@@ -488,6 +488,26 @@ import Testing
       """)
   }
 
+  /// Who does not know what we have sent says nothing of the time either: a timestamp from the future would shut the real peer out.
+  @Test func timestampsOfBlindSegmentsAreNotBelieved() {
+    let settings = Self.plain
+    settings.offersTimestamps = true
+    TCPScript(settings).run(
+      """
+      accept <mss 1012,ts 100 0>
+      set quick 0
+      < P. 1:11(10) ack 1 <ts 200 0>
+      +0.040
+      > . 1:1(0) ack 11 <ecr 200>
+      < . 11:11(0) ack 3000000000 <ts 2000000000 0>
+      > . 1:1(0) ack 11 <ecr 200>
+      < P. 11:21(10) ack 1 <ts 210 0>
+      +0.040
+      > . 1:1(0) ack 21 <ecr 210>
+      check unconsumed 20
+      """)
+  }
+
   /// The echo is that of the first segment not acknowledged yet (RFC 7323, 4.3).
   @Test func echoedTimestamps() {
     let settings = Self.plain

@@ -54,6 +54,8 @@ extension TCPConnection {
       largestSendWindow = max(largestSendWindow, sendWindow)
       (windowSequence, windowAcknowledgement) = (header.sequence, header.acknowledgement)
     }
+    // What else it says is believed of whoever knows what we have sent: a timestamp from the future would shut the real peer out.
+    guard acknowledgementArrived(header, now: now) else { return }
     heard(now)
     noteTimestamp(header, now: now)
     if usesNotification {
@@ -63,7 +65,6 @@ extension TCPConnection {
         owesAcknowledgement = true
       }
     }
-    guard acknowledgementArrived(header, now: now) else { return }
     if state == .closed || state == .timeWait { return }
     if header.dataCount > 0 || !header.flags.isDisjoint(with: [.finish, .urgent]) {
       dataArrived(packet, header, at: header.sequence, now: now)
