@@ -28,7 +28,9 @@ import Testing
     let table = DescriptorTable(limit: 3)
     for _ in 0..<3 { _ = try table.install(event()) }
     #expect(throws: Errno.EMFILE) { _ = try table.install(event()) }
+    #expect(throws: Errno.EMFILE) { try table.checkRoom() }
     table.limit = 5
+    try table.checkRoom()
     #expect(try table.install(event()) == 3)
     table.limit = 2
     try table.close(3)

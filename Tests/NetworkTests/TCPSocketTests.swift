@@ -290,6 +290,22 @@ extension SocketClient {
     #expect(joined.isAllGone())
   }
 
+  /// A connection that its peer has ended before it was accepted is one all the same, with its peer's name.
+  @Test func whoHasConnectedIsKnownThoughItHasLeft() throws {
+    let joined = try Joined()
+    let listener = joined.listener
+    let other = try program.tcp(joined.net.one.stack)
+    try? program.connect(other, .two4, 80)
+    joined.net.settle()
+    let name = try other.address()
+    try program.set(other, OptionLevel.socket, SocketOption.linger, 1, 0)
+    other.closed()
+    joined.net.settle()
+    let accepted = try program.accept(listener)
+    #expect(throws: Errno.ENOTCONN) { try accepted.peerAddress() }
+    #expect(accepted.acceptedAddress == name)
+  }
+
   /// What nobody has read is answered by a reset, and so is data for who is gone.
   @Test func resets() throws {
     for way in 0..<3 {

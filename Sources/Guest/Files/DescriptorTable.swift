@@ -115,6 +115,14 @@ public final class DescriptorTable {
     return number
   }
 
+  /// Whether there is a number for one more file: for whoever makes something of what would be lost without.
+  /// - Throws: EMFILE.
+  public func checkRoom() throws(Errno) {
+    lock.readLock()
+    defer { lock.readUnlock() }
+    guard lowestFree(from: 0) < limitValue else { throw .EMFILE }
+  }
+
   /// Gives the file of a descriptor one more, the lowest free number not below `minimum` (dup, F_DUPFD).
   /// - Throws: EBADF, EMFILE, EINVAL.
   public func duplicate(_ descriptor: Int, atLeast minimum: Int = 0, closeOnExec: Bool = false) throws(Errno) -> Int {

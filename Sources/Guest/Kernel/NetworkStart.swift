@@ -15,7 +15,7 @@
       NetworkEnvironment.randomSource = { Random.next() }
       if Boot.networks.isEmpty { return }
       let stack = NetworkStack.main
-      MachineEnd.installSending { stack.finishSending() }
+      MachineEnd.installSending { stack.finishSending(isKilled: $0) }
       for index in 0..<Boot.networks.count { start(Boot.networks[index], number: index, stack) }
     }
 

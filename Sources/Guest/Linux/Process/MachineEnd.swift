@@ -10,7 +10,7 @@ public enum MachineEnd {
   // SAFETY: likewise.
   nonisolated(unsafe) private static var writeBack: (() -> Errno?)?
   // SAFETY: likewise.
-  nonisolated(unsafe) private static var finishSending: (() -> Void)?
+  nonisolated(unsafe) private static var finishSending: ((Bool) -> Void)?
 
   /// Runs `flush` before the end: hands on what programs have written to standard output and error, and waits until the host has it, or
   /// the deadline has passed. It tells what a write has failed with that no program has been told of. Boot only.
@@ -20,8 +20,9 @@ public enum MachineEnd {
   /// it could not be. Boot only.
   public static func installWriteBack(_ writeBack: @escaping () -> Errno?) { self.writeBack = writeBack }
 
-  /// Runs `finishSending` last: it waits a little until what programs have sent has left. Boot only.
-  public static func installSending(_ finishSending: @escaping () -> Void) { self.finishSending = finishSending }
+  /// Runs `finishSending` last: it waits until what programs have sent has arrived, a moment only if it is told true: a signal has ended the first
+  /// process. Boot only.
+  public static func installSending(_ finishSending: @escaping (Bool) -> Void) { self.finishSending = finishSending }
 
   /// How long whoever reads the output of a process that a signal has killed is waited for, in ns: what it has written is still with
   /// us, by Linux it would be in the pipe; but it may be for a reader that never reads.
@@ -33,7 +34,7 @@ public enum MachineEnd {
     let isKilled = status & 0x7f != 0
     let deadline: Deadline = isKilled ? .after(patience, from: Clock.now()) : .never
     let isOutputLost = isLost("the last of the program's output", flush.flatMap { $0(deadline) })
-    finishSending?()
+    finishSending?(isKilled)
     // A program that believes to have written everything has not succeeded.
     Monitor.exit((isDataLost || isOutputLost) && status == 0 ? 1 &<< 8 : status)
   }

@@ -126,11 +126,14 @@ extension SystemCall {
   }
 
   private func accept(_ flags: OpenFlags) throws(Errno) -> Int {
-    let accepted = try socketFile().accept(flags: flags)
+    let listener = try socketFile()
+    // A connection that finds no number waits for one.
+    try process.descriptors.checkRoom()
+    let accepted = try listener.accept(flags: flags)
     let descriptor = try install(accepted, flags)
     if !address1.isNull {
       do throws(Errno) {
-        try store((try? accepted.peerAddress()) ?? SocketAddress([1, 0]), at: address1, countAt: address2)
+        try store(accepted.acceptedAddress, at: address1, countAt: address2)
       } catch {
         try? process.descriptors.close(descriptor)
         throw error

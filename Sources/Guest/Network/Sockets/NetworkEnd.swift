@@ -10,6 +10,8 @@ import Threads
 extension NetworkStack {
   /// How long no peer may acknowledge anything, and how long all of it may take, ns.
   private static var patience: (still: UInt64, all: UInt64) { (2_000_000_000, 60_000_000_000) }
+  /// The same if the program was killed: whoever did that does not wait for long.
+  private static var patienceOfKilled: (still: UInt64, all: UInt64) { (200_000_000, 1_000_000_000) }
   /// How long devices may take, ns.
   private static var devicePatience: UInt64 { 20_000_000 }
   /// Between two looks, ns: less than most peers take for an answer.
@@ -17,8 +19,9 @@ extension NetworkStack {
 
   /// Closes all connections and waits until what was sent has been acknowledged and has left the devices, as far as somebody takes it. Thread
   /// context; the machine ends then.
-  public func finishSending() {
-    finishConnections(patience: Self.patience)
+  /// - Parameter isKilled: a signal has ended the program.
+  public func finishSending(isKilled: Bool) {
+    finishConnections(patience: isKilled ? Self.patienceOfKilled : Self.patience)
     let end = Clock.now() &+ Self.devicePatience
     for interface in interfaces {
       guard let device = interface as? DeviceInterface else { continue }

@@ -77,6 +77,8 @@ open class Socket: OpenFile {
   open func address() throws(Errno) -> SocketAddress { throw .EOPNOTSUPP }
   /// The other end's address.
   open func peerAddress() throws(Errno) -> SocketAddress { throw .EOPNOTSUPP }
+  /// Who has connected to a socket that `accept` has returned, though the connection may have ended since; nobody's name if there is none.
+  open var acceptedAddress: SocketAddress { (try? peerAddress()) ?? SocketAddress([1, 0]) }
   /// Who is at the other end (SO_PEERCRED).
   open var peerCredentials: SocketCredentials { SocketCredentials(process: 0, user: .max, group: .max) }
   /// Takes the error that is waiting to be told (SO_ERROR).

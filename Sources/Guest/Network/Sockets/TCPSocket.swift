@@ -114,6 +114,8 @@ final class TCPSocket: InternetSocket {
       changes.load(ordering: .acquiring) == seen && flow.ring.isEmpty
     }
     sleepers.wrappingSubtract(1, ordering: .sequentiallyConsistent)
+    // What came behind the last look was left to us, and the caller may have given up.
+    if result != .woken, !flow.ring.isEmpty { stack.unattended.add(flow) }
     return result
   }
 
@@ -169,6 +171,11 @@ final class TCPSocket: InternetSocket {
     let (state, remote) = (state, self.remote)
     end(flow, now: now)
     guard let remote, state != .closed, state != .synSent, state != .listen else { throw .ENOTCONN }
+    return socketAddress(remote)
+  }
+
+  override var acceptedAddress: SocketAddress {
+    guard let remote = lock.withLock({ self.remote }) else { return SocketAddress([1, 0]) }
     return socketAddress(remote)
   }
 
