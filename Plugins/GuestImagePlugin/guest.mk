@@ -26,7 +26,6 @@ SWIFTFLAGS := -target $(TRIPLE) -enable-experimental-feature Embedded -enable-ex
 OPTIMISE := -O
 OPTIMISE_DevFS := -Osize
 OPTIMISE_Kernel := -Osize
-OPTIMISE_Linux := -Osize
 OPTIMISE_Network := -Osize
 OPTIMISE_ProcFS := -Osize
 OPTIMISE_VirtioFS := -Osize
@@ -50,10 +49,14 @@ guest_image.S: kernel.elf GuestAPI.o
 	  '    .globl osv_guest_image_end' 'osv_guest_image_end:' \
 	  '    .section .note.GNU-stack,"",@progbits' > $@
 
-# The debug image has all symbols (the disassembly test); the other is what osv-run carries, with the names of functions for backtraces.
+# The debug image has all symbols (the disassembly test). The other is what osv-run carries: the names of functions for backtraces, in readable form
+# without types, which is a third of the mangled names' size.
 kernel.elf: kernel.debug.elf
-	$(BIN)llvm-nm --defined-only $< | sed -n 's/^[0-9a-f]* [^tTwW] //p' > data-symbols.txt
-	$(BIN)llvm-objcopy --strip-debug --strip-symbols=data-symbols.txt $< $@
+	$(BIN)llvm-nm --defined-only $< | sed 's/^[0-9a-f]* //' | sort -u > symbols.txt
+	sed -n 's/^[^tTwW] //p' symbols.txt > data-names.txt
+	sed -n 's/^[tTwW] //p' symbols.txt | grep '^\$$[es]' > mangled-names.txt
+	$(BIN)swift-demangle --simplified < mangled-names.txt | tr -d '#' | tr ' ' '_' | paste -d' ' mangled-names.txt - > names.txt
+	$(BIN)llvm-objcopy --strip-debug --strip-symbols=data-names.txt --redefine-syms=names.txt $< $@
 
 # The kernel as one relocatable object: images of Swift programs are linked from it.
 kernel.o: $(BOOT_OBJECTS) $(OBJECTS)
