@@ -127,6 +127,63 @@ private let second: UInt64 = 1_000_000_000
     #expect(flow.take(net.two.stack).count == 1)
   }
 
+  /// Machines that are not there displace one another, and neither who is there nor the gateway, whether that is known or being asked for.
+  @Test(arguments: [true, false]) func whoIsThereIsNotDisplaced(isKnown: Bool) throws {
+    let net = try TestNetwork()
+    let (stack, other) = (net.one.stack, IPAddress(v4: 0x0a00_0063))
+    try stack.add(Route(to: IPAddress(v4: 0x0a00_0000), 8, interfaceIndex: 2))
+    try stack.add(Route(to: .any4, 0, gateway: .two4, interfaceIndex: 2))
+    if !isKnown { net.wire.filter = { _ in nil } }
+    try stack.sendDatagram([1], from: .one4, 1, to: IPAddress(v4: 0x0808_0808), 9)
+    if isKnown {
+      inject(
+        frame(
+          to: .broadcast, from: LinkAddress(0x0200_0000_0099), type: 0x0806, arp(1, 0x0200_0000_0099, other, .one4)),
+        into: net)
+    }
+    net.settle()
+    net.wire.filter = { _ in nil }
+    for number in 0..<3000 {
+      net.environment.pass(1000)
+      try stack.sendDatagram([1], from: .one4, 1, to: IPAddress(v4: 0x0a10_0000 + UInt32(number)), 9)
+    }
+    let known = stack.neighbourDescriptions
+    #expect(known.count { $0.state == 0x01 } <= NeighbourCache.unresolvedLimit)
+    #expect(state(net.one, .two4) == (isKnown ? 0x02 : 0x01))
+    if isKnown { #expect(state(net.one, other) == 0x04) }
+    // The last ones are those that are being asked for.
+    #expect(state(net.one, IPAddress(v4: 0x0a10_0000 + 2999)) == 0x01)
+    #expect(state(net.one, IPAddress(v4: 0x0a10_0000)) == nil)
+    #expect(try stack.route(to: IPAddress(v4: 0x0808_0404)).nextHop == .two4)
+    #expect(stack.counted(.ipSendDiscarded, isV4: true) >= 2000)
+  }
+
+  /// Machines that say that they are there displace neither the gateway nor who answers us.
+  @Test func whoIsUsedIsNotDisplaced() throws {
+    let net = try TestNetwork()
+    let (stack, third) = (net.one.stack, IPAddress(v4: 0x0a00_0003))
+    let machine = try TestMachine(net.wire, net.environment, link: 0x0200_0000_0003)
+    try machine.link.add(InterfaceAddress(third, prefixLength: 24))
+    try stack.add(Route(to: .any4, 0, gateway: .two4, interfaceIndex: 2))
+    for address in [IPAddress.two4, third] { try stack.sendDatagram([1], from: .one4, 1, to: address, 9) }
+    net.settle()
+    // The gateway has not been used for long; the other one has been just now.
+    net.pass(60 * second, step: second)
+    try stack.sendDatagram([1], from: .one4, 1, to: third, 9)
+    net.settle()
+    #expect(state(net.one, .two4) == 0x04 && state(net.one, third) == 0x08)
+    for number in 0..<1500 {
+      net.environment.pass(1000)
+      let sender = IPAddress(v4: 0x0a00_0100 + UInt32(number))
+      inject(
+        frame(
+          to: .broadcast, from: LinkAddress(0x0200_0000_0099), type: 0x0806, arp(1, 0x0200_0000_0099, sender, .one4)),
+        into: net)
+    }
+    #expect(stack.neighbourDescriptions.count <= NeighbourCache.limit)
+    #expect(state(net.one, .two4) == 0x04 && state(net.one, third) == 0x08)
+  }
+
   @Test func entriesForGoodStay() throws {
     let net = try TestNetwork()
     try net.one.stack.setNeighbour(IPAddress(v4: 0x0a00_0050), on: 2, LinkAddress(0x0200_0000_0077))

@@ -26,6 +26,32 @@ struct Neighbour: ~Copyable {
     case probe
     /// Somebody has said so, for good.
     case permanent
+
+    /// Linux's NUD_*.
+    var number: UInt16 {
+      switch self {
+      case .unknown: 0x20
+      case .incomplete: 0x01
+      case .reachable: 0x02
+      case .stale: 0x04
+      case .delay: 0x08
+      case .probe: 0x10
+      case .permanent: 0x80
+      }
+    }
+  }
+
+  /// How bad it would be to be without an entry, from the least on.
+  enum Worth: UInt8, Comparable {
+    /// The link address is not known.
+    case unresolved
+    /// Nobody has used it lately.
+    case unused
+    case used
+    /// A route's: all that goes by that route would wait for it.
+    case gateway
+
+    static func < (one: Worth, other: Worth) -> Bool { one.rawValue < other.rawValue }
   }
 
   /// Bit of `word`: the link address may be used.
@@ -60,6 +86,19 @@ struct Neighbour: ~Copyable {
   init(_ address: IPAddress, on interfaceIndex: UInt32) {
     self.address = address
     self.interfaceIndex = interfaceIndex
+  }
+
+  var isUnresolved: Bool { state == .unknown || state == .incomplete }
+
+  /// Its worth, as far as it tells itself; nil: it is there for good. Ways that are remembered do not look it up, but one that is used does
+  /// not stay stale.
+  var worth: Worth? {
+    switch state {
+    case .unknown, .incomplete: .unresolved
+    case .stale: .unused
+    case .reachable, .delay, .probe: .used
+    case .permanent: nil
+    }
   }
 
   var link: LinkAddress { LinkAddress(word.load(ordering: .relaxed)) }

@@ -1,7 +1,8 @@
 // NeighbourCache: the neighbours of all links, for IPv4 and IPv6 (RFC 4861, 7.3; RFC 1122, 2.3.2).
 //
-// Bounded: whoever makes up addresses displaces entries that were not used for the longest time, and packets that wait are few. Time is passed
-// in. Nothing is sent and nobody called with the lock: what is to be done is told to the caller, who does it after.
+// Bounded: whoever makes up addresses displaces others of which nothing is known, and then those that nobody uses; routes' gateways go last.
+// Packets that wait are few. Time is passed in. Nothing is sent and nobody called with the lock: what is to be done is told to the
+// caller, who does it after.
 //
 // SAFETY of all: entries are made by `insert` and lie in chains under `lock`; they are freed after a grace period, and outside of the
 // lock referred to only as `Neighbour` says.
@@ -17,6 +18,8 @@ final class NeighbourCache {
 
   /// Entries at most.
   static var limit: Int { 1024 }
+  /// Entries at most whose link address is not known: who has us look for machines that are not there displaces none that are.
+  static var unresolvedLimit: Int { 512 }
   /// Packets that wait for a neighbour at most, and their bytes: the fragments of one datagram do. The oldest give way.
   static var waitingLimit: Int { 64 }
   static var waitingByteLimit: Int { 72_000 }
@@ -32,6 +35,7 @@ final class NeighbourCache {
   // Guarded by `lock`.
   private var chains = InlineArray<64, Entry?>(repeating: nil)
   private var count = 0
+  private var unresolvedCount = 0
   private var earliest: UInt64 = .max
 
   init(_ stack: NetworkStack, key: SipKey) {
@@ -69,7 +73,8 @@ final class NeighbourCache {
   }
 
   private func insert(_ address: IPAddress, _ interface: UInt32, now: UInt64) -> Entry? {
-    if count >= Self.limit, !displace() { return nil }
+    if unresolvedCount >= Self.unresolvedLimit { _ = displace(upTo: .unresolved) }
+    if count >= Self.limit, !displace(upTo: .gateway) { return nil }
     guard let memory = KernelHeap.allocate(byteCount: MemoryLayout<Neighbour>.size, alignment: 16) else { return nil }
     let entry = memory.bindMemory(to: Neighbour.self, capacity: 1)
     entry.initialize(to: Neighbour(address, on: interface))
@@ -78,6 +83,7 @@ final class NeighbourCache {
     entry.pointee.next = chains[bucket]
     chains[bucket] = entry
     count &+= 1
+    unresolvedCount &+= 1
     return entry
   }
 
@@ -87,21 +93,34 @@ final class NeighbourCache {
     return entry
   }
 
-  /// Makes room: the one that was not looked up for the longest time goes, those that are being asked and those for good excepted.
-  private func displace() -> Bool {
+  /// Makes room: of the ones that can best be done without, the one that was not used for the longest time goes.
+  private func displace(upTo most: Neighbour.Worth) -> Bool {
     var victim: Entry?
+    var least = most
     for index in 0..<Self.buckets {
       var next = chains[index]
       while let entry = next {
         next = entry.pointee.next
-        if entry.pointee.state == .permanent || entry.pointee.state == .incomplete { continue }
-        if let known = victim, known.pointee.usedAt <= entry.pointee.usedAt { continue }
-        victim = entry
+        guard var worth = entry.pointee.worth, worth <= least else { continue }
+        if let known = victim, worth == least, known.pointee.usedAt <= entry.pointee.usedAt { continue }
+        if stack.isGateway(entry.pointee.address, on: entry.pointee.interfaceIndex) {
+          worth = .gateway
+          guard worth <= least else { continue }
+          if let known = victim, known.pointee.usedAt <= entry.pointee.usedAt { continue }
+        }
+        (victim, least) = (entry, worth)
       }
     }
     guard let victim else { return false }
     remove(victim)
     return true
+  }
+
+  /// Changes the state of an entry.
+  private func enter(_ entry: Entry, _ state: Neighbour.State, _ link: LinkAddress, deadline: UInt64) {
+    if entry.pointee.isUnresolved { unresolvedCount &-= 1 }
+    entry.pointee.enter(state, link, deadline: deadline)
+    if entry.pointee.isUnresolved { unresolvedCount &+= 1 }
   }
 
   private func remove(_ entry: Entry) {
@@ -114,6 +133,10 @@ final class NeighbourCache {
       before?.pointee.next = entry.pointee.next
     }
     count &-= 1
+    if entry.pointee.isUnresolved { unresolvedCount &-= 1 }
+    let waiting = entry.pointee.waiting.count
+    if waiting > 0 { stack.count(.ipSendDiscarded, isV4: entry.pointee.address.isV4, waiting.u64) }
+    entry.pointee.waiting.removeAll()
     // Ways that lead to it are out of date from here on; who has looked before is a reader that the freeing waits for.
     stack.raiseGeneration()
     RCU.later(
@@ -174,7 +197,7 @@ final class NeighbourCache {
       dropped.append(oldest)
     }
     if entry.pointee.state == .unknown {
-      entry.pointee.enter(.incomplete, .zero, deadline: now &+ Self.retransmission)
+      enter(entry, .incomplete, .zero, deadline: now &+ Self.retransmission)
       entry.pointee.probes = 1
       mind(entry.pointee.deadline)
       isAsking = true
@@ -200,7 +223,7 @@ final class NeighbourCache {
     lock.lock()
     if let entry = search(address, interface), entry.pointee.state == .stale {
       entry.pointee.usedAt = now
-      entry.pointee.enter(.delay, entry.pointee.link, deadline: now &+ Self.firstProbeDelay)
+      enter(entry, .delay, entry.pointee.link, deadline: now &+ Self.firstProbeDelay)
       mind(entry.pointee.deadline)
     }
     let next = earliest
@@ -214,8 +237,8 @@ final class NeighbourCache {
     let until = reachableUntil(now)
     lock.lock()
     if let entry = search(address, interface), entry.pointee.state == .delay || entry.pointee.state == .probe {
-      entry.pointee.confirmedAt = now
-      entry.pointee.enter(.reachable, entry.pointee.link, deadline: until)
+      (entry.pointee.confirmedAt, entry.pointee.usedAt) = (now, now)
+      enter(entry, .reachable, entry.pointee.link, deadline: until)
       mind(until)
     }
     lock.unlock()
@@ -246,22 +269,22 @@ final class NeighbourCache {
     switch entry.pointee.state {
     case .permanent: return
     case .unknown, .incomplete:
-      entry.pointee.enter(news.isSolicited ? .reachable : .stale, link, deadline: news.isSolicited ? until : .max)
+      enter(entry, news.isSolicited ? .reachable : .stale, link, deadline: news.isSolicited ? until : .max)
       waiting.append(&entry.pointee.waiting)
       if !waiting.isEmpty && !news.isSolicited {
         // What waited is a use.
-        entry.pointee.enter(.delay, link, deadline: now &+ Self.firstProbeDelay)
+        enter(entry, .delay, link, deadline: now &+ Self.firstProbeDelay)
       }
     case .reachable, .stale, .delay, .probe:
       let isSame = entry.pointee.link == link
       if !isSame && !news.isOverride {
-        if entry.pointee.state == .reachable { entry.pointee.enter(.stale, entry.pointee.link, deadline: .max) }
+        if entry.pointee.state == .reachable { enter(entry, .stale, entry.pointee.link, deadline: .max) }
         return
       }
       if news.isSolicited {
-        entry.pointee.enter(.reachable, link, deadline: until)
+        enter(entry, .reachable, link, deadline: until)
       } else if !isSame {
-        entry.pointee.enter(.stale, link, deadline: .max)
+        enter(entry, .stale, link, deadline: .max)
       }
     }
     mind(entry.pointee.deadline)
@@ -310,7 +333,7 @@ final class NeighbourCache {
     let link = entry.pointee.link
     switch entry.pointee.state {
     case .reachable:
-      entry.pointee.enter(.stale, link, deadline: .max)
+      enter(entry, .stale, link, deadline: .max)
       return .failed(entry.pointee.address)  // Nothing is lost: go on.
     case .delay:
       entry.pointee.probes = 0
@@ -318,7 +341,7 @@ final class NeighbourCache {
     case .probe:
       if entry.pointee.probes < Self.solicitations {
         entry.pointee.probes &+= 1
-        entry.pointee.enter(.probe, link, deadline: now &+ Self.retransmission)
+        enter(entry, .probe, link, deadline: now &+ Self.retransmission)
         return .ask(entry.pointee.address, entry.pointee.interfaceIndex, link)
       }
     case .incomplete:
@@ -331,7 +354,7 @@ final class NeighbourCache {
       entry.pointee.deadline = .max
       return .failed(entry.pointee.address)
     }
-    entry.pointee.enter(.unknown, .zero, deadline: .max)
+    enter(entry, .unknown, .zero, deadline: .max)
     lost.append(&entry.pointee.waiting)
     return .failed(entry.pointee.address)
   }
@@ -351,23 +374,11 @@ final class NeighbourCache {
         result.append(
           NeighbourDescription(
             address: entry.pointee.address, interfaceIndex: entry.pointee.interfaceIndex, link: entry.pointee.link,
-            state: Self.number(entry.pointee.state), isRouter: entry.pointee.isRouter))
+            state: entry.pointee.state.number, isRouter: entry.pointee.isRouter))
       }
     }
     lock.unlock()
     return result
-  }
-
-  private static func number(_ state: Neighbour.State) -> UInt16 {
-    switch state {
-    case .unknown: 0x20
-    case .incomplete: 0x01
-    case .reachable: 0x02
-    case .stale: 0x04
-    case .delay: 0x08
-    case .probe: 0x10
-    case .permanent: 0x80
-    }
   }
 
   /// Enters a neighbour for good, or forgets one (link nil).
@@ -381,7 +392,7 @@ final class NeighbourCache {
         lock.unlock()
         throw .ENOBUFS
       }
-      entry.pointee.enter(.permanent, linkAddress, deadline: .max)
+      enter(entry, .permanent, linkAddress, deadline: .max)
       waiting.append(&entry.pointee.waiting)
     } else {
       guard let entry = search(address, link.index) else {

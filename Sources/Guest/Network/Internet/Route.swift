@@ -178,6 +178,14 @@ extension NetworkStack {
     }
   }
 
+  /// Whether a route leads by that neighbour.
+  func isGateway(_ address: IPAddress, on interface: UInt32) -> Bool {
+    routeList.read { routes in
+      for route in routes where route.interfaceIndex == interface && route.gateway == address { return true }
+      return false
+    }
+  }
+
   /// Finds the way to a destination.
   /// - Parameters:
   ///   - destination: where to; a group and everybody, too.
