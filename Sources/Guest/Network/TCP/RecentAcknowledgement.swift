@@ -19,6 +19,12 @@ struct RecentAcknowledgement {
   private var windowMultiplier: UInt64 = 1
   private var windowPersistence = 0
   private var duplicateRound: SequenceNumber?
+  /// Where the search for losses goes on, if it has not come through, and the latest time that something before is due at; 0: none.
+  private var searchStart: SequenceNumber?
+  private var searchDue: UInt64 = 0
+  /// Records that one acknowledgement has looked at; the next one, or the timer, goes on.
+  static var searchLimit: Int { 512 }
+  private static var searchPause: UInt64 { 1_000_000 }
 
   /// Numbers begin here.
   mutating func begin(at number: SequenceNumber) { (highest, highestBefore, end) = (number, number, number) }
@@ -72,15 +78,22 @@ struct RecentAcknowledgement {
   }
 
   /// Marks what is lost (6.2, step 5).
-  /// - Returns: bytes found lost, and how long to wait before looking again, ns; 0: nothing to wait for.
+  /// - Returns: bytes found lost, how long to wait before looking again, ns (0: nothing to wait for), and records looked at.
   mutating func findLosses(
     _ board: inout Scoreboard, window: UInt64, now: UInt64
-  ) -> (byteCount: Int, wait: UInt64) {
-    var (found, wait) = (0, UInt64(0))
+  ) -> (byteCount: Int, wait: UInt64, visited: Int) {
+    var (found, latest, visited) = (0, UInt64(0), 0)
     var index = 0
+    if let start = searchStart { (index, latest) = (board.index(behind: start), searchDue) }
+    searchStart = nil
     while index < board.count {
       let record = board[index]
-      defer { index &+= 1 }
+      if visited == Self.searchLimit {
+        (searchStart, searchDue) = (record.numbers.start, latest)
+        return (found, Self.searchPause, visited)
+      }
+      visited &+= 1
+      index &+= 1
       if record.isSacked || record.awaitsRetransmission { continue }
       guard Self.isLater(sentAt, end, record.sentAt, record.numbers.end) else {
         // What was sent once was sent in order: nothing behind it was sent earlier.
@@ -89,12 +102,13 @@ struct RecentAcknowledgement {
       }
       let due = record.sentAt &+ roundTrip &+ window
       if due <= now {
-        board.markLost(index)
+        board.markLost(index &- 1)
         found &+= record.numbers.count
       } else {
-        wait = max(wait, due &- now)
+        latest = max(latest, due)
       }
     }
-    return (found, wait)
+    if latest == 0 { return (found, 0, visited) }
+    return (found, latest > now ? latest &- now : Self.searchPause, visited)
   }
 }

@@ -86,10 +86,15 @@ struct RingBuffer<Element: BitwiseCopyable>: ~Copyable {
     return true
   }
 
-  /// Takes out the elements from that index on, so many.
+  /// Takes out the elements from that index on, so many. The shorter side moves.
   mutating func remove(at index: Int, count removed: Int = 1) {
     assert(index >= 0 && removed >= 0 && index &+ removed <= count)
-    if index == 0 {
+    if index &* 2 < count &- removed {
+      var moved = index &- 1
+      while moved >= 0 {
+        place(moved &+ removed).pointee = place(moved).pointee
+        moved &-= 1
+      }
       head = (head &+ removed) & (capacity &- 1)
     } else if removed > 0 {
       for moved in index..<(count &- removed) { place(moved).pointee = place(moved &+ removed).pointee }

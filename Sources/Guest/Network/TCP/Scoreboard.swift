@@ -1,7 +1,9 @@
 // Scoreboard: what is under way to the peer, by the segments that it left in, and what is known of each (RFC 6675, 3 and 4).
 //
 // A record stands for what left in one packet, which may be many segments of `segmentSize` bytes (the last one perhaps shorter); SACK
-// blocks split records, at borders of segments only, so that there are never more records than segments.
+// blocks split records, at borders of segments only, so that there are never more records than segments; neighbours that are sacked become
+// one. Records are bounded, also where a peer takes small segments and reports every other one of a large window: what would be one too
+// many is not split and stays as not sacked, and nothing new is sent.
 //
 // Each byte under way is in one record. Of a record: `isSacked`: the peer has it out of order. `isLost`: its last but one
 // transmission, or its last one if it is not `isRetransmitted`, is taken to be lost. `isRetransmitted`: it has been sent again since it
@@ -43,6 +45,13 @@ struct SentSegment: BitwiseCopyable {
 }
 
 struct Scoreboard: ~Copyable {
+  /// Records at most for what is sent and for what blocks split. Our own repetitions may split as many again: they have to go on.
+  static var limit: Int { 8192 }
+  /// Bytes at most of a record of sacked ones: one packet repeats them if the peer forgets them.
+  private static var mergedByteLimit: Int { 32_768 }
+  /// From so many records on the number of sacked segments need not be exact for two to become one.
+  private static var crowd: Int { 1024 }
+
   private(set) var records = RingBuffer<SentSegment>()
   private(set) var sackedByteCount = 0
   private(set) var sackedSegmentCount = 0
@@ -70,8 +79,8 @@ struct Scoreboard: ~Copyable {
     byteCount &+= numbers.count
   }
 
-  /// Sees to it that one can be appended and one be split; false if memory is out.
-  mutating func reserve() -> Bool { records.reserve(2) }
+  /// Sees to it that one can be appended and one be split; false if memory is out, or there are too many.
+  mutating func reserve() -> Bool { count < Self.limit && records.reserve(2) }
 
   /// Marks the last record as a probe of the path's MTU.
   mutating func markLastAsProbe() { if count > 0 { records.change(count &- 1) { $0.flags.insert(.probe) } } }
@@ -114,9 +123,14 @@ struct Scoreboard: ~Copyable {
 
   /// Marks what a block covers, segments by segments.
   /// - Parameter body: is given each record that has become sacked by it, as it was before.
-  mutating func markSacked(_ block: SequenceRange, _ body: (SentSegment) -> Void) {
+  /// - Returns: how many records were looked at.
+  @discardableResult
+  mutating func markSacked(_ block: SequenceRange, _ body: (SentSegment) -> Void) -> Int {
     var index = records.partition { $0.numbers.end <= block.start }
+    let first = index
+    var (visited, isChanged) = (0, false)
     while index < count, records[index].numbers.start < block.end {
+      visited &+= 1
       let record = records[index]
       guard !record.isSacked else {
         index &+= 1
@@ -128,16 +142,50 @@ struct Scoreboard: ~Copyable {
         continue
       }
       if part.start > record.numbers.start {
-        guard split(index, at: part.start) else { return }
+        guard count < Self.limit, split(index, at: part.start) else { break }
         index &+= 1
       }
-      if part.end < record.numbers.end, !split(index, at: part.end) { return }
+      if part.end < record.numbers.end, count >= Self.limit || !split(index, at: part.end) { break }
       let before = records[index]
       // What the peer has is neither lost nor under way.
       setFlags(index, before.flags.union(.sacked).subtracting([.lost, .retransmitted]))
       body(before)
+      isChanged = true
       index &+= 1
     }
+    if isChanged { mergeSacked(max(first &- 1, 0), min(index, count &- 1)) }
+    return visited
+  }
+
+  /// Makes one record of neighbours that are sacked, from one index to another.
+  private mutating func mergeSacked(_ first: Int, _ last: Int) {
+    let isCrowded = count > Self.crowd
+    var (kept, index) = (first, first &+ 1)
+    while index <= last {
+      let (one, other) = (records[kept], records[index])
+      if Self.mayMerge(one, other, isCrowded: isCrowded) {
+        var merged = one
+        merged.numbers.end = other.numbers.end
+        merged.sentAt = max(one.sentAt, other.sentAt)
+        merged.flags.formUnion(other.flags)
+        account(one, -1)
+        account(other, -1)
+        account(merged, 1)
+        records[kept] = merged
+      } else {
+        kept &+= 1
+        records[kept] = other
+      }
+      index &+= 1
+    }
+    if kept < last { records.remove(at: kept &+ 1, count: last &- kept) }
+  }
+
+  private static func mayMerge(_ one: SentSegment, _ other: SentSegment, isCrowded: Bool) -> Bool {
+    guard one.isSacked, other.isSacked, one.segmentSize == other.segmentSize,
+      other.numbers.end - one.numbers.start <= mergedByteLimit, !one.flags.union(other.flags).contains(.probe)
+    else { return false }
+    return isCrowded || one.numbers.count % max(one.segmentSize.int, 1) == 0
   }
 
   /// The whole segments of a record that a block covers.
@@ -149,12 +197,12 @@ struct Scoreboard: ~Copyable {
     return start < end ? SequenceRange(start, end) : SequenceRange(start, start)
   }
 
-  /// Makes two records of one; false if memory is out.
+  /// Makes two records of one; false if memory is out, or there are far too many.
   mutating func split(_ index: Int, at number: SequenceNumber) -> Bool {
     var second = records[index]
     assert(number > second.numbers.start && number < second.numbers.end)
     second.numbers.start = number
-    guard records.reserve(1) else { return false }
+    guard count < 2 &* Self.limit, records.reserve(1) else { return false }
     account(records[index], -1)
     records.change(index) { $0.numbers.end = number }
     account(records[index], 1)
@@ -163,6 +211,9 @@ struct Scoreboard: ~Copyable {
   }
 
   // MARK: Losses
+
+  /// The index of the first record that reaches over `number`.
+  func index(behind number: SequenceNumber) -> Int { records.partition { $0.numbers.end <= number } }
 
   /// Takes a record's last transmission for lost.
   mutating func markLost(_ index: Int) {

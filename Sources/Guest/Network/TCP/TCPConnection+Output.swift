@@ -50,7 +50,8 @@ extension TCPConnection {
       guard pipe == 0 || room >= min(segmentSize, count) else { return false }
       let size = currentSegmentSize
       let most = max(min(room, max(path.largestSend, size)) / size &* size, size)
-      if count > most, !scoreboard.split(index, at: scoreboard[index].numbers.start + most) { return false }
+      // One that cannot be split goes as the packet that it was.
+      if count > most { _ = scoreboard.split(index, at: scoreboard[index].numbers.start + most) }
       guard sendAgain(index, now: now) else { return false }
     }
     return true
