@@ -23,7 +23,7 @@ def out(command, **options):
 class Servers:
     """One program, running in the guest and natively."""
 
-    def __init__(self, port, *command, cpus=2):
+    def __init__(self, port, *command, cpus=1):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.running = [
             subprocess.Popen([OSV, "--cpus", str(cpus), "--memory", "512M", "--net", "tap:t0,address=10.9.8.1/24",
