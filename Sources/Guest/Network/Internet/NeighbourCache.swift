@@ -381,6 +381,20 @@ final class NeighbourCache {
     return result
   }
 
+  /// Whether packets wait until it is known where their neighbours are.
+  var hasWaiting: Bool {
+    lock.withLock {
+      for index in 0..<Self.buckets {
+        var next = chains[index]
+        while let entry = next {
+          if !entry.pointee.waiting.isEmpty { return true }
+          next = entry.pointee.next
+        }
+      }
+      return false
+    }
+  }
+
   /// Enters a neighbour for good, or forgets one (link nil).
   /// - Throws: ENOBUFS; ENOENT: there is none to forget.
   func set(_ address: IPAddress, on link: NetworkInterface, _ linkAddress: LinkAddress?) throws(Errno) {

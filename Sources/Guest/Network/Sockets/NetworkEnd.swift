@@ -17,11 +17,14 @@ extension NetworkStack {
   /// Between two looks, ns: less than most peers take for an answer.
   private static var pause: UInt64 { 50_000 }
 
-  /// Closes all connections and waits until what was sent has been acknowledged and has left the devices, as far as somebody takes it. Thread
-  /// context; the machine ends then.
+  /// Closes all connections and waits until what was sent has been acknowledged and has left the devices, as far as somebody takes it:
+  /// datagrams, too, that wait for their neighbour's address. Thread context; the machine ends then.
   /// - Parameter isKilled: a signal has ended the program.
   public func finishSending(isKilled: Bool) {
-    finishConnections(patience: isKilled ? Self.patienceOfKilled : Self.patience)
+    let patience = isKilled ? Self.patienceOfKilled : Self.patience
+    finishConnections(patience: patience)
+    let start = Clock.now()
+    while neighbours.hasWaiting, Clock.now() &- start < patience.still { _ = Thread.sleep(until: .after(Self.pause)) }
     let end = Clock.now() &+ Self.devicePatience
     for interface in interfaces {
       guard let device = interface as? DeviceInterface else { continue }
