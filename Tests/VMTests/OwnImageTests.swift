@@ -81,10 +81,10 @@ struct OwnImageTests {
     #expect(outcome.errorText.contains(detail), "\(outcome.errorText)")
     #expect(lines.last?.hasPrefix("osv-run: error E14: ") == true)
     if defect != "frame" {
-      #expect(lines.contains { $0.hasPrefix("allocated by") && $0.contains("Kernel.HeapDefects.") })
+      #expect(lines.contains { $0.hasPrefix("allocated by") && $0.contains("HeapDefects.") })
     }
     if defect.contains("free-") || defect.contains("-free") && defect != "wrong-free" {
-      #expect(lines.contains { $0.hasPrefix("freed by") && $0.contains("Kernel.HeapDefects.") })
+      #expect(lines.contains { $0.hasPrefix("freed by") && $0.contains("HeapDefects.") })
     }
     let unguarded = try await vm(["--self-test", defect])
     #expect(unguarded.status == 1 && unguarded.text.contains("needs --debug memory"))
@@ -126,7 +126,7 @@ struct OwnImageTests {
     // The calls that led there, by name and distance, C and Swift alike.
     let calls = lines.filter { $0.hasPrefix("  at kernel+0x") }
     #expect(calls.count > 2, "\(outcome.errorText)")
-    for name in ["trap_handle + 0x", "Platform.Traps."] { #expect(calls.contains { $0.contains(name) }, "\(name)") }
+    for name in ["trap_handle + 0x", "Traps."] { #expect(calls.contains { $0.contains(name) }, "\(name)") }
     #expect(!calls.contains { $0.hasSuffix("?") })
   }
 }

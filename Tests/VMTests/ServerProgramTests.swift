@@ -91,7 +91,7 @@ struct ServerProgramTests {
     let outcome = try await script(
       """
       mkdir $T/www; echo page > $T/www/page
-      $OSV $NET --root / --volume $T/www:/www:ro --workdir /www /usr/bin/python3 -m http.server --bind 0.0.0.0 8000 > $T/log 2>&1 & machine=$!
+      $OSV $NET --root / --volume $T/www:/mnt:ro --workdir /mnt /usr/bin/python3 -m http.server --bind 0.0.0.0 8000 > $T/log 2>&1 & machine=$!
       listens 8000
       curl -s http://10.9.8.2:8000/page; curl -s http://10.9.8.2:8000/ | grep -c 'href="page"'
       """, cpus: cpus)
