@@ -148,11 +148,15 @@ struct NetworkVMTests {
 
   // MARK: What the guest does with it
 
-  /// What a shell says in a network namespace of its own; $OSV is osv-run, $B is busybox.
+  /// What a shell says in a network namespace of its own; $OSV is osv-run, $B is busybox, and `bound` waits until somebody has a port.
   private func shell(_ script: String) async throws -> Outcome {
-    try await run([
-      "/usr/bin/unshare", "-n", "/bin/sh", "-c", "OSV=$1; B=/bin/busybox; ip link set lo up; " + script, "sh", osvRun,
-    ])
+    let start =
+      """
+      OSV=$1; B=/bin/busybox; ip link set lo up
+      bound() { for i in $(seq 200); do ss -Hltun | grep -q ":$1 " && return; sleep 0.1; done; }
+
+      """
+    return try await run(["/usr/bin/unshare", "-n", "/bin/sh", "-c", start + script, "sh", osvRun])
   }
 
   @Test func theHostPingsTheGuest() async throws {
@@ -202,8 +206,8 @@ struct NetworkVMTests {
     let outcome = try await shell(
       """
       ip tuntap add t2 mode tap; ip link set t2 up; ip addr add 10.6.0.1/24 dev t2
-      python3 -c "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('10.6.0.1', 9)); s.settimeout(8)
-      print(s.recv(100).decode(), end='')" & sleep 0.5
+      python3 -c "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('10.6.0.1', 9)); s.settimeout(30)
+      print(s.recv(100).decode(), end='')" & bound 9
       $OSV --net tap:t2,guest=10.6.0.2/24 /bin/bash -c 'echo the last word > /dev/udp/10.6.0.1/9'; wait
       """)
     #expect(outcome.text == "the last word\n", "\(outcome.text) \(outcome.errorText)")
@@ -219,7 +223,7 @@ struct NetworkVMTests {
       while True:
         d = c.recv(10000); n += len(d); time.sleep(0.001)
         if not d: break
-      print(n)" & sleep 0.5
+      print(n)" & bound 9
       $OSV --net tap:t3,guest=10.5.0.2/24 /bin/bash -c "printf '%1000000s' x > /dev/tcp/10.5.0.1/9; echo sent"; wait
       """)
     #expect(outcome.text == "sent\n1000000\n", "\(outcome.text) \(outcome.errorText)")
@@ -231,7 +235,7 @@ struct NetworkVMTests {
       """
       ip tuntap add t4 mode tap; ip link set t4 up; ip addr add 10.4.0.1/24 dev t4
       python3 -c "import socket, time; s = socket.socket(); s.bind(('10.4.0.1', 9)); s.listen(); c = s.accept()[0]; time.sleep(20)" & peer=$!
-      sleep 0.5
+      bound 9
       (sleep 2; ip addr del 10.4.0.1/24 dev t4) &
       start=$(date +%s); $OSV --net tap:t4,guest=10.4.0.2/24 /bin/bash -c "exec 3<> /dev/tcp/10.4.0.1/9; read -t 3 x <&3; echo last >&3"
       echo "status $?, $(($(date +%s) - start < 15))"; kill $peer

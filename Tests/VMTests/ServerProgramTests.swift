@@ -104,7 +104,7 @@ struct ServerProgramTests {
       mkdir $T/www; head -c 20000000 /dev/urandom > $T/www/big; machine=
       ip tuntap add t0 mode tap multi_queue; ip link set t0 up; ip addr add 10.9.8.1/24 dev t0
       $B httpd -f -p 10.9.8.1:8000 -h $T/www & server=$!
-      sleep 0.5
+      for i in $(seq 100); do $B nc -w 1 10.9.8.1 8000 < /dev/null > /dev/null 2>&1 && break; sleep 0.1; done
       $OSV --net tap:t0,guest=10.9.8.2/24 /usr/bin/curl -s http://10.9.8.1:8000/big | cmp - $T/www/big && echo same
       kill $server
       """, cpus: 1)
