@@ -39,6 +39,7 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; m
 mkdir -p /dev/shm; mount -t tmpfs shm /dev/shm
 for m in $(cat /mod/order); do insmod /mod/$m || echo "TESTBED insmod $m failed"; done
 dmesg -n 1
+ip link set lo up
 stty -F /dev/ttyS1 raw -echo
 (cat < /dev/ttyS1 > /tmp/misdelivered) &
 (while echo alive > /dev/ttyS1; do sleep 2; done) &

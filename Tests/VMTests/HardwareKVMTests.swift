@@ -23,8 +23,8 @@ struct HardwareKVMTests {
     }
     let bed = packageRoot + "/Tests/TestBed/testbed.sh"
     let outcome = try await run(
-      [bed, packageRoot + "/Tests/TestBed/programs.sh"] + files, seconds: 1500, turn: .last,
-      environment: bedEnvironment(seconds: 600))
+      [bed, packageRoot + "/Tests/TestBed/programs.sh"] + files, seconds: 2000, turn: .last,
+      environment: bedEnvironment(seconds: 800))
     #expect(outcome.status == 0, "\(outcome.text)\n\(outcome.errorText)")
     #expect(outcome.text.contains("\n0 failed"), "\(outcome.text)")
   }
