@@ -19,7 +19,7 @@ cat README.md | $run /bin/busybox wc
 if [ -n "$(ip route show default 2> /dev/null)" ]; then
   echo; echo "A server: Debian's redis, unmodified, at port 16379 of this machine:"
   command=($run -p 127.0.0.1:16379:6379 /usr/bin/redis-server --protected-mode no --save '')
-  printf '\n$ %s &\n' "${command[*]@Q}"
+  printf '\n$ %s&\n' "$(printf '%q ' "${command[@]}")"
   "${command[@]}" > /dev/null & server=$!
   for _ in $(seq 50); do redis-cli -p 16379 ping > /dev/null 2>&1 && break; kill -0 $server; sleep 0.1; done
   show redis-cli -p 16379 set answer 42
