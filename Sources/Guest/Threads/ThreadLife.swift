@@ -60,6 +60,11 @@
     /// How many CPUs schedule by now.
     public static var activeCPUCount: Int { shared.pointee.activeCPUs.load(ordering: .relaxed).nonzeroBitCount }
 
+    /// Whether a CPU schedules by now, and takes interrupts.
+    public static func isActive(_ cpu: Int) -> Bool {
+      shared.pointee.activeCPUs.load(ordering: .relaxed) &>> cpu.u64 & 1 != 0
+    }
+
     private static func startSecondary(_ argument: UnsafeMutableRawPointer?) {
       // SAFETY: what `startOtherCPUs` gave.
       enter(argument.unsafelyUnwrapped.assumingMemoryBound(to: CPUScheduler.self))

@@ -1,6 +1,9 @@
 // ReceiveThread: the thread of a queue pair of an interface: takes frames in batches, gives the device buffers, sleeps.
 //
 // It ends never, unless the device breaks down.
+//
+// A pair's interrupts go to the CPU of its number, and so does the thread, as soon as that CPU is there. Until then an interrupt goes to nobody, and
+// the device, which has been told of one event, raises no other: the thread looks by itself.
 import Base
 import Devices
 import Locks
@@ -15,6 +18,8 @@ final class ReceiveThread {
   private var batch: ReceiveBatch! = nil
   /// When the flows that nobody attends to are to be drained, ns; 0: there are none.
   private var drainAt: UInt64 = 0
+  /// Whether it runs on the CPU to which the pair's interrupts go.
+  private var isHome = false
 
   private init(_ stack: NetworkStack, _ link: DeviceInterface, _ pair: Int) {
     self.stack = stack
@@ -32,7 +37,7 @@ final class ReceiveThread {
     let argument = Unmanaged.passRetained(object)
     do throws(Errno) {
       try Thread.spawn(
-        name: "network receive", affinity: affinity(of: pair),
+        name: "network receive",
         entry: { context in
           guard let context else { return }
           Unmanaged<ReceiveThread>.fromOpaque(context).takeRetainedValue().run()
@@ -44,13 +49,16 @@ final class ReceiveThread {
     }
   }
 
-  /// The CPU of the pair's number, where its interrupts go.
-  private static func affinity(of pair: Int) -> UInt64 {
+  /// How long it sleeps at most while its CPU is not there, ns.
+  private static var homelessPatience: UInt64 { 1_000_000 }
+
+  /// Goes where its interrupts go, if it can by now.
+  private func goHome() {
     #if GUEST
-      return Scheduler.activeCPUCount > pair ? 1 &<< pair.u64 : .max
-    #else
-      return .max
+      guard Scheduler.isActive(pair) else { return }
+      Thread.current.affinity = 1 &<< pair.u64
     #endif
+    isHome = true
   }
 
   private func run() {
@@ -95,6 +103,11 @@ final class ReceiveThread {
       // There was no memory for all buffers. The device may have a frame for which those that there are do not suffice: nobody will wake us.
       driver.refill(pair)
       if driver.isShort(pair) { deadline = min(deadline, Deadline.after(10_000_000)) }
+    }
+    if !isHome {
+      // Before the interrupt is asked for.
+      goHome()
+      if !isHome { deadline = min(deadline, Deadline.after(Self.homelessPatience)) }
     }
     driver.sleep(pair, until: deadline)
   }
