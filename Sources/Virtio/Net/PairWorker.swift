@@ -6,8 +6,8 @@
 // for what it does not do. Memory orders: `isAsleep` is stored and loaded sequentially consistent, and `SplitQueue.rearm` has a
 // fence between its store and its load.
 //
-// How long it looks before it sleeps adapts to what that has been good for. It yields between two looks: on a machine with few CPUs
-// whoever is to answer may be waiting for this one.
+// How long it looks before it sleeps adapts to how long it then has to wait: a wait that it could have looked through makes it longer, a long
+// one shorter. It yields between two looks: on a machine with few CPUs whoever is to answer may be waiting for this one.
 import CSystemCalls
 import Glibc
 import Synchronization
@@ -46,7 +46,15 @@ struct PairLook {
 /// A pair's thread.
 final class PairWorker: @unchecked Sendable {
   /// How long it looks before it sleeps, in nanoseconds, at most and at least.
-  private static let patience: ClosedRange<UInt64> = 5_000...50_000
+  static let patiences: ClosedRange<UInt64> = 5_000...50_000
+
+  /// How long to look before the next sleep, after a wait of that many nanoseconds from the first look in vain to the next work: twice as long
+  /// if so short a wait is worth being looked through, else half as long. If the guest has notified meanwhile, that was sooner (what it sends
+  /// while the worker sleeps is sent at once, but that costs it an exit), so the wait counts as shorter.
+  static func patience(_ old: UInt64, after waited: UInt64, wasNotified: Bool) -> UInt64 {
+    let limit = patiences.upperBound * (wasNotified ? 4 : 2)
+    return waited <= limit ? min(patiences.upperBound, old * 2) : max(patiences.lowerBound, old / 2)
+  }
 
   let pair: Int
   /// What wakes it: an eventfd, which KVM may signal too.
@@ -92,28 +100,33 @@ final class PairWorker: @unchecked Sendable {
   }
 
   private func run() {
-    var patience = Self.patience.upperBound
+    var patience = Self.patiences.upperBound
     var idleSince: UInt64 = 0
+    var kicksBefore = 0
     while !isStopped.load(ordering: .acquiring) {
       guard let work else { return }
       let look = work.look(pair: pair)
       if look.hasWorked {
-        // What has come after the first look in vain was worth waiting for.
-        if idleSince != 0 { patience = min(Self.patience.upperBound, 2 * patience) }
+        if idleSince != 0 {
+          patience = Self.patience(
+            patience, after: MonotonicClock.now &- idleSince, wasNotified: kicks.load(ordering: .relaxed) != kicksBefore
+          )
+        }
         idleSince = 0
         continue
       }
       if !look.wantsRoom, look.retryAfter == 0 {
         let now = MonotonicClock.now
-        if idleSince == 0 { idleSince = now }
+        if idleSince == 0 {
+          idleSince = now
+          kicksBefore = kicks.load(ordering: .relaxed)
+        }
         if now &- idleSince < patience {
           sched_yield()
           continue
         }
-        patience = max(Self.patience.lowerBound, patience - patience / 8)
       }
       sleep(work, look)
-      idleSince = 0
     }
   }
 
