@@ -296,6 +296,31 @@ extension CountingFrames {
       driver.sleep(0, until: .after(1000))
     }
 
+    /// A CPU looks at the queue in place of an interrupt for its owner, who sleeps; whatever comes is seen by the look, by the last one, or
+    /// interrupts.
+    @Test func whileACPULooksTheDeviceDoesNotInterrupt() throws {
+      let (device, bench, driver) = (device, bench, driver)
+      let queue = driver.pairs[0].receive
+      let interrupts = { bench.interrupts.value.load(ordering: .relaxed) }
+      #expect(!queue.beginWatch())
+      var owner = TestThread { driver.sleep(0, until: .never) }
+      while !queue.beginWatch() { usleep(1000) }
+      #expect(!queue.hasFilled)
+      device.receive(.received(), frame(60))
+      #expect(interrupts() == 0 && queue.hasFilled)
+      #expect(queue.endWatch())
+      queue.interrupted()
+      owner.join()
+      #expect(driver.receive(0) != nil && !queue.beginWatch())
+
+      owner = TestThread { driver.sleep(0, until: .never) }
+      while !queue.beginWatch() { usleep(1000) }
+      #expect(!queue.endWatch())
+      device.receive(.received(), frame(60))
+      owner.join()
+      #expect(interrupts() == 1 && driver.receive(0) != nil)
+    }
+
     @Test func moreBuffersArePostedWhenTheyAreUsedUp() throws {
       #expect(driver.counts(0).postedBuffers == 32)
       for _ in 0..<5 {

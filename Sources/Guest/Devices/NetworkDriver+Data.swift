@@ -127,6 +127,19 @@ extension NetworkDriver {
   /// Has the owner of a pair return from `sleep`. Any context.
   public func poke(_ pair: Int) { pairs[pair].receive.poke() }
 
+  #if GUEST
+    /// What the CPU of the pair's owner looks at while it is idle. Valid for ever.
+    public func idleWatch(_ pair: Int) -> IdleWatch {
+      // SAFETY of all: the context is a queue of a function that is never freed.
+      IdleWatch(
+        context: Unmanaged.passUnretained(pairs[pair].receive).toOpaque(),
+        begin: { Unmanaged<ReceiveQueue>.fromOpaque($0)._withUnsafeGuaranteedRef { $0.beginWatch() } },
+        isDue: { Unmanaged<ReceiveQueue>.fromOpaque($0)._withUnsafeGuaranteedRef { $0.hasFilled } },
+        end: { Unmanaged<ReceiveQueue>.fromOpaque($0)._withUnsafeGuaranteedRef { $0.endWatch() } },
+        wake: { Unmanaged<ReceiveQueue>.fromOpaque($0)._withUnsafeGuaranteedRef { $0.interrupted() } })
+    }
+  #endif
+
   /// What a pair has counted.
   public func counts(_ pair: Int) -> NetworkQueueCounts { pairs[pair].counts }
 

@@ -7,7 +7,8 @@
 // has failed.
 //
 // Interrupts: `arm` asks for one when the next buffer is filled, and is called only to sleep; otherwise the event lies behind and
-// the device raises none. The interrupt wakes whoever sleeps in `sleep`, and so does `poke`.
+// the device raises none. The interrupt wakes whoever sleeps in `sleep`, and so does `poke`. An idle CPU may look in place of the interrupt
+// (IdleWatch): the owner's, so that what it looks at does not change meanwhile.
 import Base
 import Locks
 import Pages
@@ -29,6 +30,8 @@ final class ReceiveQueue: DeviceQueue {
   private var lastUsed: UInt16 = 0
   private let sleeper = WaitQueue()
   private let pokes = Atomic<UInt32>(0)
+  /// Whether the owner sleeps and has asked for an interrupt.
+  private var isOwnerAsleep = false
 
   /// A queue over ring memory, as for `DeviceQueue`; nil if memory is out.
   init?(size: Int, memory: UnsafeMutableRawPointer) {
@@ -86,9 +89,11 @@ final class ReceiveQueue: DeviceQueue {
   /// Sleeps until the device has filled a buffer, somebody pokes, the queue has failed, or the deadline.
   func sleep(until deadline: Deadline) {
     if arm(beyond: lastUsed) {
+      isOwnerAsleep = true
       _ = sleeper.wait(until: deadline) {
         usedIndex == lastUsed && pokes.load(ordering: .acquiring) == 0 && !hasFailed
       }
+      isOwnerAsleep = false
     }
     // An exchange, for its fence: what the poker had to say before this is seen by who looks behind it.
     _ = pokes.exchange(0, ordering: .sequentiallyConsistent)
@@ -102,6 +107,20 @@ final class ReceiveQueue: DeviceQueue {
       PacketMemory(start: start).release()
     }
   }
+
+  // MARK: The CPU's on which the owner sleeps (IdleWatch)
+
+  /// The owner need not be interrupted for now; false: it does not sleep.
+  func beginWatch() -> Bool {
+    guard isOwnerAsleep, !hasFailed else { return false }
+    // An event that no index passes before it is set anew.
+    usedEvent.pointee.store(lastUsed &- 1, ordering: .relaxed)
+    return true
+  }
+
+  /// Asks for the interrupt again, unless there is something to take: then this is true, and nothing is asked for (the device, which looks after it
+  /// has filled, would still interrupt for that).
+  func endWatch() -> Bool { hasFilled || !arm(beyond: lastUsed) }
 
   // MARK: Everybody's
 

@@ -55,6 +55,9 @@
     var previous: UnsafeMutablePointer<ThreadControl>?
     /// Whose vector registers and FS base the CPU holds, if anybody's that still counts.
     var loaded: UnsafeMutablePointer<ThreadControl>?
+    /// Where it looks while it is idle, and whether it does so now.
+    var watch: IdleWatch?
+    var isWatching = false
     /// Work to be submitted as soon as the CPU has nothing to run.
     var whenIdle: UnsafeMutablePointer<WorkItem>?
     /// Control blocks of ended threads, some with stacks.

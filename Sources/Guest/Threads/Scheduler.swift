@@ -92,7 +92,7 @@
       let idle = here.pointee.idle
       let now = Clock.now()
       here.charge(now: now)
-      if current != idle { leave(current, reason, here, now: now) }
+      if current != idle { leave(current, reason, here, now: now) } else { here.endWatch() }
       takeIncoming(here, reason, isIdle: current == idle, now: now)
       let next = here.pointee.queue.take().map { ThreadControl.at($0.pointee.owner) } ?? idle
       here.noteQueued()

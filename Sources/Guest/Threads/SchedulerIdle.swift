@@ -1,7 +1,8 @@
 // What a CPU does that has no thread to run: it polls for a while, clears free frames if the stock is low, then halts.
 //
 // Polling answers in 0.1 us where waking a halted CPU takes 5 to 40 us, and it spares the waker an interrupt. It is worth it
-// only while another CPU runs a thread (nobody else could give this one any), and for as long as it has been lately:
+// only while another CPU runs a thread (nobody else could give this one any) or a device is watched (IdleWatch), and for as long as it has
+// been lately:
 // `pollTime` doubles when a wait was short, and halves when it was long. Where it polls in vain again and again although waits are short,
 // the other CPU does not run while it does (the host has fewer CPUs free than the guest): then it polls least, and tries anew
 // now and then. The monitor has KVM poll further, on the host (Machine: halt polling), before the CPU really sleeps.
@@ -49,6 +50,7 @@
         let switches = here.pointee.switches.load(ordering: .relaxed)
         here.pointee.incoming.startLooking()
         shared.pointee.idleCPUs.bitwiseOr(1 << here.pointee.cpu.u64, ordering: .sequentiallyConsistent)
+        here.beginWatch()
         Interrupts.enable()
         let hasWork = poll(here, from: start)
         let hasMoreWork = !hasWork && clearFrames(here)
@@ -132,16 +134,24 @@
       }
     }
 
-    /// Looks for work, with interrupts on; true: there is some.
+    /// Looks for work, with interrupts on, and at what the CPU watches; true: there is some. Afterwards it watches nothing.
     private static func poll(_ here: UnsafeMutablePointer<CPUScheduler>, from start: UInt64) -> Bool {
-      let active = shared.pointee.activeCPUs.load(ordering: .relaxed)
-      if active & (active &- 1) == 0 { return false }
+      let hasWork = look(here, from: start)
+      _ = Interrupts.disable()
+      here.endWatch()
+      Interrupts.enable()
+      return hasWork || Preemption.isRequested
+    }
+
+    private static func look(_ here: UnsafeMutablePointer<CPUScheduler>, from start: UInt64) -> Bool {
+      let others = shared.pointee.activeCPUs.load(ordering: .relaxed) & ~(1 << here.pointee.cpu.u64)
+      if others == 0 && !here.pointee.isWatching { return false }
       var candidate = -1
       var switches: UInt64 = 0
       var since = start
       while true {
         for _ in 0..<8 {
-          if !here.pointee.incoming.isEmpty() || Preemption.isRequested { return true }
+          if !here.pointee.incoming.isEmpty() || Preemption.isRequested || here.hasSeen { return true }
           instruction_pause()
         }
         let now = Clock.now()
@@ -151,8 +161,11 @@
           saveLoaded(here)
           Interrupts.enable()
         }
-        let running = active & ~shared.pointee.idleCPUs.load(ordering: .relaxed)
-        if running == 0 { return false }
+        let running = others & ~shared.pointee.idleCPUs.load(ordering: .relaxed)
+        if running == 0 {
+          if here.pointee.isWatching { continue }
+          return false
+        }
         // A CPU with a waiting thread that does not get its turn?
         if candidate < 0 || scheduler(of: candidate).pointee.switches.load(ordering: .relaxed) != switches {
           candidate = cpuWithWaiting(running)

@@ -20,6 +20,8 @@ final class ReceiveThread {
   private var drainAt: UInt64 = 0
   /// Whether it runs on the CPU to which the pair's interrupts go.
   private var isHome = false
+  /// Whether that CPU looks at the pair while it is idle.
+  private var isWatched = false
 
   private init(_ stack: NetworkStack, _ link: DeviceInterface, _ pair: Int) {
     self.stack = stack
@@ -57,6 +59,7 @@ final class ReceiveThread {
     #if GUEST
       guard Scheduler.isActive(pair) else { return }
       Thread.current.affinity = 1 &<< pair.u64
+      isWatched = Scheduler.watch(link.driver.idleWatch(pair))
     #endif
     isHome = true
   }
@@ -73,6 +76,9 @@ final class ReceiveThread {
       sleep(driver)
       if pair == 0 { noteStatus(driver) }
     }
+    #if GUEST
+      if isWatched { _ = Scheduler.watch(nil) }
+    #endif
     driver.takeBack(pair)
     link.set(.running, false)
   }
