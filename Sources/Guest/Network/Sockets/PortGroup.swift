@@ -9,6 +9,7 @@ import Base
 import Devices
 import Locks
 import Pages
+import Platform
 import Threads
 
 /// Flows with the same key.
@@ -32,6 +33,8 @@ final class PortGroup: Flow {
 
   private static let lock = Mutex()
   private let members = RCUPointer<Block>(nil)
+  /// When somebody has come or gone last, by `Clock.now`.
+  let changedAt = Atomic<UInt64>(0)
 
   private init?() { super.init(ringCapacity: 1, isGroup: true) }
 
@@ -57,6 +60,7 @@ final class PortGroup: Flow {
   }
 
   private func replace(_ block: BlockPointer?) {
+    changedAt.store(Clock.now(), ordering: .relaxed)
     guard let old = members.replace(block) else { return }
     RCU.later(
       withUnsafeMutablePointer(to: &old.pointee.call) { $0 },

@@ -5,6 +5,7 @@
 import Base
 import Devices
 import Locks
+import Platform
 
 /// What TCP has counted, by the names of SNMP (RFC 4022) where they have one.
 enum TCPCounter: Int {
@@ -26,6 +27,8 @@ public final class TCPTransport: Transport {
   let timers: TCPTimers
   let timeWaits: TimeWaitTable
   let cookies: TCPCookies
+  /// Handshakes are over by then, ns.
+  private static var handshakeTime: UInt64 { 256_000_000_000 }
   private let numberKey: SipKey
   private let offsetKey: SipKey
   private let counters = CPUCounters(TCPCounter.count)
@@ -116,8 +119,10 @@ public final class TCPTransport: Transport {
         return (bound == 0 || bound == packet.interfaceIndex ? flow : nil, nil)
       }
       guard let listener = found as? TCPListener else { continue }
-      // Who belongs to the group has changed, perhaps, since the handshake began.
-      if let group, segment.flags.contains(.acknowledge), !listener.hasRequest(key) {
+      // Who belongs to the group has changed, perhaps, since the handshake began: all members are asked for a while.
+      if let group = group as? PortGroup, segment.flags.contains(.acknowledge),
+        Clock.now() &- group.changedAt.load(ordering: .relaxed) < Self.handshakeTime, !listener.hasRequest(key)
+      {
         var other: TCPListener?
         group.forEachReceiver(packet) { flow in
           if let candidate = flow as? TCPListener, candidate.hasRequest(key) { other = candidate }
