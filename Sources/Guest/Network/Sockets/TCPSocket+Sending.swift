@@ -21,13 +21,13 @@ extension TCPSocket {
       }
       while transfer.remaining > 0 {
         let most = max(room.load(ordering: .relaxed), 1)
-        let piece = try PacketSlice.filled(&transfer, min(min(transfer.remaining, most), Self.pieceByteCount))
+        guard let piece = try PacketSlice.filled(&transfer, min(min(transfer.remaining, most), Self.pieceByteCount))
+        else {
+          try awaitMemory(until: deadline)
+          continue
+        }
         let isLast = transfer.remaining == 0
-        let wanted = piece.count.int
-        let done = try give(piece, isLast: isLast, message.flags, until: deadline)
-        sent &+= done
-        // Without memory there is no going on behind a gap.
-        if done < wanted { throw .ENOBUFS }
+        try giveAll(piece, isLast: isLast, message.flags, until: deadline, &sent)
         if !isLast, room.load(ordering: .relaxed) <= 0 { try awaitRoom(until: deadline, isAgain: false) }
       }
     } catch {
@@ -45,8 +45,27 @@ extension TCPSocket {
     }
   }
 
-  /// Gives the connection a piece, of which it takes over the reference.
+  /// Gives the connection a piece and its reference, in parts if memory is short.
+  /// - Parameter sent: the bytes that were taken are added.
+  private func giveAll(
+    _ piece: PacketSlice, isLast: Bool, _ flags: MessageFlags, until deadline: Deadline, _ sent: inout Int
+  ) throws(Errno) {
+    var rest = piece
+    while true {
+      let done = try give(rest, isLast: isLast, flags, until: deadline)
+      sent &+= done
+      if done == rest.count.int { return }
+      (rest.offset, rest.count) = (rest.offset &+ done.u32, rest.count &- done.u32)
+      do throws(Errno) { try awaitMemory(until: deadline) } catch {
+        rest.memory.release()
+        throw error
+      }
+    }
+  }
+
+  /// Gives the connection a piece, of which it takes over the reference if it takes all.
   /// - Returns: bytes that were taken: all, unless memory is out.
+  /// - Throws: as `awaitRoom`; the reference is let go then.
   private func give(_ piece: PacketSlice, isLast: Bool, _ flags: MessageFlags, until deadline: Deadline) throws(Errno)
     -> Int
   {
@@ -56,8 +75,8 @@ extension TCPSocket {
     var done = 0
     if count <= SendQueue.gatheringLimit, !flow.core.sendQueue.isEmpty {
       done = flow.core.append(copying: piece.bytes)
-      piece.memory.release()
-    } else if flow.core.append(piece) {
+      if done == count { piece.memory.release() }
+    } else if flow.core.sendQueue.reserve(), flow.core.append(piece) {
       done = count
     }
     if done == count, isLast {
@@ -106,6 +125,28 @@ extension TCPSocket {
     }
   }
 
+  /// Memory is out, which is no error of TCP's: waits a moment, or has who waits for events told then.
+  /// - Throws: EAGAIN, EINTR; as `maySend`.
+  private func awaitMemory(until deadline: Deadline) throws(Errno) {
+    let now = begin()
+    let flow = flow
+    do throws(Errno) { _ = try maySend() } catch {
+      end(flow, now: now)
+      throw error
+    }
+    flow?.core.expectsMore = false
+    flow?.core.awaitMemory(now: now)
+    let seen = changes.load(ordering: .acquiring)
+    end(flow, now: now)
+    if deadline == .now { throw .EAGAIN }
+    guard let flow else { throw .EPIPE }
+    switch sleep(flow, seen: seen, until: deadline) {
+    case .woken: return
+    case .timedOut: throw .EAGAIN
+    case .interrupted: throw .EINTR
+    }
+  }
+
   /// Waits until the connection is open and there is room for data; after a wait, for a third of the buffer.
   /// - Throws: EAGAIN, EINTR; as `maySend`.
   private func awaitRoom(until deadline: Deadline, isAgain: Bool) throws(Errno) {
@@ -138,10 +179,19 @@ extension TCPSocket {
 }
 
 extension PacketSlice {
-  /// The program's next bytes in fresh memory, whose reference is the caller's.
-  /// - Throws: ENOBUFS, EFAULT.
-  static func filled(_ transfer: inout Transfer, _ count: Int) throws(Errno) -> PacketSlice {
-    guard let memory = PacketMemory.allocateForProgram(capacity: count) else { throw .ENOBUFS }
+  /// The program's next bytes in fresh memory, whose reference is the caller's: so many, or fewer where memory is in pieces.
+  /// - Returns: nil: memory is out.
+  /// - Throws: EFAULT.
+  static func filled(
+    _ transfer: inout Transfer, _ most: Int, allocate: (Int) -> PacketMemory? = { PacketMemory.allocate(capacity: $0) }
+  ) throws(Errno) -> PacketSlice? {
+    var count = most
+    var found = allocate(count)
+    while found == nil, count > PacketMemory.pageCapacity {
+      count = max(count / 2, PacketMemory.pageCapacity)
+      found = allocate(count)
+    }
+    guard let memory = found ?? PacketMemory.allocateForProgram(capacity: count) else { return nil }
     do throws(Errno) {
       let moved = try transfer.copyIn(into: UnsafeMutableRawBufferPointer(start: memory.bytes, count: count))
       // The program has shortened its vector meanwhile.

@@ -9,12 +9,13 @@ import Devices
 enum PacketPacking {
   /// Memory for each byte of data, at most, that a packet may keep from others.
   static var factor: Int { 4 }
-  /// Data up to here may be copied for it.
+  /// The room that makes a page worth keeping for those that follow.
   static var copyLimit: Int { 1024 }
 
-  /// Whether a packet is better copied than kept.
+  /// Whether a packet is better copied than kept. A large one is seldom: only what was cut down, so the copy is no more than a quarter of
+  /// the largest packet.
   @inline(__always) static func isLoose(_ packet: borrowing Packet) -> Bool {
-    packet.byteCount <= copyLimit && packet.byteCount &* factor < packet.footprint
+    packet.byteCount &* factor < packet.footprint
   }
 
   /// Copies the data of `packet` behind that of the list's last one, if there is room that is that one's alone.
@@ -56,10 +57,11 @@ struct ReceiveQueue: ~Copyable {
   mutating func append(_ packet: consuming Packet) {
     if PacketPacking.isLoose(packet) {
       if PacketPacking.copy(packet, behind: &packets) { return }
-      // Its own memory has room for those that follow, unless others share it or there is little left.
+      // Its own memory has room for those that follow, unless others share it, or there is little left, or far too much.
       let last = packet.slice(packet.sliceCount &- 1)
       let room = last.memory.capacity &- last.offset.int &- last.count.int
-      if room < PacketPacking.copyLimit || !packet.isLastSliceUnshared,
+      let isLarge = packet.footprint > 2 &* PacketMemory.pageCapacity
+      if room < PacketPacking.copyLimit || isLarge || !packet.isLastSliceUnshared,
         let copy = PacketPacking.copy(packet, capacity: PacketMemory.pageCapacity)
       {
         return keep(copy)

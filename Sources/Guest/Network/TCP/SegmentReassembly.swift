@@ -3,7 +3,7 @@
 // Ranges are in order, neither overlap nor touch, and each has its packets in a list that covers it without gaps. What of a new segment is
 // there already is cut off or, where it swallows whole ranges, takes their place. Memory is bounded three ways: by the number of
 // ranges, by the memory that the packets hold, and small packets are copied together. What does not fit is not taken: the peer has it
-// still (RFC 2018, 8 allows a receiver to forget, and this one does not even do that).
+// still. When the machine's memory is short all is forgotten (RFC 2018, 8; `TCPMemory`).
 import Base
 import Devices
 
@@ -200,6 +200,17 @@ struct SegmentReassembly: ~Copyable {
     for index in 0..<ranges.count { Self.drop(ranges[index].first) }
     ranges.removeAll()
     (footprint, byteCount, recentCount) = (0, 0, 0)
+  }
+
+  /// Drops the ranges that reach over a number: nothing comes behind it.
+  mutating func removeAll(behind number: SequenceNumber) {
+    while let end, end > number {
+      let range = ranges[ranges.count &- 1]
+      footprint &-= Self.footprint(range.first)
+      byteCount &-= range.numbers.count
+      Self.drop(range.first)
+      ranges.remove(at: ranges.count &- 1)
+    }
   }
 
   // MARK: What the peer is told

@@ -46,6 +46,9 @@ struct SendQueue: ~Copyable {
     start = number
   }
 
+  /// Sees to it that one more piece can be added; false if memory is out.
+  mutating func reserve() -> Bool { pieces.reserve(1) }
+
   /// Adds bytes in memory that the queue takes over, with a reference; nobody writes to it any more. False, and the reference is let
   /// go, if memory is out.
   mutating func append(_ slice: PacketSlice) -> Bool {

@@ -84,6 +84,7 @@ extension TCPConnection {
     isFinishing = false
     (retransmissionDeadline, tailProbeDeadline, reorderingDeadline, persistDeadline) = (.max, .max, .max, .max)
     (acknowledgementDeadline, keepaliveDeadline, finishDeadline) = (.max, .max, .max)
+    (reassemblyDeadline, memoryDeadline) = (.max, .max)
     events.formUnion([.ended, .readable, .writable])
   }
 

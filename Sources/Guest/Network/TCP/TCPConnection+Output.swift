@@ -6,6 +6,7 @@ import Devices
 extension TCPConnection {
   /// Sends what is due. After every call, or batch of calls, that may have changed something.
   mutating func flush(now: UInt64) {
+    accountMemory()
     if state.mayTransmit { output(now: now) }
     if owesAcknowledgement, state != .closed, state != .synSent, state != .synReceived { sendAcknowledgement(now: now) }
   }

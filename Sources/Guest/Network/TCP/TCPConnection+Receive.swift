@@ -20,7 +20,10 @@ extension TCPConnection {
     if packet.byteCount == 0, !finishes { return }
     // Without a turn for data it is something sent again: the peer has missed an acknowledgement.
     guard state.mayReceive, end > receiveNext || (finishes && end == receiveNext) else {
-      if packet.byteCount > 0 { duplicateReceived = SequenceRange(start, SequenceNumber.earlier(end, receiveNext)) }
+      // Behind a FIN that has come there is nothing that could come twice.
+      if packet.byteCount > 0, start < receiveNext {
+        duplicateReceived = SequenceRange(start, SequenceNumber.earlier(end, receiveNext))
+      }
       statistics.duplicatesSeen &+= 1
       sendAcknowledgement(now: now)
       return
@@ -47,7 +50,10 @@ extension TCPConnection {
       owesAcknowledgement = true
     }
     // Whatever the peer says after its FIN is not said.
-    if finishes, finishNumber == nil { finishNumber = end }
+    if finishes, finishNumber == nil {
+      finishNumber = end
+      reassembly.removeAll(behind: end)
+    }
     if let finishNumber, end > finishNumber {
       packet.dropLast(end - SequenceNumber.later(finishNumber, start))
       end = SequenceNumber.later(finishNumber, start)
@@ -73,6 +79,8 @@ extension TCPConnection {
   }
 
   private mutating func inOrderArrived(_ packet: consuming Packet, now: UInt64) {
+    // The peer has it still.
+    guard mayHoldInOrder else { return sendAcknowledgement(now: now) }
     var count = packet.byteCount
     receiveNext += count
     let fillsGap = !reassembly.isEmpty
@@ -83,6 +91,7 @@ extension TCPConnection {
       receiveNext = reached
     }
     unconsumed &+= count
+    accountMemory()
     statistics.bytesReceived &+= count.u64
     unacknowledgedCount &+= count
     if !usesTimestamps { measureReceiverRoundTrip(now: now) }
@@ -98,9 +107,10 @@ extension TCPConnection {
 
   private mutating func outOfOrderArrived(_ packet: consuming Packet, at start: SequenceNumber, now: UInt64) {
     var duplicate: SequenceRange?
-    // Out of order there may be as much memory as the buffer may hold in all, in the worst packing.
-    let limit = max(receiveCapacity, 65_536) &* PacketPacking.factor
+    guard mayHoldOutOfOrder(now: now) else { return sendAcknowledgement(now: now) }
+    let limit = max(receiveFootprintLimit &- receiveQueue.footprint, 0)
     let result = reassembly.insert(packet, at: start, limit: limit, duplicate: &duplicate)
+    accountMemory()
     if let duplicate { duplicateReceived = duplicate }
     if result == .duplicate { statistics.duplicatesSeen &+= 1 }
     // Each by an acknowledgement of its own, for senders count them (RFC 5681, 4.2).

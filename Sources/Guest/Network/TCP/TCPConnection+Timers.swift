@@ -17,6 +17,8 @@ extension TCPConnection {
     if retransmissionDeadline <= now { retransmissionTimedOut(now) }
     if persistDeadline <= now { persistTimedOut(now) }
     if keepaliveDeadline <= now { keepaliveTimedOut(now) }
+    if memoryDeadline <= now { memoryTimedOut() }
+    if reassemblyDeadline <= now { reassemblyTimedOut() }
     if finishDeadline <= now { terminate(nil) }
   }
 

@@ -8,12 +8,15 @@ import Devices
 extension TCPConnection {
   /// Bytes that the buffer has room for, in order.
   private var freeCapacity: Int {
-    let capacity = options.windowClamp > 0 ? min(receiveCapacity, options.windowClamp) : receiveCapacity
+    var capacity = options.windowClamp > 0 ? min(receiveCapacity, options.windowClamp) : receiveCapacity
+    if isMemoryShort { capacity = min(capacity, TCPMemory.least) }
     return max(capacity &- unconsumed, 0)
   }
 
   /// How much more room makes a larger window.
-  private var windowStep: Int { min(receiveCapacity / 2, receiveSegmentSize) }
+  private var windowStep: Int {
+    min((isMemoryShort ? min(receiveCapacity, TCPMemory.least) : receiveCapacity) / 2, receiveSegmentSize)
+  }
 
   /// Where the window would end if it were told now.
   private var wantedEdge: SequenceNumber {
@@ -60,7 +63,7 @@ extension TCPConnection {
 
   /// Dynamic right-sizing (Fisk and Feng, 2001): a buffer of twice what is consumed in a round trip lets the sender's window grow.
   private mutating func tuneReceiveBuffer(_ count: Int, now: UInt64) {
-    guard !options.isReceiveBufferLocked else { return }
+    guard !options.isReceiveBufferLocked, !isMemoryShort else { return }
     roundConsumed &+= count
     let time = roundTime
     guard time > 0, now &- roundStart >= time else { return }
@@ -112,8 +115,24 @@ extension TCPConnection {
     return max(sendLimit &- used, 0)
   }
 
+  /// The program has found no memory for what it sends: it is told to try again in a moment.
+  mutating func awaitMemory(now: UInt64) {
+    memoryDeadline = now &+ 10_000_000
+    isOutOfRoom = true
+  }
+
+  /// That moment has passed.
+  mutating func memoryTimedOut() {
+    memoryDeadline = .max
+    if isOutOfRoom, isWritable {
+      isOutOfRoom = false
+      events.insert(.writable)
+    }
+  }
+
   /// Whether poll calls it writable: a third of the buffer is free, and not too much is unsent (TCP_NOTSENT_LOWAT).
   var isWritable: Bool {
+    if memoryDeadline != .max { return false }
     if options.unsentLowMark > 0, sendQueue.end - sendNext >= options.unsentLowMark { return false }
     return sendRoom &* 3 >= sendLimit
   }

@@ -133,6 +133,8 @@ struct TCPConnection: ~Copyable {
   var sendLimit: Int
   /// The program has met a full buffer and is told when there is room.
   var isOutOfRoom = false
+  /// The program has found no memory, and is told to try again then.
+  var memoryDeadline = UInt64.max
   /// MSS of the peer; without options.
   var peerSegmentSize = 536
   /// Bytes of data of a full segment.
@@ -143,6 +145,11 @@ struct TCPConnection: ~Copyable {
 
   var receiveQueue = ReceiveQueue()
   var reassembly = SegmentReassembly()
+  /// What the machine's account has of both, and whether memory was short when it was looked at last (`TCPMemory`).
+  var accountedFootprint = 0
+  var isMemoryShort = false
+  /// When what is out of order has lain there for long.
+  var reassemblyDeadline = UInt64.max
   var initialReceive = SequenceNumber(0)
   /// RCV.NXT.
   var receiveNext = SequenceNumber(0)
@@ -298,11 +305,13 @@ struct TCPConnection: ~Copyable {
     congestion = CongestionControl(settings.congestionAlgorithm, window: 536)
   }
 
+  deinit { if accountedFootprint != 0 { settings.memory.change(by: 0 &- accountedFootprint) } }
+
   /// When `timerFired` wants to be called; `.max`: never.
   var nextDeadline: UInt64 {
-    min(
-      min(min(retransmissionDeadline, tailProbeDeadline), min(reorderingDeadline, persistDeadline)),
-      min(min(acknowledgementDeadline, keepaliveDeadline), finishDeadline))
+    let sending = min(min(retransmissionDeadline, tailProbeDeadline), min(reorderingDeadline, persistDeadline))
+    let rest = min(min(acknowledgementDeadline, keepaliveDeadline), finishDeadline)
+    return min(min(sending, rest), min(reassemblyDeadline, memoryDeadline))
   }
 
   /// Takes what has happened.

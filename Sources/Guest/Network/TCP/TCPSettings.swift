@@ -66,6 +66,8 @@ public final class TCPSettings: @unchecked Sendable {
   public var leastSegmentSize = 88
   /// tcp_mtu_probe_interval: when a path that was found small is tried again.
   public var probeInterval: UInt64 = 600_000_000_000
+  /// What all connections hold of what they have received, and may hold.
+  public let memory = TCPMemory()
   /// tcp_fastopen: bit 0 for connecting, bit 1 for listening.
   public var fastOpen = 1
 
