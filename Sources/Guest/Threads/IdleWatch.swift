@@ -22,7 +22,7 @@
     /// Wakes who sleeps until the event.
     let wake: @convention(c) (UnsafeMutableRawPointer) -> Void
 
-    /// A place to look at. `context` is valid until `Scheduler.watch(nil)`.
+    /// A place to look at. `context` is valid for good.
     public init(
       context: UnsafeMutableRawPointer, begin: @escaping @convention(c) (UnsafeMutableRawPointer) -> Bool,
       isDue: @escaping @convention(c) (UnsafeMutableRawPointer) -> Bool,
@@ -38,20 +38,21 @@
   }
 
   extension Scheduler {
-    /// Has this CPU look there when it is idle; nil: nowhere. By a thread that stays on this CPU, and so do those who sleep until the event.
+    /// Has this CPU look there when it is idle, from now on and for good. By a thread that stays on this CPU, and so do those who sleep until the
+    /// event.
     /// - Returns: false: it looks somewhere else already, and goes on with that.
-    public static func watch(_ watch: IdleWatch?) -> Bool {
+    @discardableResult public static func watch(_ watch: IdleWatch) -> Bool {
       let wasEnabled = Interrupts.disable()
       defer { Interrupts.restore(wasEnabled) }
       let here = CPUScheduler.here
-      if watch != nil && here.pointee.watch != nil { return false }
-      // A thread runs, so it is not looking now.
+      if here.pointee.watch != nil { return false }
+      // A thread runs, so the CPU is not looking now; and what is set once cannot change under one that looks.
       here.pointee.watch = watch
       return true
     }
   }
 
-  // SAFETY of all: interrupts are off, so nobody else touches the CPU's fields; the context is valid while the watch is there.
+  // SAFETY of all: nobody but this CPU touches its fields; the context is valid for good.
   extension UnsafeMutablePointer<CPUScheduler> {
     /// The idle thread is about to look.
     func beginWatch() {
@@ -59,7 +60,8 @@
       pointee.isWatching = watch.begin(watch.context)
     }
 
-    /// Whether it looks, and has seen something. (Interrupts may be on: at worst somebody is woken for nothing.)
+    /// Whether it looks, and has seen something. (Interrupts may be on, and another thread may have run meanwhile: at worst somebody is woken for
+    /// nothing.)
     @inline(__always) var hasSeen: Bool {
       guard pointee.isWatching, let watch = pointee.watch else { return false }
       return watch.isDue(watch.context)

@@ -20,8 +20,6 @@ final class ReceiveThread {
   private var drainAt: UInt64 = 0
   /// Whether it runs on the CPU to which the pair's interrupts go.
   private var isHome = false
-  /// Whether that CPU looks at the pair while it is idle.
-  private var isWatched = false
 
   private init(_ stack: NetworkStack, _ link: DeviceInterface, _ pair: Int) {
     self.stack = stack
@@ -59,7 +57,7 @@ final class ReceiveThread {
     #if GUEST
       guard Scheduler.isActive(pair) else { return }
       Thread.current.affinity = 1 &<< pair.u64
-      isWatched = Scheduler.watch(link.driver.idleWatch(pair))
+      Scheduler.watch(link.driver.idleWatch(pair))
     #endif
     isHome = true
   }
@@ -76,9 +74,6 @@ final class ReceiveThread {
       sleep(driver)
       if pair == 0 { noteStatus(driver) }
     }
-    #if GUEST
-      if isWatched { _ = Scheduler.watch(nil) }
-    #endif
     driver.takeBack(pair)
     link.set(.running, false)
   }
