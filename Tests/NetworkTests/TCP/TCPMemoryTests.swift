@@ -146,7 +146,7 @@ import Testing
   @Test(arguments: [100, 1025, 3000, 5400]) func aSmallPartOfALargePacketIsCopied(count: Int) throws {
     var queue = ReceiveQueue()
     for _ in 0..<20 {
-      guard var packet = Packet(headroom: 0, capacity: 65_000) else { throw Errno.ENOMEM }
+      var packet = try need(Packet(headroom: 0, capacity: 65_000))
       _ = packet.extend(60_000)
       packet.dropLast(60_000 - count)
       queue.append(packet)
@@ -162,18 +162,20 @@ import Testing
   /// Where memory is in pieces, pieces are taken.
   @Test func memoryInPiecesWillDo() throws {
     let bytes = (0..<40_000).map { UInt8(truncatingIfNeeded: $0) }
+    // SAFETY: freed at the end of the test, after its last use.
+    let source = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 1)
+    defer { source.deallocate() }
+    source.copyBytes(from: bytes)
     var (got, asked): ([UInt8], [Int]) = ([], [])
-    try bytes.withUnsafeBytes { (buffer) throws(Errno) in
-      var transfer = Transfer(kernelSource: buffer)
-      while transfer.remaining > 0 {
-        let piece = try PacketSlice.filled(&transfer, min(transfer.remaining, 32_640)) { count in
-          asked.append(count)
-          return count > PacketMemory.pageCapacity ? nil : PacketMemory.allocate(capacity: count)
-        }
-        guard let piece else { throw .ENOMEM }
-        got += Array(piece.bytes)
-        piece.memory.release()
+    var transfer = Transfer(kernelSource: UnsafeRawBufferPointer(source))
+    while transfer.remaining > 0 {
+      let piece = try PacketSlice.filled(&transfer, min(transfer.remaining, 32_640)) { count in
+        asked.append(count)
+        return count > PacketMemory.pageCapacity ? nil : PacketMemory.allocate(capacity: count)
       }
+      guard let piece else { throw Errno.ENOMEM }
+      got += Array(piece.bytes)
+      piece.memory.release()
     }
     #expect(got == bytes)
     #expect(asked.prefix(4) == [32_640, 16_320, 8160, 4080])
