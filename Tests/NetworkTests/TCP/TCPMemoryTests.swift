@@ -85,6 +85,59 @@ import Testing
     #expect(last.received == (0..<next).map { UInt8(truncatingIfNeeded: $0) })
   }
 
+  /// Who waits for more than may be held is told that there will be no more until some is read.
+  @Test func aLowMarkThatCannotBeReachedCountsAsReached() {
+    let settings = TCPSettings()
+    let connection = open(settings)
+    connection.core.options.receiveLowMark = 100_000
+    connection.arrive(segment(0))
+    var isReadable = connection.core.isReadable
+    #expect(!isReadable)
+    connection.events = []
+    settings.memory.limit = 0
+    var next = Self.size
+    for _ in 0..<40 where !connection.core.isReadable {
+      connection.arrive(segment(next), capacity: 4000)
+      next = connection.core.unconsumed
+    }
+    isReadable = connection.core.isReadable
+    #expect(isReadable && connection.events.contains(.readable))
+    #expect(connection.core.unconsumed < 100_000)
+    // It reads, and the peer goes on.
+    connection.read(1 << 20)
+    connection.arrive(segment(next), capacity: 4000)
+    #expect(connection.core.unconsumed == Self.size)
+  }
+
+  /// A byte now and then does not keep what has lain there for long.
+  @Test func aHoleIsNotKeptByFeedingIt() {
+    let settings = TCPSettings()
+    settings.memory.limit = 64 << 10
+    let other = open(settings)
+    for number in 0..<12 { other.arrive(segment(number * Self.size), capacity: 4000) }
+    #expect(settings.memory.byteCount > settings.memory.limit / 4 && settings.memory.byteCount < settings.memory.limit)
+    let connection = open(settings)
+    connection.arrive(segment(10 * Self.size), capacity: 4000)
+    #expect(connection.core.reassembly.byteCount == Self.size)
+    for count in 1...8 {
+      connection.advance(to: connection.now + TCPMemory.patience / 4)
+      connection.arrive(segment(11 * Self.size + count - 1, 1))
+    }
+    #expect(connection.core.reassembly.byteCount < Self.size)
+  }
+
+  /// What is in order takes the place of what is not.
+  @Test func dataInOrderGoesFirst() {
+    let settings = TCPSettings()
+    let connection = open(settings)
+    for number in 0..<6 { connection.arrive(segment(number * Self.size), capacity: 4000) }
+    for number in 20..<40 { connection.arrive(segment(number * Self.size), capacity: 4000) }
+    settings.memory.limit = 60_000
+    #expect(settings.memory.byteCount > settings.memory.limit)
+    connection.arrive(segment(6 * Self.size), capacity: 4000)
+    #expect(connection.core.unconsumed == 7 * Self.size && connection.core.reassembly.byteCount == 0)
+  }
+
   @Test func theAccountIsEvenInTheEnd() {
     let settings = TCPSettings()
     do {

@@ -72,8 +72,9 @@ extension TCPSocket {
       count = before
       step.endsAtMark = true
     }
-    // A peek begins anew each time: it waits for all that it wants.
-    if flags.contains(.peek), count < wanted, canWait, !step.endsAtMark, flow.core.state.mayReceive, !hasEndedReceiving
+    // A peek begins anew each time: it waits for all that it wants, if that can come.
+    if flags.contains(.peek), count < wanted, canWait, !step.endsAtMark, flow.core.state.mayReceive, !hasEndedReceiving,
+      !flow.core.isHeldBack
     {
       step.isMore = count > 0
       return step

@@ -5,7 +5,8 @@
 // no further than a little, and data in order is taken only while little waits to be read: each connection makes progress if its program
 // reads. What lies out of order for long while much is held is forgotten too, so that nobody keeps the others short by doing nothing.
 //
-// Connections tell what they hold in steps, so that they seldom write to the word that they share.
+// Connections tell what they hold in steps, so that they seldom write to the word that they share. So the bound for all is the limit, and for each
+// connection what it may hold in any case, a step and a packet. What is to be sent is not counted.
 import Base
 import Locks
 import Pages
@@ -38,8 +39,11 @@ public final class TCPMemory {
 }
 
 extension TCPConnection {
+  /// Bytes of memory held for what has been received in order. (What a reader has only looked at has left the queue.)
+  private var orderedFootprint: Int { max(receiveQueue.footprint, unconsumed) }
+
   /// Bytes of memory held for what has been received.
-  var receiveFootprint: Int { receiveQueue.footprint &+ reassembly.footprint }
+  var receiveFootprint: Int { orderedFootprint &+ reassembly.footprint }
 
   /// What one connection may hold: as much as its buffer, in the worst packing.
   var receiveFootprintLimit: Int { max(receiveCapacity, 65_536) &* PacketPacking.factor }
@@ -61,12 +65,34 @@ extension TCPConnection {
       reassembly.removeAll()
       return false
     }
-    if settings.memory.isMuch { reassemblyDeadline = now &+ TCPMemory.patience }
+    // From the first of it on: who sends a little now and then does not keep the rest.
+    if settings.memory.isMuch, reassemblyDeadline == .max { reassemblyDeadline = now &+ TCPMemory.patience }
     return true
   }
 
-  /// Whether data in order may be held.
-  var mayHoldInOrder: Bool { receiveQueue.footprint < TCPMemory.least || !settings.memory.isShort }
+  /// Some of what was out of order has become part of the order, or all is gone.
+  mutating func reassemblyProgressed(now: UInt64) {
+    reassemblyDeadline = reassembly.isEmpty || !settings.memory.isMuch ? .max : now &+ TCPMemory.patience
+  }
+
+  /// Data in order has come. If memory is short, what is out of order goes first.
+  /// - Returns: whether it may be held.
+  mutating func mayHoldInOrder() -> Bool {
+    if orderedFootprint < TCPMemory.least || !settings.memory.isShort { return true }
+    if !reassembly.isEmpty {
+      reassembly.removeAll()
+      accountMemory()
+      if !settings.memory.isShort { return true }
+    }
+    isMemoryShort = true
+    return false
+  }
+
+  /// Whether no more data will come until some is read, so that waiting for more is in vain.
+  var isHeldBack: Bool {
+    unconsumed >= receiveCapacity
+      || (isMemoryShort && (orderedFootprint >= TCPMemory.least || freeCapacity < windowStep))
+  }
 
   /// Data has lain out of order for long.
   mutating func reassemblyTimedOut() {

@@ -79,14 +79,18 @@ extension TCPConnection {
   }
 
   private mutating func inOrderArrived(_ packet: consuming Packet, now: UInt64) {
-    // The peer has it still.
-    guard mayHoldInOrder else { return sendAcknowledgement(now: now) }
+    guard mayHoldInOrder() else {
+      // The peer has it still, and whoever waits for more than there is waits in vain.
+      events.insert(.readable)
+      return sendAcknowledgement(now: now)
+    }
     var count = packet.byteCount
     receiveNext += count
     let fillsGap = !reassembly.isEmpty
     receiveQueue.append(packet)
     if fillsGap {
       let reached = reassembly.take(from: receiveNext, into: &receiveQueue)
+      if reached > receiveNext { reassemblyProgressed(now: now) }
       count &+= reached - receiveNext
       receiveNext = reached
     }
@@ -95,7 +99,7 @@ extension TCPConnection {
     statistics.bytesReceived &+= count.u64
     unacknowledgedCount &+= count
     if !usesTimestamps { measureReceiverRoundTrip(now: now) }
-    if unconsumed >= options.receiveLowMark { events.insert(.readable) }
+    if unconsumed >= options.receiveLowMark || isHeldBack { events.insert(.readable) }
     if finishNumber == receiveNext { return finishArrived(now) }
     // At once: what fills a gap (RFC 5681, 4.2), every second full segment, and while the peer's window is small yet.
     if fillsGap || unacknowledgedCount >= 2 &* receiveSegmentSize || (quickCount > 0 && !isInteractive) {
@@ -108,7 +112,7 @@ extension TCPConnection {
   private mutating func outOfOrderArrived(_ packet: consuming Packet, at start: SequenceNumber, now: UInt64) {
     var duplicate: SequenceRange?
     guard mayHoldOutOfOrder(now: now) else { return sendAcknowledgement(now: now) }
-    let limit = max(receiveFootprintLimit &- receiveQueue.footprint, 0)
+    let limit = max(receiveFootprintLimit &- receiveFootprint &+ reassembly.footprint, 0)
     let result = reassembly.insert(packet, at: start, limit: limit, duplicate: &duplicate)
     accountMemory()
     if let duplicate { duplicateReceived = duplicate }
@@ -186,6 +190,6 @@ extension TCPConnection {
   var isReadable: Bool {
     if hasFinished || state == .closed || state == .timeWait { return true }
     // A mark too low to be reached while the window is full counts as reached.
-    return unconsumed > 0 && (unconsumed >= options.receiveLowMark || unconsumed >= receiveCapacity)
+    return unconsumed > 0 && (unconsumed >= options.receiveLowMark || isHeldBack)
   }
 }

@@ -7,14 +7,14 @@ import Devices
 
 extension TCPConnection {
   /// Bytes that the buffer has room for, in order.
-  private var freeCapacity: Int {
+  var freeCapacity: Int {
     var capacity = options.windowClamp > 0 ? min(receiveCapacity, options.windowClamp) : receiveCapacity
     if isMemoryShort { capacity = min(capacity, TCPMemory.least) }
     return max(capacity &- unconsumed, 0)
   }
 
   /// How much more room makes a larger window.
-  private var windowStep: Int {
+  var windowStep: Int {
     min((isMemoryShort ? min(receiveCapacity, TCPMemory.least) : receiveCapacity) / 2, receiveSegmentSize)
   }
 
