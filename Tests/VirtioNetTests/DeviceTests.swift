@@ -49,6 +49,22 @@ import VirtioTestGuest
     #expect(report.dropped == 0 && report.refused == 0)
   }
 
+  /// Answers wait for one another, but not for those that never come.
+  @Test func fewerAnswersThanRequestsAreSentAllTheSame() throws {
+    let guest = try NetGuest()
+    var sent = 0
+    for round in 0..<50 {
+      for index in 0..<8 { _ = guest.post(2048, index: index) }
+      guest.network.deliver((0..<8).map { TestFrame(Frames.plain(60, seed: $0)) })
+      #expect(eventually { guest.driver.queues[0].usedIndex == UInt16(truncatingIfNeeded: 8 * (round + 1)) })
+      let answers = (0...(round % 7)).map { Frames.plain(60, seed: $0) }
+      for (index, answer) in answers.enumerated() { guest.send(answer, index: index) }
+      sent += answers.count
+      #expect(eventually { guest.driver.queues[1].usedIndex == UInt16(sent) })
+      #expect(guest.network.takeSent() == answers.map { TestFrame($0) })
+    }
+  }
+
   @Test func aFrameMayLieInPiecesOfAnySize() throws {
     let guest = try NetGuest()
     let frame = Frames.plain(900)

@@ -98,6 +98,17 @@ private let indirect = VirtqueueDescriptor.indirect
     second.setIndex(2)
     #expect(!other.hasAvailable())
     #expect(other.fault == .indexJumped)
+    // Requests that were there are taken back, and others counted that cannot be.
+    for index in [1, 12, 0xffff] {
+      let third = TestQueue(guest, size: 8)
+      let counted = try SplitQueue(third.configuration(features: modern), memory: guest.map)
+      for _ in 0..<3 { third.send([0]) }
+      #expect(counted.pop(into: chain) && counted.pop(into: chain))
+      #expect(counted.availableCount() == 1)
+      third.setIndex(UInt16(index))
+      #expect(counted.availableCount() == 0)
+      #expect(counted.fault == .indexJumped)
+    }
   }
 
   @Test func indicesBehindTheTableAreFound() throws {

@@ -113,6 +113,23 @@ private func contents(_ pieces: UnsafeBufferPointer<iovec>) -> [[UInt8]] {
     #expect(driver.takeUsed()!.head == 0)
   }
 
+  @Test func whatHasBeenGivenIsCountedAnew() throws {
+    let driver = TestQueue(guest, size: 4)
+    let queue = try SplitQueue(driver.configuration(features: modern), memory: guest.map)
+    #expect(queue.availableCount() == 0)
+    for count in 1...3 {
+      driver.send([0])
+      #expect(queue.availableCount() == count)
+    }
+    #expect(queue.pop(into: chain) && queue.availableCount() == 2)
+    driver.send([0])
+    #expect(queue.availableCount() == 3)
+    queue.putBack(chain)
+    #expect(queue.availableCount() == 4)
+    for _ in 0..<4 { #expect(queue.pop(into: chain)) }
+    #expect(queue.availableCount() == 0 && queue.fault == nil)
+  }
+
   @Test func eventIndicesDecideAboutInterruptsAndNotifications() throws {
     let driver = TestQueue(guest, size: 8)
     let queue = try SplitQueue(driver.configuration(features: modern), memory: guest.map)

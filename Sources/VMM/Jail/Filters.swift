@@ -153,7 +153,8 @@ extension FilterRule {
     return switch kind {
     case .process: [ioctls(requests)] + everywhere + files + machine + accepting(listener) + packets(on: sockets)
     case .device: [ioctls(requests)] + everywhere + files
-    case .network: [ioctls(requests), FilterRule(19)] + everywhere + packets(on: sockets)  // readv
+    // It reads frames (readv), and the account of the vCPU's time (pread64).
+    case .network: [ioctls(requests), FilterRule(19), FilterRule(17)] + everywhere + packets(on: sockets)
     case .console: [ioctls(requests), FilterRule(19)] + everywhere  // readv
     // It reads the account of memory, and interrupts the guest.
     case .control: [ioctls(requests), FilterRule(17)] + everywhere + accepting(listener)  // pread64

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "network_calls.h"
 
+#include <sched.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -244,3 +245,13 @@ int osv_set_nonblocking(int descriptor) {
 int osv_ppoll(struct pollfd *waits, unsigned long count, const struct timespec *limit) {
   return result(ppoll(waits, count, limit, NULL));
 }
+
+int osv_get_affinity(int thread, void *set, size_t byte_count) {
+  return sched_getaffinity(thread, byte_count, set) == 0 ? 0 : -errno;
+}
+
+int osv_set_affinity(int thread, const void *set, size_t byte_count) {
+  return sched_setaffinity(thread, byte_count, set) == 0 ? 0 : -errno;
+}
+
+int osv_current_processor(void) { return sched_getcpu(); }

@@ -22,6 +22,8 @@ protocol PairWork: AnyObject, Sendable {
   func arm(pair: Int, for look: PairLook) -> Bool
   /// The descriptor of the pair's backend.
   func descriptor(ofPair pair: Int) -> CInt
+  /// Sees to where the calling worker runs.
+  func place(pair: Int)
 }
 
 /// What came of a look.
@@ -36,6 +38,8 @@ struct PairLook {
   var wantsRoom = false
   /// Whether there is nothing to be sent. If there is, but it has to wait, news of more are not wanted.
   var isDrained = true
+  /// Whether frames of the guest wait for more: look again soon.
+  var isHolding = false
   /// Whether the guest has given too few buffers.
   var isStarved = false
   /// Look again after so many nanoseconds at the latest; 0 for no such time.
@@ -47,6 +51,9 @@ struct PairLook {
 final class PairWorker: @unchecked Sendable {
   /// How long it looks before it sleeps, in nanoseconds, at most and at least.
   static let patiences: ClosedRange<UInt64> = 5_000...50_000
+
+  /// So many looks, some microseconds each, lie between two times that it sees to where it runs.
+  private static let looksBetweenPlacing: UInt = 64
 
   /// How long to look before the next sleep, after a wait of that many nanoseconds from the first look in vain to the next work: twice as long
   /// if so short a wait is worth being looked through, else half as long. If the guest has notified meanwhile, that was sooner (what it sends
@@ -103,9 +110,12 @@ final class PairWorker: @unchecked Sendable {
     var patience = Self.patiences.upperBound
     var idleSince: UInt64 = 0
     var kicksBefore = 0
+    var looks: UInt = 0
     while !isStopped.load(ordering: .acquiring) {
       guard let work else { return }
       let look = work.look(pair: pair)
+      looks &+= 1
+      if looks % Self.looksBetweenPlacing == 0 { work.place(pair: pair) }
       if look.hasWorked {
         if idleSince != 0 {
           patience = Self.patience(
@@ -113,6 +123,10 @@ final class PairWorker: @unchecked Sendable {
           )
         }
         idleSince = 0
+        continue
+      }
+      if look.isHolding {
+        sched_yield()
         continue
       }
       if !look.wantsRoom, look.retryAfter == 0 {

@@ -31,6 +31,8 @@ public final class VirtioNetwork: VirtioDevice, @unchecked Sendable {
     /// From now on a notification of that queue should signal that eventfd, which costs the guest less than an exit. Called once for a
     /// transmit queue that is notified often, by its worker. Nil if there is no such way.
     public var attach: (@Sendable (_ queue: Int, _ event: CInt) -> Void)?
+    /// Called now and then by a pair's worker while it is awake, to see to where it runs.
+    public var place: (@Sendable (_ pair: Int) -> Void)?
     /// The backend has ended: there is no link any more. Called once.
     public var onLinkLost: @Sendable () -> Void = {}
 
@@ -64,6 +66,8 @@ public final class VirtioNetwork: VirtioDevice, @unchecked Sendable {
   private let workers: [PairWorker]
   private let transmitters: [Transmitter]
   private let receivers: [Receiver]
+  /// Each pair's, used by its worker alone.
+  private let batches: UnsafeMutableBufferPointer<AnswerBatch>
   private let session = Mutex<Session?>(nil)
   private let filter: Mutex<ReceiveFilter>
   private let activePairs = Atomic<Int>(1)
@@ -90,10 +94,15 @@ public final class VirtioNetwork: VirtioDevice, @unchecked Sendable {
     receivers = (0..<pairCount).map {
       Receiver(pair: $0, backend: backend, rate: configuration.rate, capture: configuration.capture)
     }
+    batches = .allocate(capacity: pairCount)
+    batches.initialize(repeating: AnswerBatch())
     filter = Mutex(ReceiveFilter(own: configuration.address.withUnsafeBytes { ReceiveFilter.address($0) }))
   }
 
-  deinit { commandBytes.deallocate() }
+  deinit {
+    commandBytes.deallocate()
+    batches.deallocate()
+  }
 
   /// Ends the device's threads. The device must not be used afterwards.
   public func stop() {
@@ -247,6 +256,8 @@ public final class VirtioNetwork: VirtioDevice, @unchecked Sendable {
 extension VirtioNetwork: PairWork {
   func descriptor(ofPair pair: Int) -> CInt { backend.descriptor(ofPair: pair) }
 
+  func place(pair: Int) { configuration.place?(pair) }
+
   /// Whether a queue of the pair, whose lock the caller has, is still that session's.
   private func isServed(_ session: Session, _ pair: Int) -> Bool {
     self.session.withLock { $0 === session } && pair < activePairs.load(ordering: .acquiring)
@@ -260,7 +271,12 @@ extension VirtioNetwork: PairWork {
     let transmitter = transmitters[pair]
     session.host.withQueue(VirtioNetworkABI.transmitQueue(ofPair: pair)) { queue in
       guard isServed(session, pair) else { return }
+      if batches[pair].holds(queue.availableCount(), now: MonotonicClock.now) {
+        look.isHolding = true
+        return queue.disarm()
+      }
       let outcome = transmitter.run(queue, session, budget: Self.share)
+      batches[pair].hasSent(transmitter.handled)
       switch outcome {
       case .drained, .busy: break
       case .full: look.wantsRoom = true
@@ -291,6 +307,7 @@ extension VirtioNetwork: PairWork {
       if receiver.handled > 0 {
         look.hasWorked = true
         DirectionCounters.add(receiver.counters.batches)
+        batches[pair].hasDelivered(receiver.handled)
       }
     }
     if isLost, hasLink.exchange(false, ordering: .acquiringAndReleasing) {
@@ -301,6 +318,7 @@ extension VirtioNetwork: PairWork {
   }
 
   func arm(pair: Int, for look: PairLook) -> Bool {
+    batches[pair].forget()
     guard let session = look.session else { return false }
     var isBehind = false
     func arm(_ index: Int) {

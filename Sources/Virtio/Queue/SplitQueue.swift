@@ -163,6 +163,13 @@ public final class SplitQueue: @unchecked Sendable {
     return index != nextAvailable
   }
 
+  /// How many requests the guest has given that have not been taken, as far as it has told: loaded anew.
+  public func availableCount() -> Int {
+    // As if all that was known of had been taken: the index is to be loaded.
+    knownAvailable = nextAvailable
+    return hasAvailable() ? Int(knownAvailable &- nextAvailable) : 0
+  }
+
   /// Takes the guest's next request.
   /// - Returns: False if there is none, or if the guest broke the rules (`fault` says how).
   public func pop(into chain: DescriptorChain) -> Bool {

@@ -47,6 +47,10 @@ struct NetworkDevices {
     choices.rate = network.rate
     if let capture { choices.capture = (capture, number) }
     choices.attach = attach
+    // The first interface's: one worker a vCPU has a place to look for.
+    if number == 0, let placement = WorkerPlacement(cpuCount: configuration.cpuCount) {
+      choices.place = { pair in if pair == 0 { placement.look() } }
+    }
     let passt = network.passt
     choices.onLinkLost = {
       if passt?.isEnding == true { return }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <poll.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -80,3 +81,10 @@ int osv_unix_socket_type(int descriptor);
 
 /// fcntl(2): makes it non-blocking.
 int osv_set_nonblocking(int descriptor);
+
+/// sched_getaffinity(2) and sched_setaffinity(2) with a set of so many bytes, a bit for each processor; `thread` 0: the caller.
+int osv_get_affinity(int thread, void *set, size_t byte_count);
+int osv_set_affinity(int thread, const void *set, size_t byte_count);
+
+/// The processor that the calling thread runs on.
+int osv_current_processor(void);

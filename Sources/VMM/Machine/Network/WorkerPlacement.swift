@@ -1,0 +1,162 @@
+// Which processors the first vCPU and the thread of its queue pair run on.
+//
+// The scheduler of a host with few processors puts a vCPU beside the program that its guest answers, or beside its own worker, as
+// happily as apart from both, and leaves it there: between three threads on two processors it sees nothing to balance. For the guest it makes
+// a difference of two to five: each time the client is woken the vCPU is left (an exit) and later told of the next request (an interrupt, and
+// the exit of its end). The worker and a client that share a processor lose nothing, for they take turns. So while there is work the worker
+// looks how long its vCPU waits for a processor, and if that is long moves away from it, or, if it is elsewhere already, changes places with it.
+//
+// The host's scheduler goes on deciding for the vCPU, whose set of processors is as before when the move is over; the worker's lacks one. A
+// move that did not help is followed by a pause that doubles. Whoever sets affinities themselves (taskset, a container's runtime) is obeyed:
+// if a set is not what was left there, or allows no processor beside those of the vCPUs, nothing is moved any more.
+import CSystemCalls
+import Glibc
+import VirtioQueue
+
+/// When to move, from the time that the vCPU has waited.
+struct PlacementRule {
+  /// Nanoseconds between two looks, at least; after the largest a new time begins.
+  static let window: ClosedRange<UInt64> = 10_000_000...100_000_000
+  /// A vCPU that waits more than one part in so many shares its processor.
+  static let tolerated: UInt64 = 8
+  /// Most looks that are left out after a move that did not help.
+  static let largestPause = 64
+
+  private var since: UInt64 = 0
+  private var waitedBefore: UInt64 = 0
+  private var pause = 0
+  private var pauseLeft = 0
+
+  /// Whether it is time to look.
+  func isDue(now: UInt64) -> Bool { now &- since >= Self.window.lowerBound }
+
+  /// A look: `waited` is how long the vCPU has waited for a processor so far, in nanoseconds. True if something should be moved.
+  mutating func shouldMove(now: UInt64, waited: UInt64) -> Bool {
+    let (passed, share) = (now &- since, waited &- waitedBefore)
+    (since, waitedBefore) = (now, waited)
+    guard passed <= Self.window.upperBound else { return false }
+    if pauseLeft > 0 {
+      pauseLeft -= 1
+      return false
+    }
+    guard share > passed / Self.tolerated else {
+      pause = 0
+      return false
+    }
+    pause = min(Self.largestPause, max(1, 2 * pause))
+    pauseLeft = pause
+    return true
+  }
+}
+
+/// A set of the host's processors.
+struct ProcessorSet: Equatable {
+  /// Processors that it can name.
+  private static let limit = 1024
+  private var words = [UInt64](repeating: 0, count: limit / 64)
+
+  /// The processors that a thread may run on; nil if the host does not say.
+  init?(of thread: pid_t) {
+    let result = words.withUnsafeMutableBytes { osv_get_affinity(thread, $0.baseAddress, $0.count) }
+    if result < 0 { return nil }
+  }
+
+  /// That one processor.
+  init(only processor: Int) { words[processor / 64] = 1 << UInt64(processor % 64) }
+
+  /// The set without that processor.
+  func removing(_ processor: Int) -> ProcessorSet {
+    var set = self
+    set.words[processor / 64] &= ~(1 << UInt64(processor % 64))
+    return set
+  }
+
+  var count: Int { words.reduce(0) { $0 + $1.nonzeroBitCount } }
+
+  /// Lets a thread run on these only. False if the host refuses that.
+  func apply(to thread: pid_t) -> Bool {
+    words.withUnsafeBytes { osv_set_affinity(thread, $0.baseAddress, $0.count) } == 0
+  }
+}
+
+// SAFETY: used by one worker's thread after `init`.
+/// The placement of the first vCPU, which is the process's first thread, and its queue pair's worker.
+final class WorkerPlacement: @unchecked Sendable {
+  private let vcpu: pid_t
+  private let cpuCount: Int
+  /// The vCPU's lines under /proc: what it has run and waited, and where it is.
+  private let account: CInt
+  private let state: CInt
+  private let expected: ProcessorSet
+  private var own: ProcessorSet
+  private var rule = PlacementRule()
+  private var isOff = false
+
+  /// The placement of a machine of so many vCPUs; nil if the host does not tell what it takes.
+  init?(cpuCount: Int) {
+    vcpu = getpid()
+    self.cpuCount = cpuCount
+    guard let set = ProcessorSet(of: vcpu), set.count > cpuCount else { return nil }
+    (expected, own) = (set, set)
+    account = HostFile.open(Array("/proc/self/task/\(vcpu)/schedstat".utf8))
+    state = HostFile.open(Array("/proc/self/task/\(vcpu)/stat".utf8))
+    guard account >= 0, state >= 0 else {
+      for descriptor in [account, state] where descriptor >= 0 { close(descriptor) }
+      return nil
+    }
+  }
+
+  deinit {
+    close(account)
+    close(state)
+  }
+
+  /// Looks, if it is time to, and moves, if that is called for. By the worker, while it has work.
+  func look() {
+    let now = MonotonicClock.now
+    guard !isOff, rule.isDue(now: now) else { return }
+    // schedstat(5): nanoseconds on a processor, nanoseconds waiting for one, turns.
+    guard let waited = Self.field(1, of: account), rule.shouldMove(now: now, waited: waited) else { return }
+    move()
+  }
+
+  private func move() {
+    let here = Int(osv_current_processor())
+    // proc_pid_stat(5): field 39 is the processor; what stands in front of the third is cut off.
+    guard let field = Self.field(36, of: state), let set = ProcessorSet(of: vcpu), let worker = ProcessorSet(of: 0)
+    else {
+      return
+    }
+    let there = Int(truncatingIfNeeded: field)
+    guard set == expected, worker == own, set.removing(there) != set, set.removing(here) != set else {
+      isOff = true
+      return
+    }
+    if here != there {
+      guard ProcessorSet(only: here).apply(to: vcpu), set.apply(to: vcpu) else {
+        isOff = true
+        return
+      }
+    }
+    own = set.removing(here == there ? there : here)
+    isOff = !own.apply(to: 0)
+  }
+
+  /// A number in a line of a process file, counted from 0, behind a name in parentheses if there is one.
+  private static func field(_ number: Int, of file: CInt) -> UInt64? {
+    withUnsafeTemporaryAllocation(byteCount: 1024, alignment: 1) { buffer in
+      let count = pread(file, buffer.baseAddress!, buffer.count, 0)
+      guard count > 0 else { return nil }
+      return field(number, in: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(buffer)[..<count]))
+    }
+  }
+
+  /// The same of a line in memory.
+  static func field(_ number: Int, in line: UnsafeRawBufferPointer) -> UInt64? {
+    let start = line.lastIndex(of: UInt8(ascii: ")")).map { $0 + 2 } ?? 0
+    guard start < line.count else { return nil }
+    let words = line[start...].split(whereSeparator: { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\n") })
+    guard number < words.count else { return nil }
+    return UInt64(String(decoding: words[number], as: UTF8.self))
+  }
+}

@@ -1,0 +1,72 @@
+// When the frames that the guest has given are sent: at once, or with those that are about to follow.
+//
+// A frame wakes who waits for it, often at once and in the guest's place: on a processor that a vCPU shares with its client, each answer sent
+// by itself costs the guest its turn, and an interrupt when the next request comes. Who has given the guest several requests can expect
+// several answers, so the first waits for the others: until there are as many as there were requests, or `countLimit`, but never longer
+// than `timeLimit`. One request open is answered at once. Where the others do not come (a request is no frame to answer, or its answer
+// takes longer) waiting is of no use: it is then left for a number of times that doubles.
+// Used by the pair's worker alone.
+
+/// What a pair's worker knows of answers that are to come.
+struct AnswerBatch {
+  /// Frames for which none waits any longer.
+  static let countLimit = 16
+  /// Nanoseconds that a frame waits at most.
+  static let timeLimit: UInt64 = 50_000
+  /// How often waiting is left out at most before it is tried again.
+  static let largestPause = 64
+  /// More answers than that are not expected: requests need not be answered at all.
+  static let owedLimit = 1024
+
+  /// Frames given to the guest that may yet be answered.
+  private(set) var owed = 0
+  /// When the first frame that waits was seen, 0 if none waits, and how many there were then.
+  private var since: UInt64 = 0
+  private var countAtFirst = 0
+  /// How often waiting is left out after it was in vain again, and how often it will be still.
+  private var pause = 0
+  private var pauseLeft = 0
+
+  /// Frames have been given to the guest.
+  mutating func hasDelivered(_ count: Int) { owed = min(owed + count, Self.owedLimit) }
+
+  /// No answer is expected any more: others may send them while the worker sleeps.
+  mutating func forget() {
+    owed = 0
+    since = 0
+  }
+
+  /// So many frames have been sent.
+  mutating func hasSent(_ count: Int) {
+    owed = max(0, owed - count)
+    since = 0
+  }
+
+  /// Whether frames that the guest has given wait for more.
+  /// - Parameters:
+  ///   - count: how many there are.
+  ///   - now: the time in nanoseconds, not 0.
+  mutating func holds(_ count: Int, now: @autoclosure () -> UInt64) -> Bool {
+    guard count > 0, count < min(owed, Self.countLimit) else {
+      if since != 0, count > countAtFirst { pause = 0 }
+      return false
+    }
+    if since == 0 {
+      if pauseLeft > 0 {
+        pauseLeft -= 1
+        return false
+      }
+      (since, countAtFirst) = (now(), count)
+      return true
+    }
+    if now() &- since < Self.timeLimit { return true }
+    if count == countAtFirst {
+      pause = min(Self.largestPause, max(1, 2 * pause))
+      pauseLeft = pause
+    } else {
+      pause = 0
+    }
+    owed = 0
+    return false
+  }
+}
