@@ -64,7 +64,7 @@
       per_cpu_preemption_disable()
       let outer = per_cpu_in_interrupt()
       per_cpu_set_in_interrupt(1)
-      if vector != BootVectors.spurious { ModelSpecificRegister.write(.endOfInterrupt, 0) }
+      EndOfInterrupt.tell(vector)
       InterruptTable.dispatch(vector)
       per_cpu_set_in_interrupt(outer)
       per_cpu_preemption_enable()

@@ -70,3 +70,28 @@ struct AnswerBatch {
     return false
   }
 }
+
+extension AnswerBatch {
+  /// Bytes of a frame's beginning that tell: Ethernet's header, IPv4's with all options, TCP's.
+  static let prefixByteCount = 14 + 60 + 20
+  private static let (linkByteCount, tcp, synchronizeOrFinish): (Int, UInt8, UInt8) = (14, 6, 3)
+
+  /// Whether a frame may be answered, from its beginning: any but a segment of TCP (RFC 9293, 3.1) that only acknowledges.
+  static func mayBeAnswered(_ frame: UnsafeRawBufferPointer) -> Bool {
+    func word(_ offset: Int) -> Int { Int(frame[offset]) << 8 | Int(frame[offset + 1]) }
+    guard frame.count >= linkByteCount + 40 else { return true }
+    let segment: Int
+    let end: Int
+    switch word(12) {
+    case 0x0800 where frame[linkByteCount + 9] == tcp:
+      segment = linkByteCount + 4 * Int(frame[linkByteCount] & 15)
+      end = linkByteCount + word(linkByteCount + 2)
+    case 0x86dd where frame[linkByteCount + 6] == tcp:
+      segment = linkByteCount + 40
+      end = segment + word(linkByteCount + 4)
+    default: return true
+    }
+    guard frame.count >= segment + 14 else { return true }
+    return segment + 4 * Int(frame[segment + 12] >> 4) != end || frame[segment + 13] & synchronizeOrFinish != 0
+  }
+}

@@ -36,6 +36,8 @@ final class Receiver: @unchecked Sendable {
   let counters = DirectionCounters()
   /// Frames that the last `run` has dealt with.
   private(set) var handled = 0
+  /// Those of them that the guest may answer.
+  private(set) var answerable = 0
   private let pair: Int
   private let backend: any NetworkBackend
   private let capture: (PacketCapture, Int)?
@@ -59,7 +61,7 @@ final class Receiver: @unchecked Sendable {
   private var spare: UnsafeMutableRawBufferPointer?
   /// Bytes of the frame in it that waits for room; 0: none does.
   private var held = 0
-  private let prefix = UnsafeMutableRawBufferPointer.allocate(byteCount: FrameHeader.prefixByteCount, alignment: 8)
+  private let prefix = UnsafeMutableRawBufferPointer.allocate(byteCount: AnswerBatch.prefixByteCount, alignment: 8)
 
   init(pair: Int, backend: any NetworkBackend, rate: UInt64, capture: (PacketCapture, Int)?) {
     self.pair = pair
@@ -83,7 +85,7 @@ final class Receiver: @unchecked Sendable {
 
   /// Receives up to `budget` frames.
   func run(_ queue: SplitQueue, _ session: Session, filter: ReceiveFilter, budget: Int) -> Outcome {
-    handled = 0
+    (handled, answerable) = (0, 0)
     queue.disarm()
     while handled < budget {
       let wait = bucket.wait(now: bucket.rate > 0 ? MonotonicClock.now : 0)
@@ -108,10 +110,12 @@ final class Receiver: @unchecked Sendable {
         }
         handled += 1
         bucket.take(byteCount: frame)
-        guard fits, accepts(filter, session) else {
+        let beginning = beginning(session)
+        guard fits, filter.isOpen || filter.accepts(beginning) else {
           DirectionCounters.add(counters.dropped)
           continue
         }
+        if AnswerBatch.mayBeAnswered(UnsafeRawBufferPointer(rebasing: beginning.prefix(frame))) { answerable += 1 }
         if let (capture, interface) = capture {
           capture.record(
             interface: interface, isOutbound: false, window(session).pieces, skip: VirtioNetworkHeader.byteCount,
@@ -200,10 +204,10 @@ final class Receiver: @unchecked Sendable {
     return .frame(count)
   }
 
-  private func accepts(_ filter: ReceiveFilter, _ session: Session) -> Bool {
-    if filter.isOpen { return true }
+  /// The window's first bytes behind the header: a frame's beginning, and more if it is short.
+  private func beginning(_ session: Session) -> UnsafeRawBufferPointer {
     let count = window(session).pieces.read(at: VirtioNetworkHeader.byteCount, into: prefix)
-    return filter.accepts(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(prefix)[..<count]))
+    return UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(prefix)[..<count])
   }
 
   /// Gives the buffers that the first `count` bytes of the window lie in to the guest.

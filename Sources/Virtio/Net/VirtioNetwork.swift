@@ -307,7 +307,7 @@ extension VirtioNetwork: PairWork {
       if receiver.handled > 0 {
         look.hasWorked = true
         DirectionCounters.add(receiver.counters.batches)
-        batches[pair].hasDelivered(receiver.handled)
+        batches[pair].hasDelivered(receiver.answerable)
       }
     }
     if isLost, hasLink.exchange(false, ordering: .acquiringAndReleasing) {
