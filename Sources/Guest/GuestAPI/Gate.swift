@@ -29,6 +29,14 @@ enum Call {
   static let schedYield = 24
   static let madvise = 28
   static let nanosleep = 35
+  static let sendto = 44
+  static let socket = 41
+  static let recvfrom = 45
+  static let shutdown = 48
+  static let bind = 49
+  static let listen = 50
+  static let getsockname = 51
+  static let setsockopt = 54
   static let exit = 60
   static let clone = 56
   static let gettid = 186
@@ -37,7 +45,11 @@ enum Call {
   static let schedSetaffinity = 203
   static let clockGettime = 228
   static let exitGroup = 231
+  static let epollWait = 232
+  static let epollControl = 233
   static let openat = 257
+  static let accept4 = 288
+  static let epollCreate1 = 291
   static let getrandom = 318
 }
 
