@@ -9,6 +9,7 @@ import csv, json, os, re, shutil, signal, socket, statistics, subprocess, sys, t
 OSV, ROUNDS = sys.argv[1], int(sys.argv[2])
 GUEST, NATIVE = "10.9.8.2", "10.9.7.2"
 FOLDER = tempfile.mkdtemp()
+CACHE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.build/images/kvcache.elf")
 NGINX = f"""daemon off; master_process off; worker_processes 1; pid /tmp/nginx-bench.pid; error_log stderr crit;
 events {{ worker_connections 1024; }}
 http {{ access_log off; sendfile on; keepalive_requests 1000000; client_body_temp_path /tmp/b; proxy_temp_path /tmp/p;
@@ -21,13 +22,13 @@ def out(command, **options):
 
 
 class Servers:
-    """One program, running in the guest and natively."""
+    """One program, running in the guest and natively; or another one in the guest."""
 
-    def __init__(self, port, *command, cpus=1):
+    def __init__(self, port, *command, cpus=1, guest=None):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.running = [
             subprocess.Popen([OSV, "--cpus", str(cpus), "--memory", "512M", "--net", "tap:t0,address=10.9.8.1/24",
-                              "--volume", f"{FOLDER}:{FOLDER}:ro", *command], **quiet),
+                              "--volume", f"{FOLDER}:{FOLDER}:ro", *(guest or command)], **quiet),
             subprocess.Popen(["nsenter", "-t", str(holder.pid), "-n", *command], **quiet)]
         for address in (GUEST, NATIVE):
             for _ in range(200):
@@ -125,6 +126,9 @@ try:
     with Servers(11211, "/usr/bin/memcached", "-u", "root", "-t", "1", "-m", "128"):
         for connections in (1, 32, 256):
             compare(memcached(connections), (f"memcached, {connections} connections", "requests/s"))
+    with Servers(11211, "/usr/bin/memcached", "-u", "root", "-t", "1", "-m", "128", guest=[CACHE, "-m", "128"]):
+        for connections in (1, 32, 256):
+            compare(memcached(connections), (f"kvcache beside memcached natively, {connections} connections", "requests/s"))
     with Servers(6379, "/usr/bin/redis-server", "--protected-mode", "no", "--save", "", "--appendonly", "no"):
         for test in ("get", "set"):
             for connections, pipeline, requests in ((1, 1, 20_000), (32, 1, 60_000), (32, 16, 400_000)):

@@ -33,6 +33,21 @@ private func parse(_ arguments: String...) throws(Failure) -> Options {
     #expect(options.image == Array("-program".utf8))
   }
 
+  @Test func directoriesInMemory() throws {
+    let options = try parse("--tmpfs", "/tmp", "--tmpfs=/var//cache/:64M", "--volume", "/h:/data", "p")
+    #expect(
+      options.temporary == [
+        .init(guest: Array("/tmp".utf8), mebibyteLimit: 0), .init(guest: Array("/var/cache".utf8), mebibyteLimit: 64),
+      ])
+    #expect(options.mountPoints == ["/data", "/tmp", "/var/cache"].map { Array($0.utf8) })
+    for wrong in ["", "/", "tmp", "/a/../b", "/a:", "/a:0M", "/a:x", "/a:1", "/a:257G", ":1M"] {
+      #expect(throws: Failure.self, "\(wrong)") { try parse("--tmpfs", wrong, "p") }
+    }
+    #expect(throws: Failure.self) { try parse("--tmpfs", "/a", "--tmpfs", "/a:1M", "p") }
+    #expect(throws: Failure.self) { try parse("--tmpfs", "/a", "--volume", "/h:/a", "p") }
+    #expect(throws: Failure.self) { try parse("--volume", "/h:/a", "--tmpfs", "/a/", "p") }
+  }
+
   @Test func theBalloonAndItsSocket() throws {
     // The size of the memory may come later.
     var options = try parse("--balloon", "200M", "--memory", "256M", "--control", "/s", "p")

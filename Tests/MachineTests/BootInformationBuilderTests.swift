@@ -40,7 +40,10 @@ private struct Reader {
       .init(
         path: Array("/etc/hosts".utf8), mode: 0o100644, physical: 512 << 30 + 8192, byteCount: 3, modificationTime: 0),
     ]
-    content.mounts = [.init(path: Array("/data".utf8), deviceIndex: 1, readOnly: true)]
+    content.mounts = [
+      .init(path: Array("/data".utf8), deviceIndex: 1, readOnly: true),
+      .init(path: Array("/tmp".utf8), mebibyteLimit: 64),
+    ]
     var device = BootDevice()
     device.deviceID = 26
     device.configuration.7 = 0x1122
@@ -65,10 +68,13 @@ private struct Reader {
     let second: BootFile = reader.load(at: Int(read.filesOffset) + 32)
     #expect(reader.string(at: second.pathOffset) == "/etc/hosts")
     #expect(second.physical == 512 << 30 + 8192 && second.byteCount == 3 && second.mode == 0o100644)
-    #expect(read.mountCount == 1)
+    #expect(read.mountCount == 2)
     let mount: BootMount = reader.load(at: Int(read.mountsOffset))
     #expect(reader.string(at: mount.pathOffset) == "/data")
-    #expect(mount.deviceIndex == 1 && mount.flags == 1)
+    #expect(mount.deviceIndex == 1 && mount.flags == BootMount.Flag.readOnly && mount.mebibyteLimit == 0)
+    let inMemory: BootMount = reader.load(at: Int(read.mountsOffset) + MemoryLayout<BootMount>.stride)
+    #expect(reader.string(at: inMemory.pathOffset) == "/tmp")
+    #expect(inMemory.flags == BootMount.Flag.memory && inMemory.mebibyteLimit == 64)
     #expect(read.deviceCount == 2)
     let device: BootDevice = reader.load(at: Int(read.devicesOffset) + MemoryLayout<BootDevice>.stride)
     #expect(device.deviceID == 26 && device.configuration.7 == 0x1122)

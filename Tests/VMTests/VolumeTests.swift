@@ -99,6 +99,36 @@ struct VolumeTests {
     #expect(try FileManager.default.contentsOfDirectory(atPath: folder).isEmpty)
   }
 
+  /// A root of the host's that the guest may not write, with a place in its memory that it may.
+  @Test func directoriesInMemoryAreTheGuestsAlone() async throws {
+    let name = "osv-tmpfs-\(UUID().uuidString)"
+    let script =
+      "echo text > /tmp/\(name) && read x < /tmp/\(name) && echo $x; echo x > /nowhere; echo y > /var/tmp/\(name); cd /tmp; echo *"
+    let outcome = try await vm(["--root", "/", "--tmpfs", "/tmp", "/bin/busybox", "sh", "-c", script])
+    #expect(outcome.text == "text\n\(name)\n", "\(outcome.errorText)")
+    #expect(outcome.errorText.components(separatedBy: "ead-only file system").count == 3, "\(outcome.errorText)")
+    #expect(!FileManager.default.fileExists(atPath: "/tmp/\(name)"))
+    let mounts = try await vm(["--tmpfs", "/a/b:5M", "/bin/busybox", "cat", "/proc/mounts"])
+    #expect(mounts.text.contains("tmpfs /a/b tmpfs rw"), "\(mounts.text)")
+    let rights = try await vm(["--tmpfs", "/a/b:5M", "/bin/busybox", "stat", "-c", "%a %F", "/a/b"])
+    #expect(rights.text == "1777 directory\n", "\(rights.errorText)")
+    let full = try await vm(["--tmpfs", "/a:2M", "/bin/busybox", "dd", "if=/dev/zero", "of=/a/f", "bs=1M", "count=3"])
+    #expect(full.status == 1 && full.errorText.contains("No space left on device"), "\(full.errorText)")
+    // A volume within one, and one within a volume.
+    try await withTwoFolders { native, guest in
+      try Data("v".utf8).write(to: URL(fileURLWithPath: native + "/file"))
+      try FileManager.default.createDirectory(atPath: native + "/in", withIntermediateDirectories: true)
+      let nested = try await vm([
+        "--volume", "\(native):/srv/x", "--tmpfs", "/srv", "--tmpfs", "/srv/x/in", "/bin/busybox", "sh", "-c",
+        "echo 1 > /srv/x/in/new; echo 2 > /srv/other; cd /srv; echo * x/* x/in/*",
+      ])
+      #expect(nested.text == "other x x/file x/in x/in/new\n", "\(nested.errorText)")
+      #expect(try FileManager.default.contentsOfDirectory(atPath: native + "/in").isEmpty)
+      let missing = try await vm(["--volume", "\(native):/srv/x", "--tmpfs", "/srv/x/none", "/bin/busybox", "true"])
+      #expect(missing.status == 125 && missing.errorText.contains("there is no directory '/srv/x/none'"))
+    }
+  }
+
   /// The commands that people use, one after the other: a machine each.
   @Test func busyboxChangesATree() async throws {
     try await withTwoFolders { native, guest in

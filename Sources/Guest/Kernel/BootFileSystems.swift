@@ -42,9 +42,9 @@
       devicesMount = try Self.mount(devices, PathBytes("/dev"), PathBytes("devtmpfs"), [], context)
       mounts.register(processes)
       mounts.register(devices)
-      let half = Frames.statistics.total.u64 &* 4096 / 2
       try Self.mount(
-        RamFileSystem(mode: 0o1777, byteLimit: half), PathBytes("/dev/shm"), PathBytes("tmpfs"), [], context)
+        RamFileSystem(mode: 0o1777, byteLimit: Self.halfOfMemory), PathBytes("/dev/shm"), PathBytes("tmpfs"), [],
+        context)
       try Self.mount(processes, PathBytes("/proc"), PathBytes("proc"), [], context)
       // A root that can be changed has it; another one may do without.
       let system = SystemFileSystem(cpuCount: CPU.count) { Processors().caches }
@@ -103,16 +103,23 @@
       return (files, [])
     }
 
+    private static var halfOfMemory: UInt64 { Frames.statistics.total.u64 &* 4096 / 2 }
+
     private func mountVolumes() throws(Errno) {
       for index in 0..<Boot.mounts.count {
         let mount = Boot.mounts[index]
         guard let path = Boot.string(at: mount.pathOffset), path[0] == 0x2f, path[1] != 0 else { continue }
         (StartProgress.step, StartProgress.index) = (.volume, index.u32)
-        try Self.mount(try Self.volume(mount), Self.bytes(path), PathBytes("volume"), Self.flags(of: mount), context)
+        let source = PathBytes(mount.flags & BootMount.Flag.memory != 0 ? "tmpfs" : "volume")
+        try Self.mount(try Self.volume(mount), Self.bytes(path), source, Self.flags(of: mount), context)
       }
     }
 
     private static func volume(_ mount: BootMount) throws(Errno) -> FileSystem {
+      if mount.flags & BootMount.Flag.memory != 0 {
+        let limit = mount.mebibyteLimit.u64 &<< 20
+        return RamFileSystem(mode: 0o1777, byteLimit: limit == 0 ? halfOfMemory : limit)
+      }
       guard mount.deviceIndex.int < Boot.devices.count,
         let function = VirtioFunction(Boot.devices[mount.deviceIndex.int])
       else { throw .ENODEV }
@@ -121,7 +128,9 @@
       return fileSystem
     }
 
-    private static func flags(of mount: BootMount) -> MountFlags { mount.flags & 1 != 0 ? .readOnly : [] }
+    private static func flags(of mount: BootMount) -> MountFlags {
+      mount.flags & BootMount.Flag.readOnly != 0 ? .readOnly : []
+    }
 
     /// Mounts a file system at a path, making the directory if it is not there.
     @discardableResult

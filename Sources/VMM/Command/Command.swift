@@ -66,7 +66,7 @@ public enum Command {
 
   private static func explain(_ options: Options) throws(Failure) -> String {
     let root = try options.root.map { path throws(Failure) in try directory(path) }
-    let file = try ProgramFile(path: options.image ?? [], root: root, volumes: options.volumes)
+    let file = try ProgramFile(path: options.image ?? [], root: root, mountPoints: options.mountPoints)
     var volumes: [GuestView.Volume] = []
     for volume in options.volumes {
       volumes.append(GuestView.Volume(guest: volume.guest, descriptor: try directory(volume.host)))
@@ -94,7 +94,11 @@ public enum Command {
   }
 
   /// Checks that whatever is attached within a host directory finds a directory to be attached at: the guest cannot make one there.
-  private static func checkMountPoints(root: CInt?, volumes: [GuestView.Volume]) throws(Failure) {
+  /// What lies within a directory in the guest's memory is made there.
+  private static func checkMountPoints(
+    root: CInt?, volumes: [GuestView.Volume], temporary: [Options.TemporaryDirectory]
+  ) throws(Failure) {
+    func isIn(_ guest: [UInt8], _ outer: [UInt8]) -> Bool { guest.starts(with: outer + [slash]) }
     if let root {
       for path in ["/dev", "/proc"] where !GuestView(root: root).isDirectory(Array(path.utf8)) {
         throw Failure(
@@ -102,16 +106,17 @@ public enum Command {
         )
       }
     }
-    for (index, volume) in volumes.enumerated() {
-      let earlier = volumes[..<index]
-      guard root != nil || earlier.contains(where: { volume.guest.starts(with: $0.guest + [slash]) }) else { continue }
-      guard GuestView(root: root, volumes: Array(earlier)).isDirectory(volume.guest) else {
+    func check(_ guest: [UInt8], in earlier: ArraySlice<GuestView.Volume>) throws(Failure) {
+      if temporary.contains(where: { isIn(guest, $0.guest) }) { return }
+      guard root != nil || earlier.contains(where: { isIn(guest, $0.guest) }) else { return }
+      guard GuestView(root: root, volumes: Array(earlier)).isDirectory(guest) else {
         throw Failure(
           .directory,
-          "there is no directory \(Options.show(volume.guest)) for the volume in what is attached there already: make one"
-        )
+          "there is no directory \(Options.show(guest)) for the volume in what is attached there already: make one")
       }
     }
+    for (index, volume) in volumes.enumerated() { try check(volume.guest, in: volumes[..<index]) }
+    for directory in temporary { try check(directory.guest, in: volumes[...]) }
   }
 
   /// Opens everything that the options name and turns them into a machine's configuration.
@@ -178,6 +183,9 @@ public enum Command {
           descriptor: descriptor, guest: volume.guest, readOnly: volume.readOnly, cache: volume.cache))
       volumes.append(GuestView.Volume(guest: volume.guest, descriptor: descriptor))
     }
+    configuration.memoryMounts = options.temporary.map {
+      BootContent.Mount(path: $0.guest, mebibyteLimit: $0.mebibyteLimit)
+    }
     if root == nil {
       configuration.files = GuestEnvironment.etc(hostName: options.hostName, networks: configuration.networks)
     }
@@ -185,7 +193,7 @@ public enum Command {
     if options.action == .selfTest {
       configuration.flags |= MachineConfiguration.selfTestFlag
     } else {
-      let file = try ProgramFile(path: options.image ?? [], root: root, volumes: options.volumes)
+      let file = try ProgramFile(path: options.image ?? [], root: root, mountPoints: options.mountPoints)
       try ForeignKernel.check(options, kind: file.kind)
       switch file.kind {
       case .osvImage: configuration.kernelDescriptor = file.descriptor
@@ -207,7 +215,7 @@ public enum Command {
         }
       }
     }
-    try checkMountPoints(root: root, volumes: volumes)
+    try checkMountPoints(root: root, volumes: volumes, temporary: options.temporary)
     if let path = options.control { configuration.controlDescriptor = try ControlClient.listen(path) }
     configuration.content = content
     return configuration

@@ -64,11 +64,16 @@ enum OptionTable {
       help: "attach a host directory, writable unless :ro; cache=none, auto or always; repeats"
     ) { options, value throws(Failure) in
       let volume = try OptionValue.volume(value)
-      if options.volumes.contains(where: { $0.guest == volume.guest }) {
-        throw Failure(.usage, "two volumes want the same place in the guest, \(Options.show(volume.guest))")
-      }
+      try OptionValue.checkIsFree(volume.guest, options)
       if options.volumes.count >= 16 { throw Failure(.usage, "there may be 16 volumes at most") }
       options.volumes.append(volume)
+    },
+    Option("tmpfs", argument: "GUEST[:SIZE]", help: "an empty directory in the guest's memory (half of it); repeats") {
+      options, value throws(Failure) in
+      let directory = try OptionValue.temporaryDirectory(value)
+      try OptionValue.checkIsFree(directory.guest, options)
+      if options.temporary.count >= 16 { throw Failure(.usage, "there may be 16 directories of --tmpfs at most") }
+      options.temporary.append(directory)
     },
     Option("root", argument: "DIR", help: "use a host directory as the guest's root; PROGRAM is then a path in it") {
       options, value throws(Failure) in

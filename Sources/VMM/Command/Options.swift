@@ -36,6 +36,14 @@ public struct Options: Equatable {
     var depth: Int { guest.split(separator: UInt8(ascii: "/")).count }
   }
 
+  /// An empty file system in the guest's memory.
+  public struct TemporaryDirectory: Equatable, Sendable {
+    /// The absolute path in the guest.
+    public var guest: [UInt8]
+    /// What it may hold, in MiB; 0: half of the guest's memory.
+    public var mebibyteLimit: UInt32 = 0
+  }
+
   /// The self-tests that have a name (Guest/Kernel): the first checks threads, the others make a defect that has to be noticed.
   static let selfTests = [
     "threads", "boot-stack", "thread-stack", "overrun", "underrun", "wrote-before", "wrote-behind", "use-after-free",
@@ -58,6 +66,10 @@ public struct Options: Equatable {
   public var commandLine: [UInt8]?
   /// Host directories to attach: outer ones before those within them, otherwise in the order given.
   public var volumes: [Volume] = []
+  /// Empty file systems in the guest's memory.
+  public var temporary: [TemporaryDirectory] = []
+  /// Where something is mounted in the guest, and hides what was there.
+  var mountPoints: [[UInt8]] { volumes.map(\.guest) + temporary.map(\.guest) }
   /// The host directory that is the guest's root, nil for a RAM file system.
   public var root: [UInt8]?
   /// Network interfaces.
@@ -203,6 +215,30 @@ enum OptionValue {
       path.append(contentsOf: piece)
     }
     return path.isEmpty ? [UInt8(ascii: "/")] : path
+  }
+
+  /// Refuses a place in the guest that is taken.
+  static func checkIsFree(_ guest: [UInt8], _ options: Options) throws(Failure) {
+    guard !options.mountPoints.contains(guest) else {
+      throw Failure(.usage, "two volumes want the same place in the guest, \(Options.show(guest))")
+    }
+  }
+
+  /// "GUEST[:SIZE]".
+  static func temporaryDirectory(_ bytes: [UInt8]) throws(Failure) -> Options.TemporaryDirectory {
+    var path = bytes
+    var limit: UInt64 = 0
+    if let colon = bytes.lastIndex(of: UInt8(ascii: ":")) {
+      guard let size = ByteSize.parse(Array(bytes[(colon + 1)...])), size >= 1 << 20, size <= 256 << 30 else {
+        throw Failure(.usage, "--tmpfs wants a size with M or G behind it, from 1M to 256G, not \(Options.show(bytes))")
+      }
+      limit = size >> 20
+      path = Array(bytes[..<colon])
+    }
+    guard let guest = guestPath(path), guest.count > 1 else {
+      throw Failure(.usage, "--tmpfs wants an absolute path below / in the guest, not \(Options.show(path))")
+    }
+    return Options.TemporaryDirectory(guest: guest, mebibyteLimit: UInt32(limit))
   }
 
   /// "HOST:GUEST[:ro][,cache=none|auto|always]".

@@ -6,7 +6,7 @@ extension ForeignKernel {
   init(_ options: Options, file: ProgramFile) throws(Failure) {
     let isUnheeded =
       options.root != nil || options.control != nil || options.statistics != nil || options.tracesBoot
-      || options.balloonByteCount > 0 || options.log != 0 || !options.arguments.isEmpty
+      || !options.temporary.isEmpty || options.balloonByteCount > 0 || options.log != 0 || !options.arguments.isEmpty
     guard !isUnheeded else {
       throw Failure(
         .usage,

@@ -25,7 +25,7 @@ struct ProgramFile {
   let guestFile: [UInt8]
 
   /// Opens `path`, beneath the directory `root` if there is one.
-  init(path: [UInt8], root: CInt?, volumes: [Options.Volume]) throws(Failure) {
+  init(path: [UInt8], root: CInt?, mountPoints: [[UInt8]]) throws(Failure) {
     let name = Options.show(path)
     var descriptor: CInt = -1
     var inRoot = false
@@ -53,10 +53,10 @@ struct ProgramFile {
     self.descriptor = descriptor
     self.name = name
     mode = status.st_mode
-    guestPath = Self.place(path, isInRoot: inRoot, volumes: volumes)
-    let real = HostFile.path(of: descriptor).map { Self.place($0, isInRoot: false, volumes: volumes) }
+    guestPath = Self.place(path, isInRoot: inRoot, mountPoints: mountPoints)
+    let real = HostFile.path(of: descriptor).map { Self.place($0, isInRoot: false, mountPoints: mountPoints) }
     // A root of its own has its own links, and a volume in the way leaves no choice.
-    guestFile = inRoot || Self.isHidden(guestPath, volumes) ? guestPath : real ?? guestPath
+    guestFile = inRoot || Self.isHidden(guestPath, mountPoints) ? guestPath : real ?? guestPath
   }
 
   /// The files that a guest without a root of its own is given to run it.
@@ -96,7 +96,7 @@ struct ProgramFile {
   }
 
   /// The guest's path of the program: the host's absolute one, unless a volume would hide it there.
-  private static func place(_ path: [UInt8], isInRoot: Bool, volumes: [Options.Volume]) -> [UInt8] {
+  private static func place(_ path: [UInt8], isInRoot: Bool, mountPoints: [[UInt8]]) -> [UInt8] {
     var pieces: [ArraySlice<UInt8>] = []
     var text = path
     if text.first != UInt8(ascii: "/"), !isInRoot {
@@ -109,12 +109,12 @@ struct ProgramFile {
       if piece.elementsEqual("..".utf8) { _ = pieces.popLast() } else { pieces.append(piece) }
     }
     let whole = pieces.flatMap { [UInt8(ascii: "/")] + $0 }
-    let isMoved = !isInRoot && isHidden(whole, volumes)
+    let isMoved = !isInRoot && isHidden(whole, mountPoints)
     return isMoved ? [UInt8(ascii: "/")] + (pieces.last.map(Array.init) ?? []) : whole
   }
 
-  /// Whether a volume lies over a path.
-  private static func isHidden(_ path: [UInt8], _ volumes: [Options.Volume]) -> Bool {
-    volumes.contains { path.starts(with: $0.guest + [UInt8(ascii: "/")]) || path == $0.guest }
+  /// Whether something is mounted over a path.
+  private static func isHidden(_ path: [UInt8], _ mountPoints: [[UInt8]]) -> Bool {
+    mountPoints.contains { path.starts(with: $0 + [UInt8(ascii: "/")]) || path == $0 }
   }
 }

@@ -27,14 +27,16 @@ public struct BootContent {
     }
   }
 
-  /// A directory attached by virtio-fs.
+  /// A file system that the guest mounts.
   public struct Mount: Sendable {
     /// Absolute path in the guest.
     public var path: [UInt8]
-    /// Index into the devices.
+    /// Index into the devices; without meaning if it is in memory.
     public var deviceIndex: UInt32
     /// Whether it is attached read-only.
     public var readOnly: Bool
+    /// MiB that a file system in the guest's memory may hold, 0 for half of that; nil: it is a directory of the host, attached by virtio-fs.
+    public var mebibyteLimit: UInt32?
 
     /// A mount with all its fields.
     public init(path: [UInt8], deviceIndex: UInt32, readOnly: Bool) {
@@ -42,6 +44,15 @@ public struct BootContent {
       self.deviceIndex = deviceIndex
       self.readOnly = readOnly
     }
+
+    /// An empty file system in the guest's memory.
+    public init(path: [UInt8], mebibyteLimit: UInt32) {
+      self.init(path: path, deviceIndex: 0, readOnly: false)
+      self.mebibyteLimit = mebibyteLimit
+    }
+
+    /// How many names its path has.
+    var depth: Int { path.split(separator: UInt8(ascii: "/")).count }
   }
 
   /// argv; at least one.
@@ -106,7 +117,11 @@ public struct BootContent {
       var record = BootMount()
       record.pathOffset = add(mount.path)
       record.deviceIndex = mount.deviceIndex
-      record.flags = mount.readOnly ? 1 : 0
+      record.flags = mount.readOnly ? BootMount.Flag.readOnly : 0
+      if let limit = mount.mebibyteLimit {
+        record.flags |= BootMount.Flag.memory
+        record.mebibyteLimit = limit
+      }
       append(record)
     }
     head.devicesOffset = offset()

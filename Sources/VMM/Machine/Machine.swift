@@ -42,6 +42,8 @@ public struct MachineConfiguration {
   public var completionDelay: UInt32 = 0
   /// Directories to attach, "/" first if it is among them.
   public var shares: [SharedDirectory] = []
+  /// Empty file systems in the guest's memory.
+  public var memoryMounts: [BootContent.Mount] = []
   /// Give up privileges before the guest runs.
   public var isJailed = true
   /// How to tell the end.
@@ -241,13 +243,19 @@ public final class Machine: @unchecked Sendable {
     var content = configuration.content
     content.files = files.files
     content.devices = devices.board.descriptions
-    content.mounts = devices.mounts
+    content.mounts = Self.mounts(devices, configuration)
     content.networks = devices.networkDescriptions
     bootInformation = try Self.lay(content, head: head, allocator: allocator)
     memory.provide(allocator.end, count: BootInformation.preparedByteCount)
     self.timeline.mark("boot information laid down")
     do throws(KVMError) { try prepare(boot, entry: kernel.file.entry) } catch { throw Failure(error) }
     self.timeline.mark("registers set")
+  }
+
+  /// What the guest mounts: what lies within another comes after it.
+  static func mounts(_ devices: MachineDevices, _ configuration: MachineConfiguration) -> [BootContent.Mount] {
+    let mounts = devices.mounts + configuration.memoryMounts
+    return mounts.enumerated().sorted { ($0.element.depth, $0.offset) < ($1.element.depth, $1.offset) }.map(\.element)
   }
 
   /// Sets the registers of `vcpu` to start at `entry`, an offset in the kernel image.

@@ -9,7 +9,7 @@ import VirtioABI
 extension Machine {
   /// The failure that the guest's word means; a hostile guest may write anything.
   func startFailure(_ value: UInt32) -> Failure {
-    let mounts = devices.mounts.map(\.path)
+    let mounts = Self.mounts(devices, configuration).map(\.path)
     return Failure(
       BootFailure(value), program: configuration.content.program ?? configuration.content.arguments.first ?? [],
       mounts: mounts, workingDirectory: configuration.content.workingDirectory ?? [UInt8(ascii: "/")])

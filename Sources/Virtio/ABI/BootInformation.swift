@@ -206,18 +206,26 @@ public struct BootFile {
   public init() {}
 }
 
-/// A directory of the host that is attached by virtio-fs.
+/// A file system to be mounted: a directory of the host that is attached by virtio-fs, or an empty one in the guest's memory.
 public struct BootMount {
   /// Offset of the mount point's absolute path (NUL-terminated).
   public var pathOffset: UInt32 = 0
   /// Index into the table of devices.
   public var deviceIndex: UInt32 = 0
-  /// Bit 0: read-only.
+  /// `Flag` bits.
   public var flags: UInt32 = 0
-  /// Keeps the entry a multiple of 8 bytes.
-  public var reserved: UInt32 = 0
+  /// What a file system in memory may hold, in MiB; 0: half of the guest's memory.
+  public var mebibyteLimit: UInt32 = 0
   /// An empty entry.
   public init() {}
+
+  /// Bits of `flags`.
+  public enum Flag {
+    /// Read-only.
+    public static let readOnly: UInt32 = 1
+    /// It is in the guest's memory, and there is no device.
+    public static let memory: UInt32 = 2
+  }
 }
 
 /// A virtio-pci device that osv-run has placed and described; the kernel reads no configuration space.

@@ -16,7 +16,7 @@ import VirtioQueue
 /// When to move, from the time that the vCPU has waited.
 struct PlacementRule {
   /// Nanoseconds between two looks, at least; after the largest a new time begins.
-  static let window: ClosedRange<UInt64> = 10_000_000...100_000_000
+  static let window: ClosedRange<UInt64> = 4_000_000...100_000_000
   /// A vCPU that waits more than one part in so many shares its processor.
   static let tolerated: UInt64 = 8
   /// Most looks that are left out after a move that did not help.
