@@ -99,7 +99,7 @@ import Testing
     #expect(throws: Errno.EINVAL) { try region.protect(1..<4_097, .read) }
   }
 
-  /// A server on a thread of its own: it sends back what comes, and says goodbye at the end.
+  /// A connection of this very thread, from its beginning to its end.
   @Test func connectionsAreAcceptedReadAndWritten() throws {
     let listener = try Listener(port: 0)
     let port = try listener.port()
@@ -144,7 +144,7 @@ import Testing
     #expect(try events(poller) == [3: .writing])
     connection.finishWriting()
     #expect(recv(client, &answer, 10, 0) == 0)
-    // Its buffers get full, and then it takes no more.
+    // Another listener of ours may have the same port, and no other program's.
     let second = try Listener(port: port)
     #expect(try second.port() == port)
     #expect(throws: Errno.EADDRINUSE) {
@@ -184,6 +184,13 @@ import Testing
     let piece = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 16, alignment: 1)
     defer { piece.deallocate() }
     piece.initializeMemory(as: UInt8.self, repeating: 7)
+    let waiting = try Poller()
+    try waiting.add(listener, token: 0)
+    try waiting.wait(milliseconds: 5000) { _ in }
+    try waiting.change(listener, to: [], token: 0)
+    var isTold = false
+    try waiting.wait(milliseconds: 0) { _ in isTold = true }
+    #expect(!isTold)
     guard let connection = try listener.accept() else {
       Issue.record("no connection")
       return

@@ -49,6 +49,47 @@ import VirtioTestGuest
     #expect(report.dropped == 0 && report.refused == 0)
   }
 
+  /// The worker is awake while the guest answers eight requests one after the other: it sends them in few batches, not one by one.
+  @Test func answersLeaveTogether() throws {
+    let guest = try NetGuest()
+    var batches: [UInt64] = []
+    for round in 0..<40 {
+      for index in 0..<8 { _ = guest.post(2048, index: index) }
+      let before = guest.device.report.transmitted.batches
+      guest.network.deliver((0..<8).map { TestFrame(Frames.plain(60, seed: $0)) })
+      while guest.driver.queues[0].usedIndex != UInt16(8 * (round + 1)) {}
+      for index in 0..<8 {
+        guest.driver.queues[1].send([UInt8](repeating: 0, count: 12) + Frames.plain(60), index: index)
+      }
+      guest.driver.kick(1)
+      #expect(eventually { guest.driver.queues[1].usedIndex == UInt16(8 * (round + 1)) })
+      batches.append(guest.device.report.transmitted.batches - before)
+    }
+    // A worker that has been away from its processor meanwhile sends what there is.
+    #expect(batches.sorted()[20] <= 2, "\(batches)")
+  }
+
+  /// A driver that comes while answers of the one before wait finds its queue served.
+  @Test func aResetWhileAnswersWait() throws {
+    let guest = try NetGuest()
+    for round in 0..<20 {
+      let driver =
+        round == 0
+        ? guest.driver
+        : TestDriver(guest.function, guest.guest, queueCount: 3, queueSize: 32, features: NetGuest.everything)
+      for index in 0..<8 { _ = driver.queues[0].post(2048, index: index) }
+      driver.kick(0)
+      guest.network.deliver((0..<8).map { TestFrame(Frames.plain(60, seed: $0)) })
+      #expect(eventually { driver.queues[0].usedIndex == 8 })
+      driver.queues[1].send([UInt8](repeating: 0, count: 12) + Frames.plain(60), index: 0)
+      if round % 2 == 1 {
+        driver.kick(1)
+        #expect(eventually { driver.queues[1].usedIndex == 1 })
+      }
+      guest.function.writeBAR(at: 20, count: 1, 0)
+    }
+  }
+
   /// Answers wait for one another, but not for those that never come.
   @Test func fewerAnswersThanRequestsAreSentAllTheSame() throws {
     let guest = try NetGuest()

@@ -1,23 +1,26 @@
-// The items: hash tables, each with a lock and its items in the order of their last use.
+// The items: parts of them by the hash of their keys, each with a lock, a table and a ring of memory.
 //
-// An item is one block: what is known of it, its key, its value and the line's end that follows it in answers. What a shard holds is bounded;
-// the items that were not used for longest go first. Keys are hashed with a seed that nobody outside knows.
+// A part's items lie one behind the other in its ring, in the order in which they were stored; the oldest make room for new ones, and memory is never
+// more than was given. What is read and has become old is stored anew, if that cannot hit itself, so what is in use stays. Keys are hashed with a seed
+// that nobody outside knows.
 import GuestAPI
 
 /// What stands in front of an item's key.
 struct ItemHead {
+  /// Bytes of the block, a multiple of 16. The filling at the ring's end has only that and `isLive`.
+  var blockByteCount: Int32
+  var isLive: Bool
+  /// Seconds since 1970 at which it was stored, and at which it is no more (0: never).
+  var stored = 0
+  var expiry = 0
   var nextInBucket: UnsafeMutablePointer<ItemHead>?
-  var older: UnsafeMutablePointer<ItemHead>?
-  var newer: UnsafeMutablePointer<ItemHead>?
-  var hash: Int
-  /// Unique for each change of an item.
-  var version: UInt64
-  /// Seconds since 1970 at which it is no more; 0: never.
-  var expiry: Int
-  var flags: UInt32
-  var keyByteCount: Int32
+  var hash = 0
+  /// Unique for each change of an item of the part.
+  var version: UInt64 = 0
+  var flags: UInt32 = 0
+  var keyByteCount: Int32 = 0
   /// Of the value alone.
-  var valueByteCount: Int
+  var valueByteCount = 0
 }
 
 typealias Item = UnsafeMutablePointer<ItemHead>
@@ -28,43 +31,38 @@ extension Item {
   var value: UnsafeMutableRawPointer { key + Int(pointee.keyByteCount) }
   /// The value with the end of its line.
   var line: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: value, count: pointee.valueByteCount + 2) }
-  /// What its block takes of the program's memory, which gives out powers of two, with 16 bytes in front.
-  var byteCount: Int {
-    let used = MemoryLayout<ItemHead>.stride + Int(pointee.keyByteCount) + pointee.valueByteCount + 2 + 16
-    return 1 << (Int.bitWidth - (used - 1).leadingZeroBitCount)
-  }
-
-  static func make(key: UnsafeRawBufferPointer, hash: Int, valueByteCount: Int) -> Item {
-    let block = UnsafeMutableRawPointer.allocate(
-      byteCount: MemoryLayout<ItemHead>.stride + key.count + valueByteCount + 2, alignment: 16)
-    let item = block.initializeMemory(
-      as: ItemHead.self,
-      to: ItemHead(
-        hash: hash, version: 0, expiry: 0, flags: 0, keyByteCount: Int32(key.count), valueByteCount: valueByteCount))
-    item.key.copyMemory(from: key.baseAddress!, byteCount: key.count)
-    (item.value + valueByteCount).storeBytes(of: 0x0d, as: UInt8.self)
-    (item.value + valueByteCount + 1).storeBytes(of: 0x0a, as: UInt8.self)
-    return item
-  }
 }
 
 /// A part of the items, used with its lock.
 final class Shard {
   let lock = Lock()
   private var buckets: UnsafeMutableBufferPointer<Item?>
-  private var oldest: Item?
-  private var newest: Item?
-  private let byteLimit: Int
+  private let ring: UnsafeMutableRawPointer
+  private let capacity: Int
+  /// Where the next block goes, where the oldest is, and whether the next has begun anew at the ring's beginning while the oldest has not.
+  private var head = 0
+  private var tail = 0
+  private var isWrapped = false
   private var lastVersion: UInt64 = 0
+  /// From then on items stored before it are no more; 0: no such time.
+  private var flushTime = 0
   private(set) var count = 0
   private(set) var byteCount = 0
   private(set) var evictions = 0
   private(set) var total = 0
 
-  init(byteLimit: Int) {
-    self.byteLimit = byteLimit
+  /// - Parameter capacity: bytes of the ring, a multiple of 16.
+  init(capacity: Int) {
+    self.capacity = capacity
+    // Pages of it are there once they are used.
+    ring = .allocate(byteCount: capacity, alignment: 16)
     buckets = .allocate(capacity: 1024)
     buckets.initialize(repeating: nil)
+  }
+
+  /// Bytes of a block for a key and a value.
+  static func blockByteCount(key: Int, value: Int) -> Int {
+    (MemoryLayout<ItemHead>.stride + key + value + 2 + 15) & ~15
   }
 
   /// The item of a key, nil if there is none (any more).
@@ -74,7 +72,8 @@ final class Shard {
       if item.pointee.hash == hash, Int(item.pointee.keyByteCount) == key.count,
         UnsafeRawBufferPointer(start: item.key, count: key.count).elementsEqual(key)
       {
-        if item.pointee.expiry != 0, item.pointee.expiry <= now {
+        let isFlushed = flushTime != 0 && now >= flushTime && item.pointee.stored < flushTime
+        guard !isFlushed, item.pointee.expiry == 0 || item.pointee.expiry > now else {
           remove(item)
           return nil
         }
@@ -85,34 +84,111 @@ final class Shard {
     return nil
   }
 
-  /// The item was used just now.
-  func touch(_ item: Item) {
-    guard newest != item else { return }
+  /// The item was read just now: where it is now.
+  func touch(_ item: Item) -> Item {
+    let offset = UnsafeMutableRawPointer(item) - ring
+    let size = Int(item.pointee.blockByteCount)
+    let age = head > offset ? head - offset : head + capacity - offset
+    let distance = offset >= tail ? offset - tail : offset + capacity - tail
+    // Where there is no room, making it takes a block's size, as much to fill the ring's end, and what is left of the last one that went.
+    let hasRoom = isWrapped ? tail - head >= size : capacity - head >= size
+    guard age > capacity / 4, hasRoom || distance > 2 * size + capacity / 4 else { return item }
     unlink(item)
-    link(item)
+    let copy = reserve(size)
+    UnsafeMutableRawPointer(copy).copyMemory(from: UnsafeMutableRawPointer(item), byteCount: size)
+    item.pointee.isLive = false
+    link(copy)
+    return copy
   }
 
-  /// Takes an item over, in the place of `old` if there was one.
-  func insert(_ item: Item, replacing old: Item?) {
-    if let old { remove(old) }
+  /// A new item with that key, whose value is to be filled in, in the place of one that has been removed before.
+  func insert(
+    key: UnsafeRawBufferPointer, hash: Int, valueByteCount: Int, flags: UInt32, expiry: Int, now: Int
+  ) -> Item {
+    let item = reserve(Self.blockByteCount(key: key.count, value: valueByteCount))
     lastVersion += 1
+    total += 1
+    item.pointee.stored = now
+    item.pointee.expiry = expiry
+    item.pointee.hash = hash
     item.pointee.version = lastVersion
-    byteCount += item.byteCount
-    while byteCount > byteLimit, let oldest {
-      evictions += 1
-      remove(oldest)
+    item.pointee.flags = flags
+    item.pointee.keyByteCount = Int32(key.count)
+    item.pointee.valueByteCount = valueByteCount
+    item.key.copyMemory(from: key.baseAddress!, byteCount: key.count)
+    (item.value + valueByteCount).storeBytes(of: 0x0d, as: UInt8.self)
+    (item.value + valueByteCount + 1).storeBytes(of: 0x0a, as: UInt8.self)
+    link(item)
+    return item
+  }
+
+  /// Takes an item away. What it held stays as it is until the next is stored.
+  func remove(_ item: Item) {
+    unlink(item)
+    item.pointee.isLive = false
+  }
+
+  func removeAll() {
+    buckets.update(repeating: nil)
+    (head, tail, isWrapped) = (0, 0, false)
+    (count, byteCount) = (0, 0)
+  }
+
+  /// From that time on what has been stored before is no more.
+  func flush(at time: Int) { flushTime = time }
+
+  // MARK: The ring
+
+  private func block(_ offset: Int) -> Item { (ring + offset).assumingMemoryBound(to: ItemHead.self) }
+
+  /// A block at the head, of at most a quarter of the ring; older ones make room.
+  private func reserve(_ size: Int) -> Item {
+    while true {
+      if head == tail, !isWrapped { (head, tail) = (0, 0) }
+      if isWrapped {
+        if tail - head >= size { break }
+        dropOldest()
+      } else if capacity - head >= size {
+        break
+      } else {
+        if head < capacity { fill(capacity - head) }
+        (head, isWrapped) = (0, true)
+      }
     }
+    let item = block(head)
+    item.initialize(to: ItemHead(blockByteCount: Int32(size), isLive: true))
+    head += size
+    return item
+  }
+
+  /// A block of nothing up to the ring's end, which may be smaller than an item's head.
+  private func fill(_ size: Int) {
+    (ring + head).storeBytes(of: Int32(size), as: Int32.self)
+    (ring + head + MemoryLayout<Int32>.size).storeBytes(of: false, as: Bool.self)
+  }
+
+  private func dropOldest() {
+    let size = Int((ring + tail).load(as: Int32.self))
+    if (ring + tail + MemoryLayout<Int32>.size).load(as: Bool.self) {
+      evictions += 1
+      unlink(block(tail))
+    }
+    tail += size
+    if tail == capacity { (tail, isWrapped) = (0, false) }
+  }
+
+  // MARK: The table
+
+  private func link(_ item: Item) {
     if count >= buckets.count { grow() }
     let bucket = item.pointee.hash & (buckets.count - 1)
     item.pointee.nextInBucket = buckets[bucket]
     buckets[bucket] = item
-    link(item)
     count += 1
-    total += 1
+    byteCount += Int(item.pointee.blockByteCount)
   }
 
-  /// Takes an item away.
-  func remove(_ item: Item) {
+  private func unlink(_ item: Item) {
     let bucket = item.pointee.hash & (buckets.count - 1)
     if buckets[bucket] == item {
       buckets[bucket] = item.pointee.nextInBucket
@@ -121,37 +197,8 @@ final class Shard {
       while let one = before, one.pointee.nextInBucket != item { before = one.pointee.nextInBucket }
       before?.pointee.nextInBucket = item.pointee.nextInBucket
     }
-    unlink(item)
     count -= 1
-    byteCount -= item.byteCount
-    UnsafeMutableRawPointer(item).deallocate()
-  }
-
-  func removeAll() {
-    while let oldest { remove(oldest) }
-  }
-
-  /// No item that is here now lives longer than that.
-  func limit(to expiry: Int) {
-    var next = oldest
-    while let item = next {
-      if item.pointee.expiry == 0 || item.pointee.expiry > expiry { item.pointee.expiry = expiry }
-      next = item.pointee.newer
-    }
-  }
-
-  private func link(_ item: Item) {
-    item.pointee.older = newest
-    item.pointee.newer = nil
-    newest?.pointee.newer = item
-    newest = item
-    if oldest == nil { oldest = item }
-  }
-
-  private func unlink(_ item: Item) {
-    let (older, newer) = (item.pointee.older, item.pointee.newer)
-    if let older { older.pointee.newer = newer } else { oldest = newer }
-    if let newer { newer.pointee.older = older } else { newest = older }
+    byteCount -= Int(item.pointee.blockByteCount)
   }
 
   private func grow() {
@@ -176,15 +223,19 @@ final class Shard {
 final class Cache: @unchecked Sendable {
   private static let shardBits = 6
   static let keyLimit = 250
-  static let valueLimit = 1 << 20
 
   let byteLimit: Int
+  /// The largest value.
+  let valueLimit: Int
   private let shards: [Shard]
 
   init(byteLimit: Int) {
     self.byteLimit = byteLimit
     let count = 1 << Self.shardBits
-    shards = (0..<count).map { _ in Shard(byteLimit: byteLimit / count) }
+    let capacity = byteLimit / count & ~15
+    // A block is at most a quarter of a ring.
+    valueLimit = min(1 << 20, capacity / 4 - Shard.blockByteCount(key: Self.keyLimit, value: 0))
+    shards = (0..<count).map { _ in Shard(capacity: capacity) }
   }
 
   /// Runs the body with the shard of a key, locked.

@@ -1,6 +1,7 @@
 // A connection: what has come is carried out command by command, the answers are sent together.
 //
-// While answers wait for room nothing more is read, so a client that does not read holds no more than what one command answers.
+// While answers wait for room nothing more is read, so a client that does not read holds no more than `outputLimit` and a value. What all clients hold
+// together is bounded: who would take more is told so and closed.
 import GuestAPI
 
 final class Client {
@@ -10,39 +11,69 @@ final class Client {
   let cache: Cache
   let counters: Counters
   let own: UnsafeMutablePointer<Counters.One>
-  var input = ByteQueue(capacity: 2048)
-  var output = ByteQueue(capacity: 2048)
+  private let buffers: Buffers
+  private var accounted = 0
+  var input = ByteQueue()
+  var output = ByteQueue()
   /// Bytes of a value that was too large, to be passed over.
   var skipped = 0
+  /// Set while the rest of a line of `get` (with versions or not) is still to be answered.
+  var resumed: Bool?
   var isOver = false
 
-  private static let readByteCount = 16_384
   /// A command line is no longer than that.
   private static let lineLimit = 16_384
-  /// Answers of so many bytes are sent before the next command is carried out.
-  private static let outputLimit = 65_536
+  /// Answers of so many bytes are sent before the next command, or the next key of one, is carried out.
+  static let outputLimit = 65_536
+  /// How often one reads, or sends answers, before the others have their turn.
+  private static let share = 16
+  /// Whether it has had its turn and has more to do.
+  var isPending = false
 
-  init(_ connection: consuming Connection, cache: Cache, counters: Counters, own: UnsafeMutablePointer<Counters.One>) {
+  init(
+    _ connection: consuming Connection, cache: Cache, counters: Counters, own: UnsafeMutablePointer<Counters.One>,
+    buffers: Buffers
+  ) {
     self.connection = connection
     self.cache = cache
     self.counters = counters
     self.own = own
+    self.buffers = buffers
+    account()
   }
 
-  /// Does what can be done now. What is to be waited for; nil: the connection is at its end.
+  deinit { buffers.used -= accounted }
+
+  /// Does what can be done now, within its share; `isPending` says whether there is more. What is to be waited for; nil: the connection is at its end.
   func serve() -> Poller.Interest? {
+    isPending = false
     do throws(Errno) {
-      while true {
+      for _ in 0..<Self.share {
         guard try send() else { return .writing }
         if isOver { return nil }
-        if carryOut() { continue }
-        if output.count > 0 { continue }
-        let room = input.room(Self.readByteCount)
-        guard let count = try connection.read(into: room) else { return .reading }
+        if carryOut() {
+          if !account() {
+            output.append("SERVER_ERROR out of memory for connections\r\n")
+            isOver = true
+          }
+          continue
+        }
+        guard let count = try connection.read(into: buffers.incoming) else { return .reading }
         if count == 0 { return nil }
-        input.hasAdded(count)
+        input.append(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(buffers.incoming)[..<count]))
+        if !account() { return nil }
       }
+      isPending = true
+      return .reading
     } catch { return nil }
+  }
+
+  /// Counts what its queues take; false if all connections together take too much.
+  @discardableResult private func account() -> Bool {
+    let now = input.capacity + output.capacity
+    buffers.used += now - accounted
+    accounted = now
+    return buffers.used <= buffers.limit || now <= 2 * ByteQueue.usualCapacity
   }
 
   /// Sends the answers; false if some wait for room.
@@ -65,18 +96,18 @@ final class Client {
         if skipped > 0 { return hasWorked }
       }
       let bytes = input.bytes
-      guard let end = bytes.firstIndex(of: 0x0a) else {
-        if bytes.count > Self.lineLimit {
-          output.append("ERROR line too long\r\n")
-          isOver = true
-          return true
-        }
-        return hasWorked
+      let found = bytes.prefix(Self.lineLimit).firstIndex(of: 0x0a)
+      guard let end = found else {
+        guard bytes.count >= Self.lineLimit else { return hasWorked }
+        output.append("ERROR line too long\r\n")
+        isOver = true
+        return true
       }
       let length = end > 0 && bytes[end - 1] == 0x0d ? end - 1 : end
-      guard let used = perform(Words(UnsafeRawBufferPointer(rebasing: bytes[..<length])), following: end + 1) else {
-        return hasWorked
-      }
+      let words = Words(UnsafeRawBufferPointer(rebasing: bytes[..<length]))
+      let taken =
+        resumed.map { goOn(withVersion: $0, words, following: end + 1) } ?? perform(words, following: end + 1)
+      guard let used = taken else { return hasWorked }
       input.remove(used)
       hasWorked = true
     }

@@ -1,4 +1,4 @@
-// The commands of memcached's text protocol (protocol.txt of memcached 1.6), all that concern items.
+// The commands of memcached's text protocol (protocol.txt of memcached 1.6), but for get-and-touch and the meta commands.
 import GuestAPI
 
 /// How a value is stored.
@@ -65,14 +65,32 @@ extension Client {
 
   private func get(_ words: inout Words, withVersion: Bool, _ used: Int) -> Int {
     guard let first = words.next() else { return answer("ERROR\r\n", used) }
-    guard first.count <= Cache.keyLimit else { return answer("CLIENT_ERROR bad command line format\r\n", used) }
-    var next: UnsafeRawBufferPointer? = first
+    return get(first, &words, withVersion: withVersion, used)
+  }
+
+  /// Goes on with a line of keys of which enough for a while have been answered.
+  func goOn(withVersion: Bool, _ line: consuming Words, following: Int) -> Int {
+    var words = line
+    resumed = nil
+    return get(words.next(), &words, withVersion: withVersion, following)
+  }
+
+  /// The keys of a line, until there are answers enough: then the rest of the line stays where it is.
+  private func get(
+    _ first: UnsafeRawBufferPointer?, _ words: inout Words, withVersion: Bool, _ used: Int
+  ) -> Int {
+    var next = first
     let now = now
     while let key = next {
+      guard key.count <= Cache.keyLimit else { return answer("CLIENT_ERROR bad command line format\r\n", used) }
+      if output.count >= Self.outputLimit {
+        resumed = withVersion
+        return key.baseAddress! - input.bytes.baseAddress!
+      }
       own.pointee.gets += 1
       cache.with(key) { shard, hash in
-        guard let item = shard.find(key, hash, now: now) else { return }
-        shard.touch(item)
+        guard let found = shard.find(key, hash, now: now) else { return }
+        let item = shard.touch(found)
         own.pointee.hits += 1
         output.append("VALUE ")
         output.append(key)
@@ -88,7 +106,6 @@ extension Client {
         output.append(item.line)
       }
       next = words.next()
-      if let key = next, key.count > Cache.keyLimit { return answer("CLIENT_ERROR bad command line format\r\n", used) }
     }
     return answer("END\r\n", used)
   }
@@ -106,7 +123,7 @@ extension Client {
     }
     let isQuiet = isQuiet(&words)
     let count = Int(length)
-    guard count <= Cache.valueLimit, count <= cache.byteLimit / 256 else {
+    guard count <= cache.valueLimit else {
       skipped = count + 2
       // What was there under the key is not what the client thinks any more.
       if kind == .set { cache.with(key) { shard, hash in shard.find(key, hash, now: now).map { shard.remove($0) } } }
@@ -135,23 +152,19 @@ extension Client {
       }
       let kept = kind == .append || kind == .prepend ? old : nil
       let total = count + (kept?.pointee.valueByteCount ?? 0)
-      guard total <= Cache.valueLimit, total <= cache.byteLimit / 256 else {
-        return "SERVER_ERROR object too large for cache\r\n"
+      guard total <= cache.valueLimit else { return "SERVER_ERROR object too large for cache\r\n" }
+      let (newFlags, end) = (kept?.pointee.flags ?? UInt32(flags), kept?.pointee.expiry ?? expiry(seconds))
+      var parts = ByteQueue(capacity: kept == nil ? 16 : total + 16)
+      if let kept {
+        // The old value may make room for the new one.
+        let before = UnsafeRawBufferPointer(start: kept.value, count: kept.pointee.valueByteCount)
+        if kind == .append { parts.append(before) }
+        parts.append(value)
+        if kind == .prepend { parts.append(before) }
       }
-      let item = Item.make(key: key, hash: hash, valueByteCount: total)
-      var place = item.value
-      func put(_ bytes: UnsafeRawBufferPointer) {
-        guard let base = bytes.baseAddress, bytes.count > 0 else { return }
-        place.copyMemory(from: base, byteCount: bytes.count)
-        place += bytes.count
-      }
-      let before = kept.map { UnsafeRawBufferPointer(start: $0.value, count: $0.pointee.valueByteCount) }
-      if let before, kind == .append { put(before) }
-      put(value)
-      if let before, kind == .prepend { put(before) }
-      item.pointee.flags = kept?.pointee.flags ?? UInt32(flags)
-      item.pointee.expiry = kept?.pointee.expiry ?? expiry(seconds)
-      shard.insert(item, replacing: old)
+      if let old { shard.remove(old) }
+      let item = shard.insert(key: key, hash: hash, valueByteCount: total, flags: newFlags, expiry: end, now: now)
+      if total > 0 { item.value.copyMemory(from: (kept == nil ? value : parts.bytes).baseAddress!, byteCount: total) }
       return "STORED\r\n"
     }
     return answer(outcome, line + count + 2, quietly: isQuiet)
@@ -171,11 +184,11 @@ extension Client {
       result = up ? value &+ delta : value - min(value, delta)
       var digits = ByteQueue(capacity: 32)
       digits.append(result)
-      let item = Item.make(key: key, hash: hash, valueByteCount: digits.count)
+      let (flags, expiry) = (old.pointee.flags, old.pointee.expiry)
+      shard.remove(old)
+      let item = shard.insert(
+        key: key, hash: hash, valueByteCount: digits.count, flags: flags, expiry: expiry, now: now)
       item.value.copyMemory(from: digits.bytes.baseAddress!, byteCount: digits.count)
-      item.pointee.flags = old.pointee.flags
-      item.pointee.expiry = old.pointee.expiry
-      shard.insert(item, replacing: old)
       return nil
     }
     if let failure { return answer(failure, used, quietly: isQuiet) }
@@ -217,7 +230,7 @@ extension Client {
     let wasThere = cache.with(key) { shard, hash -> Bool in
       guard let item = shard.find(key, hash, now: now) else { return false }
       item.pointee.expiry = expiry(seconds)
-      shard.touch(item)
+      _ = shard.touch(item)
       return true
     }
     return answer(wasThere ? "TOUCHED\r\n" : "NOT_FOUND\r\n", used, quietly: isQuiet)
@@ -237,7 +250,7 @@ extension Client {
       }
     }
     let end = expiry(delay)
-    cache.forEach { shard in if end == 0 || end <= now { shard.removeAll() } else { shard.limit(to: end) } }
+    cache.forEach { shard in if end == 0 || end <= now { shard.removeAll() } else { shard.flush(at: end) } }
     return answer("OK\r\n", used, quietly: isQuiet)
   }
 

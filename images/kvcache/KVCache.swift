@@ -2,8 +2,8 @@
 //
 //   osv-run --net tap:t0,address=10.0.5.1/24 .build/images/kvcache.elf [-p PORT] [-m MEGABYTES] [-t THREADS]
 //
-// Every thread has a listener of its own at the port and serves the connections that come to it; they share the items. The least recently used
-// ones go when there is no room.
+// Every thread has a listener of its own at the port and serves the connections that come to it; they share the items, which take what -m says and no
+// more; what was not used for longest goes first. A value is at most a 256th of that, and 1 MiB.
 import GuestAPI
 
 @main struct KVCache {
@@ -16,10 +16,15 @@ import GuestAPI
       guard let text = rest.popFirst(), let value = Int(text), value > 0 else { usage() }
       switch option {
       case "-p" where value <= 65_535: port = value
-      case "-m" where value <= 1 << 20: megabytes = value
+      case "-m" where value <= 1 << 16: megabytes = value
       case "-t" where value <= 64: threads = value
       default: usage()
       }
+    }
+    guard megabytes <= roomInMegabytes else {
+      printError(
+        "kvcache: -m \(megabytes) is more than there is room for (\(roomInMegabytes)): give osv-run more --memory")
+      exit(2)
     }
     let cache = Cache(byteLimit: megabytes << 20)
     let counters = Counters(threads: threads)
@@ -37,8 +42,18 @@ import GuestAPI
     }
   }
 
+  /// What items may take: two thirds of the memory that is free: connections take up to a quarter of what items do, and the tables of keys something, too.
+  static var roomInMegabytes: Int {
+    guard let file = try? File("/proc/meminfo"), let bytes = try? file.readAll() else { return 0 }
+    for line in bytes.split(separator: UInt8(ascii: "\n")) where line.starts(with: Array("MemAvailable:".utf8)) {
+      let digits = line.filter { $0 >= 0x30 && $0 <= 0x39 }
+      return digits.reduce(0) { $0 * 10 + Int($1 - 0x30) } / 1024 * 2 / 3
+    }
+    return 0
+  }
+
   static func usage() -> Never {
-    printError("usage: kvcache.elf [-p PORT] [-m MEGABYTES] [-t THREADS]")
+    printError("usage: kvcache.elf [-p PORT] [-m MEGABYTES] [-t THREADS]; a value is at most a 256th of MEGABYTES (64)")
     exit(2)
   }
 }

@@ -47,7 +47,12 @@ final class Server: @unchecked Sendable {
   private let cache: Cache
   private let counters: Counters
   private let own: UnsafeMutablePointer<Counters.One>
+  private let buffers: Buffers
+  /// Whether nobody is accepted until somebody goes: there are no descriptors, or no memory.
+  private var isFull = false
   private var clients: [Client?] = []
+  /// Clients that have more to do than their turn has allowed.
+  private var pending: [Int] = []
   private var free: [Int] = []
   private static let listenerToken = -1
   /// Connections that are accepted in one turn.
@@ -59,6 +64,7 @@ final class Server: @unchecked Sendable {
     self.cache = cache
     self.counters = counters
     own = counters.next()
+    buffers = Buffers(limit: max(4 << 20, cache.byteLimit / 4 / counters.threads))
     try poller.add(listener, token: Self.listenerToken)
   }
 
@@ -66,13 +72,16 @@ final class Server: @unchecked Sendable {
   func run() {
     while true {
       do throws(Errno) {
-        try poller.wait { event in
-          if event.token == Self.listenerToken { accept() } else { serve(event) }
+        try poller.wait(milliseconds: pending.isEmpty ? nil : 0) { event in
+          if event.token == Self.listenerToken { accept() } else { serve(event.token) }
         }
       } catch {
         printError("kvcache: waiting for connections failed: \(error.message)")
         exit(1)
       }
+      let turn = pending
+      pending.removeAll(keepingCapacity: true)
+      for token in turn where clients[token]?.isPending == true { serve(token) }
     }
   }
 
@@ -80,45 +89,63 @@ final class Server: @unchecked Sendable {
     for _ in 0..<Self.acceptShare {
       do throws(Errno) {
         guard let connection = try listener.accept() else { return }
-        let token = free.popLast() ?? clients.count
+        let token = free.last ?? clients.count
         try poller.add(connection, token: token)
-        if token == clients.count { clients.append(nil) }
-        clients[token] = Client(connection, cache: cache, counters: counters, own: own)
+        if token == clients.count { clients.append(nil) } else { free.removeLast() }
+        clients[token] = Client(connection, cache: cache, counters: counters, own: own, buffers: buffers)
         own.pointee.connections += 1
         own.pointee.accepted += 1
       } catch {
-        // Without descriptors or memory connections wait until some are free.
-        sleep(milliseconds: 1)
+        // Connections wait until somebody goes.
+        isFull = (try? poller.change(listener, to: [], token: Self.listenerToken)) != nil
         return
       }
     }
   }
 
-  private func serve(_ event: Poller.Event) {
-    guard let client = clients[event.token] else { return }
+  private func serve(_ token: Int) {
+    guard let client = clients[token] else { return }
     let wanted = client.serve()
     if let wanted {
+      if client.isPending { pending.append(token) }
       guard wanted != client.interest else { return }
       client.interest = wanted
-      if (try? poller.change(client.connection, to: wanted, token: event.token)) != nil { return }
+      if (try? poller.change(client.connection, to: wanted, token: token)) != nil { return }
     }
     // The connection is closed with its client.
-    clients[event.token] = nil
-    free.append(event.token)
+    clients[token] = nil
+    free.append(token)
     own.pointee.connections -= 1
+    if isFull { isFull = (try? poller.change(listener, to: .reading, token: Self.listenerToken)) == nil }
   }
+}
+
+/// What a thread's connections share.
+final class Buffers {
+  /// Bytes that their queues take, and may.
+  var used = 0
+  let limit: Int
+  /// What has been read last; used until the next read.
+  let incoming = UnsafeMutableRawBufferPointer.allocate(byteCount: 65_536, alignment: 16)
+
+  init(limit: Int) { self.limit = limit }
 }
 
 /// Bytes that come in at the end and go at the beginning.
 struct ByteQueue: ~Copyable {
+  static let usualCapacity = 2048
+  /// A queue that was larger than that becomes usual again when it is empty.
+  private static let keptCapacity = 16_384
+
   private var memory: UnsafeMutableRawBufferPointer
   private var start = 0
   private var end = 0
 
-  init(capacity: Int) { memory = .allocate(byteCount: capacity, alignment: 16) }
+  init(capacity: Int = ByteQueue.usualCapacity) { memory = .allocate(byteCount: capacity, alignment: 16) }
 
   deinit { memory.deallocate() }
 
+  var capacity: Int { memory.count }
   var count: Int { end - start }
   /// What is in it. Valid until the queue is changed.
   var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: memory[start..<end]) }
@@ -144,7 +171,12 @@ struct ByteQueue: ~Copyable {
 
   mutating func remove(_ byteCount: Int) {
     start += byteCount
-    if start == end { (start, end) = (0, 0) }
+    guard start == end else { return }
+    (start, end) = (0, 0)
+    if memory.count > Self.keptCapacity {
+      memory.deallocate()
+      memory = .allocate(byteCount: Self.usualCapacity, alignment: 16)
+    }
   }
 
   mutating func append(_ bytes: UnsafeRawBufferPointer) {

@@ -174,6 +174,11 @@ public struct Poller: ~Copyable {
     try control(1, listener.descriptor, .reading, token)
   }
 
+  /// Waits for something else of a listener from now on: for nothing (`[]`), while nobody can be taken.
+  public borrowing func change(_ listener: borrowing Listener, to interest: Interest, token: Int) throws(Errno) {
+    try control(3, listener.descriptor, interest, token)
+  }
+
   /// Waits for a connection, too, until it is closed.
   public borrowing func add(
     _ connection: borrowing Connection, for interest: Interest = .reading, token: Int

@@ -3,7 +3,7 @@
 // Hardware has to be told. The kvm_pvm that we know has done so itself when it delivers an interrupt, and then telling it is an exit for
 // nothing (1 us; 5 us where that KVM runs on another hypervisor). No document promises that, so it is found out: the first interrupts are looked up
 // among those in service (Intel SDM 3, 11.8.4). If any of them is there, each is told from then on; if none is, none is looked up or told any more.
-// To look one up costs what telling costs. Interrupts that programs make (`int n`) never are in service and say nothing.
+// To look one up costs what telling costs. What programs make (`int n`) is no interrupt there: it ends as an exception.
 #if GUEST
   import Base
   import Instructions

@@ -138,23 +138,28 @@ extension FilterRule {
     ]
   }
 
+  /// Reading these files at a place: the account of a vCPU's time.
+  private static func reading(_ accounts: [CInt]) -> [FilterRule] {
+    // pread64
+    accounts.isEmpty ? [] : [FilterRule(17, .isOne(of: accounts.map { UInt32(bitPattern: $0) }, argument: 0))]
+  }
+
   /// accept4 of that one socket, and of nothing where there is none.
   private static func accepting(_ listener: CInt?) -> [FilterRule] {
     listener.map { [FilterRule(288, .isOne(of: [UInt32(bitPattern: $0)], argument: 0))] } ?? []
   }
 
   /// The rules of a kind of thread; `requests` are the ioctl numbers it may make, `listener` is the control socket; `writesFiles`:
-  /// a directory is shared for writing; `sockets` carry frames.
+  /// a directory is shared for writing; `sockets` carry frames; `accounts` are the files that tell of a vCPU's time.
   public static func rules(
     for kind: ThreadKind, requests: [UInt32], listener: CInt? = nil, writesFiles: Bool = false,
-    sockets: [CInt] = []
+    sockets: [CInt] = [], accounts: [CInt] = []
   ) -> [FilterRule] {
     let files = writesFiles ? files + changes : files
     return switch kind {
     case .process: [ioctls(requests)] + everywhere + files + machine + accepting(listener) + packets(on: sockets)
     case .device: [ioctls(requests)] + everywhere + files
-    // It reads frames (readv), and the account of the vCPU's time (pread64).
-    case .network: [ioctls(requests), FilterRule(19), FilterRule(17)] + everywhere + packets(on: sockets)
+    case .network: [ioctls(requests), FilterRule(19)] + everywhere + packets(on: sockets) + reading(accounts)  // readv
     case .console: [ioctls(requests), FilterRule(19)] + everywhere  // readv
     // It reads the account of memory, and interrupts the guest.
     case .control: [ioctls(requests), FilterRule(17)] + everywhere + accepting(listener)  // pread64

@@ -42,10 +42,11 @@ public enum Jail {
 
   /// Restricts the calling thread, and those it will start, to the calls of its kind.
   public static func restrict(
-    _ kind: ThreadKind, requests: [UInt32], listener: CInt? = nil, writesFiles: Bool = false, sockets: [CInt] = []
+    _ kind: ThreadKind, requests: [UInt32], listener: CInt? = nil, writesFiles: Bool = false, sockets: [CInt] = [],
+    accounts: [CInt] = []
   ) throws(JailError) {
     let rules = FilterRule.rules(
-      for: kind, requests: requests, listener: listener, writesFiles: writesFiles, sockets: sockets)
+      for: kind, requests: requests, listener: listener, writesFiles: writesFiles, sockets: sockets, accounts: accounts)
     let program = FilterProgram(rules)
     try check(program.install(), "installing the system-call filter")
   }

@@ -45,9 +45,11 @@ enum Thread {
 
 extension Thread {
   /// Restricts the calling thread to what its kind needs; ends the process if that fails.
-  static func restrict(_ kind: ThreadKind, requests: [UInt32], listener: CInt? = nil, sockets: [CInt] = []) {
+  static func restrict(
+    _ kind: ThreadKind, requests: [UInt32], listener: CInt? = nil, sockets: [CInt] = [], accounts: [CInt] = []
+  ) {
     do throws(JailError) {
-      try Jail.restrict(kind, requests: requests, listener: listener, sockets: sockets)
+      try Jail.restrict(kind, requests: requests, listener: listener, sockets: sockets, accounts: accounts)
     } catch {
       StandardStreams.report("osv-run: error E17: \(error.step) failed: \(StandardStreams.message(error.code))\n")
       _exit(125)

@@ -2,6 +2,7 @@
 
 import Jail
 import VirtioNet
+import VirtioQueue
 
 #if canImport(Glibc)
   import Glibc
@@ -36,9 +37,13 @@ struct NetworkDevices {
     let requests = configuration.requests
     let sockets = configuration.networks.compactMap(\.socket)
     let isJailed = configuration.isJailed
+    // The first interface's: one worker a vCPU has a place to look for.
+    let host = number == 0 ? LinuxPlacementHost() : nil
+    let placement = host.flatMap { WorkerPlacement(cpuCount: configuration.cpuCount, host: $0) }
+    let accounts = placement == nil ? [] : host?.descriptors ?? []
     var choices = VirtioNetwork.Configuration(address: network.mac) { body in
       Thread.start("net \(number)") {
-        if isJailed { Thread.restrict(.network, requests: requests, sockets: sockets) }
+        if isJailed { Thread.restrict(.network, requests: requests, sockets: sockets, accounts: accounts) }
         body()
       }
     }
@@ -47,9 +52,8 @@ struct NetworkDevices {
     choices.rate = network.rate
     if let capture { choices.capture = (capture, number) }
     choices.attach = attach
-    // The first interface's: one worker a vCPU has a place to look for.
-    if number == 0, let placement = WorkerPlacement(cpuCount: configuration.cpuCount) {
-      choices.place = { pair in if pair == 0 { placement.look() } }
+    if let placement {
+      choices.place = { pair in if pair == 0 { placement.look(now: MonotonicClock.now) } }
     }
     let passt = network.passt
     choices.onLinkLost = {

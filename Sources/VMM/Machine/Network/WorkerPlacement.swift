@@ -6,9 +6,9 @@
 // the exit of its end). The worker and a client that share a processor lose nothing, for they take turns. So while there is work the worker
 // looks how long its vCPU waits for a processor, and if that is long moves away from it, or, if it is elsewhere already, changes places with it.
 //
-// The host's scheduler goes on deciding for the vCPU, whose set of processors is as before when the move is over; the worker's lacks one. A
-// move that did not help is followed by a pause that doubles. Whoever sets affinities themselves (taskset, a container's runtime) is obeyed:
-// if a set is not what was left there, or allows no processor beside those of the vCPUs, nothing is moved any more.
+// The host's scheduler goes on deciding for the vCPU, which may run where it might before when the move is over (as a set of its own: processors that a
+// cpuset allows later are not in it); the worker's set lacks one. A move that did not help is followed by a pause that doubles. Whoever sets affinities
+// themselves (taskset, a container's runtime) is obeyed: if a set is not what was left there, nothing is moved any more.
 import CSystemCalls
 import Glibc
 import VirtioQueue
@@ -52,7 +52,7 @@ struct PlacementRule {
 /// A set of the host's processors.
 struct ProcessorSet: Equatable {
   /// Processors that it can name.
-  private static let limit = 1024
+  static let limit = 1024
   private var words = [UInt64](repeating: 0, count: limit / 64)
 
   /// The processors that a thread may run on; nil if the host does not say.
@@ -61,14 +61,20 @@ struct ProcessorSet: Equatable {
     if result < 0 { return nil }
   }
 
-  /// That one processor.
-  init(only processor: Int) { words[processor / 64] = 1 << UInt64(processor % 64) }
+  /// These processors.
+  init(_ processors: Int...) {
+    for processor in processors { words[processor / 64] |= 1 << UInt64(processor % 64) }
+  }
 
   /// The set without that processor.
   func removing(_ processor: Int) -> ProcessorSet {
     var set = self
     set.words[processor / 64] &= ~(1 << UInt64(processor % 64))
     return set
+  }
+
+  func contains(_ processor: Int) -> Bool {
+    (0..<Self.limit).contains(processor) && words[processor / 64] >> UInt64(processor % 64) & 1 != 0
   }
 
   var count: Int { words.reduce(0) { $0 + $1.nonzeroBitCount } }
@@ -79,25 +85,68 @@ struct ProcessorSet: Equatable {
   }
 }
 
+/// What a placement asks of the host: the two threads, where they are, and where they may be.
+protocol PlacementHost {
+  /// How long the vCPU has waited for a processor so far, in nanoseconds.
+  func waited() -> UInt64?
+  /// The processors that the vCPU and the calling worker are on; negative if the host does not say.
+  func processors() -> (vcpu: Int, worker: Int)
+  /// The processors that they may be on.
+  func sets() -> (vcpu: ProcessorSet, worker: ProcessorSet)?
+  /// Lets the vCPU be on these only; false if that cannot be.
+  func place(vcpu set: ProcessorSet) -> Bool
+  /// The same for the calling worker.
+  func place(worker set: ProcessorSet) -> Bool
+}
+
 // SAFETY: used by one worker's thread after `init`.
-/// The placement of the first vCPU, which is the process's first thread, and its queue pair's worker.
-final class WorkerPlacement: @unchecked Sendable {
-  private let vcpu: pid_t
-  private let cpuCount: Int
-  /// The vCPU's lines under /proc: what it has run and waited, and where it is.
-  private let account: CInt
-  private let state: CInt
+/// The placement of a vCPU and its queue pair's worker, used by the latter.
+final class WorkerPlacement<Host: PlacementHost>: @unchecked Sendable {
+  private let host: Host
   private let expected: ProcessorSet
   private var own: ProcessorSet
   private var rule = PlacementRule()
-  private var isOff = false
+  private(set) var isOff = false
 
-  /// The placement of a machine of so many vCPUs; nil if the host does not tell what it takes.
-  init?(cpuCount: Int) {
-    vcpu = getpid()
-    self.cpuCount = cpuCount
-    guard let set = ProcessorSet(of: vcpu), set.count > cpuCount else { return nil }
-    (expected, own) = (set, set)
+  /// The placement of a machine of so many vCPUs; nil if there is nothing to choose from.
+  init?(cpuCount: Int, host: Host) {
+    guard let sets = host.sets(), sets.vcpu.count > cpuCount, sets.vcpu == sets.worker else { return nil }
+    self.host = host
+    (expected, own) = (sets.vcpu, sets.vcpu)
+  }
+
+  /// Looks, if it is time to, and moves, if that is called for. While the worker has work.
+  func look(now: UInt64) {
+    guard !isOff, rule.isDue(now: now) else { return }
+    guard let waited = host.waited(), rule.shouldMove(now: now, waited: waited) else { return }
+    isOff = !move()
+  }
+
+  /// False if somebody else sets affinities, or the host refuses ours: then nothing is moved any more, and the worker may be anywhere.
+  private func move() -> Bool {
+    guard let sets = host.sets(), sets.worker == own else { return false }
+    let (there, here) = host.processors()
+    guard sets.vcpu == expected, expected.contains(there), expected.contains(here),
+      here == there || host.place(vcpu: ProcessorSet(here)) && host.place(vcpu: expected)
+    else {
+      _ = host.place(worker: expected)
+      return false
+    }
+    // The vCPU is where the worker has been, or was there before.
+    own = expected.removing(here)
+    return host.place(worker: own)
+  }
+}
+
+/// The host, with its files under /proc of the first vCPU, which is the process's first thread.
+final class LinuxPlacementHost: PlacementHost {
+  private let vcpu = getpid()
+  /// What the vCPU has run and waited, and where it is.
+  private let account: CInt
+  private let state: CInt
+
+  /// Nil if the host does not tell.
+  init?() {
     account = HostFile.open(Array("/proc/self/task/\(vcpu)/schedstat".utf8))
     state = HostFile.open(Array("/proc/self/task/\(vcpu)/stat".utf8))
     guard account >= 0, state >= 0 else {
@@ -111,39 +160,31 @@ final class WorkerPlacement: @unchecked Sendable {
     close(state)
   }
 
-  /// Looks, if it is time to, and moves, if that is called for. By the worker, while it has work.
-  func look() {
-    let now = MonotonicClock.now
-    guard !isOff, rule.isDue(now: now) else { return }
-    // schedstat(5): nanoseconds on a processor, nanoseconds waiting for one, turns.
-    guard let waited = Self.field(1, of: account), rule.shouldMove(now: now, waited: waited) else { return }
-    move()
+  /// The open files, which the worker reads.
+  var descriptors: [CInt] { [account, state] }
+
+  // proc_pid_schedstat: nanoseconds on a processor, nanoseconds waiting for one, turns.
+  func waited() -> UInt64? { ProcessLine.field(1, of: account) }
+
+  // proc_pid_stat(5): field 39 is the processor; what stands in front of the third is cut off.
+  func processors() -> (vcpu: Int, worker: Int) {
+    (ProcessLine.field(36, of: state).map { Int(truncatingIfNeeded: $0) } ?? -1, Int(osv_current_processor()))
   }
 
-  private func move() {
-    let here = Int(osv_current_processor())
-    // proc_pid_stat(5): field 39 is the processor; what stands in front of the third is cut off.
-    guard let field = Self.field(36, of: state), let set = ProcessorSet(of: vcpu), let worker = ProcessorSet(of: 0)
-    else {
-      return
-    }
-    let there = Int(truncatingIfNeeded: field)
-    guard set == expected, worker == own, set.removing(there) != set, set.removing(here) != set else {
-      isOff = true
-      return
-    }
-    if here != there {
-      guard ProcessorSet(only: here).apply(to: vcpu), set.apply(to: vcpu) else {
-        isOff = true
-        return
-      }
-    }
-    own = set.removing(here == there ? there : here)
-    isOff = !own.apply(to: 0)
+  func sets() -> (vcpu: ProcessorSet, worker: ProcessorSet)? {
+    guard let set = ProcessorSet(of: vcpu), let worker = ProcessorSet(of: 0) else { return nil }
+    return (set, worker)
   }
 
-  /// A number in a line of a process file, counted from 0, behind a name in parentheses if there is one.
-  private static func field(_ number: Int, of file: CInt) -> UInt64? {
+  func place(vcpu set: ProcessorSet) -> Bool { set.apply(to: vcpu) }
+
+  func place(worker set: ProcessorSet) -> Bool { set.apply(to: 0) }
+}
+
+/// Lines of numbers under /proc.
+enum ProcessLine {
+  /// A number in an open file's line, counted from 0, behind a name in parentheses if there is one.
+  static func field(_ number: Int, of file: CInt) -> UInt64? {
     withUnsafeTemporaryAllocation(byteCount: 1024, alignment: 1) { buffer in
       let count = pread(file, buffer.baseAddress!, buffer.count, 0)
       guard count > 0 else { return nil }
