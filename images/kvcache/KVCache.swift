@@ -45,11 +45,15 @@ import GuestAPI
   /// What items may take: two thirds of the memory that is free: connections take up to a quarter of what items do, and the tables of keys something, too.
   static var roomInMegabytes: Int {
     guard let file = try? File("/proc/meminfo"), let bytes = try? file.readAll() else { return 0 }
-    for line in bytes.split(separator: UInt8(ascii: "\n")) where line.starts(with: Array("MemAvailable:".utf8)) {
-      let digits = line.filter { $0 >= 0x30 && $0 <= 0x39 }
-      return digits.reduce(0) { $0 * 10 + Int($1 - 0x30) } / 1024 * 2 / 3
+    return bytes.withUnsafeBytes { text in
+      for line in text.split(separator: UInt8(ascii: "\n")) {
+        var words = Words(UnsafeRawBufferPointer(rebasing: line))
+        if let name = words.next(), name == "MemAvailable:", let kibibytes = words.number() {
+          return Int(kibibytes) / 1024 * 2 / 3
+        }
+      }
+      return 0
     }
-    return 0
   }
 
   static func usage() -> Never {

@@ -151,7 +151,7 @@ struct ByteQueue: ~Copyable {
   var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: memory[start..<end]) }
 
   /// Room for at least so many bytes at the end.
-  mutating func room(_ byteCount: Int) -> UnsafeMutableRawBufferPointer {
+  private mutating func room(_ byteCount: Int) -> UnsafeMutableRawBufferPointer {
     if memory.count - end < byteCount {
       if start > 0 { memory.copyMemory(from: bytes) }
       (start, end) = (0, count)
@@ -167,8 +167,6 @@ struct ByteQueue: ~Copyable {
     return UnsafeMutableRawBufferPointer(rebasing: memory[end...])
   }
 
-  mutating func hasAdded(_ byteCount: Int) { end += byteCount }
-
   mutating func remove(_ byteCount: Int) {
     start += byteCount
     guard start == end else { return }
@@ -182,7 +180,7 @@ struct ByteQueue: ~Copyable {
   mutating func append(_ bytes: UnsafeRawBufferPointer) {
     guard bytes.count > 0 else { return }
     room(bytes.count).copyMemory(from: bytes)
-    hasAdded(bytes.count)
+    end += bytes.count
   }
 
   mutating func append(_ text: StaticString) {

@@ -31,9 +31,6 @@ public struct Options: Equatable {
     public var readOnly: Bool
     /// How long the guest believes what it has seen.
     public var cache = SharedDirectory.Cache.automatic
-
-    /// How many names its path has in the guest.
-    var depth: Int { guest.split(separator: UInt8(ascii: "/")).count }
   }
 
   /// An empty file system in the guest's memory.
@@ -156,8 +153,7 @@ public struct Options: Equatable {
       throw Failure(.usage, "--capture records what a network carries: give --net")
     }
     // A volume within another comes after it, in whatever order they were given.
-    volumes = volumes.enumerated().sorted { ($0.element.depth, $0.offset) < ($1.element.depth, $1.offset) }.map(
-      \.element)
+    volumes = BootContent.Mount.outerFirst(volumes, path: \.guest)
     if action == .ask, image == nil {
       throw Failure(.usage, "say what to ask: osv-run --ask SOCKET memory, network, or balloon SIZE")
     }

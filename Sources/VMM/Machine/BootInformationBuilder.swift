@@ -51,8 +51,12 @@ public struct BootContent {
       self.mebibyteLimit = mebibyteLimit
     }
 
-    /// How many names its path has.
-    var depth: Int { path.split(separator: UInt8(ascii: "/")).count }
+    /// Mounts, or what else has a path in the guest: what lies within another comes after it, otherwise as they were.
+    public static func outerFirst<Place>(_ places: [Place], path: (Place) -> [UInt8]) -> [Place] {
+      func depth(_ place: Place) -> Int { path(place).split(separator: UInt8(ascii: "/")).count }
+      return places.enumerated().sorted { (depth($0.element), $0.offset) < (depth($1.element), $1.offset) }.map(
+        \.element)
+    }
   }
 
   /// argv; at least one.

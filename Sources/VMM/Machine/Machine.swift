@@ -254,8 +254,7 @@ public final class Machine: @unchecked Sendable {
 
   /// What the guest mounts: what lies within another comes after it.
   static func mounts(_ devices: MachineDevices, _ configuration: MachineConfiguration) -> [BootContent.Mount] {
-    let mounts = devices.mounts + configuration.memoryMounts
-    return mounts.enumerated().sorted { ($0.element.depth, $0.offset) < ($1.element.depth, $1.offset) }.map(\.element)
+    BootContent.Mount.outerFirst(devices.mounts + configuration.memoryMounts, path: \.path)
   }
 
   /// Sets the registers of `vcpu` to start at `entry`, an offset in the kernel image.

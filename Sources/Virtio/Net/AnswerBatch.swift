@@ -6,6 +6,7 @@
 // than `timeLimit`. One request open is answered at once. Where the others do not come (a request is no frame to answer, or its answer
 // takes longer) waiting is of no use: it is then left for a number of times that doubles.
 // Used by the pair's worker alone.
+import VirtioQueue
 
 /// What a pair's worker knows of answers that are to come.
 struct AnswerBatch {
@@ -13,8 +14,6 @@ struct AnswerBatch {
   static let countLimit = 16
   /// Nanoseconds that a frame waits at most.
   static let timeLimit: UInt64 = 50_000
-  /// How often waiting is left out at most before it is tried again.
-  static let largestPause = 64
   /// More answers than that are not expected: requests need not be answered at all.
   static let owedLimit = 1024
 
@@ -23,9 +22,7 @@ struct AnswerBatch {
   /// When the first frame that waits was seen, 0 if none waits, and how many there were then.
   private var since: UInt64 = 0
   private var countAtFirst = 0
-  /// How often waiting is left out after it was in vain again, and how often it will be still.
-  private var pause = 0
-  private var pauseLeft = 0
+  private var waiting = Backoff()
 
   /// Frames have been given to the guest.
   mutating func hasDelivered(_ count: Int) { owed = min(owed + count, Self.owedLimit) }
@@ -48,24 +45,16 @@ struct AnswerBatch {
   ///   - now: the time in nanoseconds, not 0.
   mutating func holds(_ count: Int, now: @autoclosure () -> UInt64) -> Bool {
     guard count > 0, count < min(owed, Self.countLimit) else {
-      if since != 0, count > countAtFirst { pause = 0 }
+      if since != 0, count > countAtFirst { waiting.wasOfUse() }
       return false
     }
     if since == 0 {
-      if pauseLeft > 0 {
-        pauseLeft -= 1
-        return false
-      }
+      if waiting.isLeftOut() { return false }
       (since, countAtFirst) = (now(), count)
       return true
     }
     if now() &- since < Self.timeLimit { return true }
-    if count == countAtFirst {
-      pause = min(Self.largestPause, max(1, 2 * pause))
-      pauseLeft = pause
-    } else {
-      pause = 0
-    }
+    if count == countAtFirst { waiting.wasInVain() } else { waiting.wasOfUse() }
     owed = 0
     return false
   }
@@ -74,21 +63,22 @@ struct AnswerBatch {
 extension AnswerBatch {
   /// Bytes of a frame's beginning that tell: Ethernet's header, IPv4's with all options, TCP's.
   static let prefixByteCount = 14 + 60 + 20
-  private static let (linkByteCount, tcp, synchronizeOrFinish): (Int, UInt8, UInt8) = (14, 6, 3)
+  private static let linkByteCount = FrameHeader.linkByteCount
+  private static let (tcp, synchronizeOrFinish): (UInt8, UInt8) = (6, 3)
 
   /// Whether a frame may be answered, from its beginning: any but a segment of TCP (RFC 9293, 3.1) that only acknowledges.
   static func mayBeAnswered(_ frame: UnsafeRawBufferPointer) -> Bool {
-    func word(_ offset: Int) -> Int { Int(frame[offset]) << 8 | Int(frame[offset + 1]) }
+    func word(_ offset: Int) -> UInt16 { UInt16(frame[offset]) << 8 | UInt16(frame[offset + 1]) }
     guard frame.count >= linkByteCount + 40 else { return true }
     let segment: Int
     let end: Int
     switch word(12) {
-    case 0x0800 where frame[linkByteCount + 9] == tcp:
+    case EtherType.ipv4 where frame[linkByteCount + 9] == tcp:
       segment = linkByteCount + 4 * Int(frame[linkByteCount] & 15)
-      end = linkByteCount + word(linkByteCount + 2)
-    case 0x86dd where frame[linkByteCount + 6] == tcp:
+      end = linkByteCount + Int(word(linkByteCount + 2))
+    case EtherType.ipv6 where frame[linkByteCount + 6] == tcp:
       segment = linkByteCount + 40
-      end = segment + word(linkByteCount + 4)
+      end = segment + Int(word(linkByteCount + 4))
     default: return true
     }
     guard frame.count >= segment + 14 else { return true }

@@ -19,13 +19,10 @@ struct PlacementRule {
   static let window: ClosedRange<UInt64> = 4_000_000...100_000_000
   /// A vCPU that waits more than one part in so many shares its processor.
   static let tolerated: UInt64 = 8
-  /// Most looks that are left out after a move that did not help.
-  static let largestPause = 64
 
   private var since: UInt64 = 0
   private var waitedBefore: UInt64 = 0
-  private var pause = 0
-  private var pauseLeft = 0
+  private var moving = Backoff()
 
   /// Whether it is time to look.
   func isDue(now: UInt64) -> Bool { now &- since >= Self.window.lowerBound }
@@ -34,17 +31,13 @@ struct PlacementRule {
   mutating func shouldMove(now: UInt64, waited: UInt64) -> Bool {
     let (passed, share) = (now &- since, waited &- waitedBefore)
     (since, waitedBefore) = (now, waited)
-    guard passed <= Self.window.upperBound else { return false }
-    if pauseLeft > 0 {
-      pauseLeft -= 1
-      return false
-    }
+    guard passed <= Self.window.upperBound, !moving.isLeftOut() else { return false }
     guard share > passed / Self.tolerated else {
-      pause = 0
+      moving.wasOfUse()
       return false
     }
-    pause = min(Self.largestPause, max(1, 2 * pause))
-    pauseLeft = pause
+    // Whether it helps is seen at the next look.
+    moving.wasInVain()
     return true
   }
 }
