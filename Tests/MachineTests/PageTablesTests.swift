@@ -6,12 +6,12 @@ import VirtioABI
 @Suite struct PageTablesTests {
   private let memory: GuestMemory
   private let allocator: BootAllocator
-  private var tables: PageTables
+  private var tables: StartTables<BootAllocator>
 
   init() throws {
     memory = try GuestMemory(byteCount: 16 << 20)
     allocator = BootAllocator(memory, limit: 16 << 20)
-    tables = try PageTables(allocator)
+    tables = try StartTables(allocator)
   }
 
   /// Walks as the processor does; the leaf entry and the physical address, nil where nothing is mapped.
@@ -68,13 +68,13 @@ import VirtioABI
       let allocator = BootAllocator(memory, limit: 16 << 20)
       let layout = try GuestLayout(
         memory: memory, allocator: allocator, kernel: kernel, cpuCount: 3, filesByteCount: 5000, random: (.max, .max))
-      #expect(layout.linearMapBase >= 0x4000_0000_0000 && layout.linearMapBase + 1 << 42 < 0x5000_0000_0000)
-      #expect(layout.kernelVirtual >= 0x5000_0000_0000 && layout.kernelVirtual < 0x5400_0000_0000)
-      #expect(layout.perCPU % 0x4000 == 0)
+      #expect(layout.start.linearMapBase >= 0x4000_0000_0000 && layout.start.linearMapBase + 1 << 42 < 0x5000_0000_0000)
+      #expect(layout.start.kernelVirtual >= 0x5000_0000_0000 && layout.start.kernelVirtual < 0x5400_0000_0000)
+      #expect(layout.start.perCPU % 0x4000 == 0)
       for cpu in 0..<3 as Range<UInt64> {
         for page in stride(from: UInt64(0), to: BootInformation.perCPUStride, by: 4096) {
-          let physical = layout.perCPU + cpu * BootInformation.perCPUStride + page
-          let found = Self.walk(layout.linear(physical), from: layout.pageTableRoot, allocator)
+          let physical = layout.start.perCPU + cpu * BootInformation.perCPUStride + page
+          let found = Self.walk(layout.start.linear(physical), from: layout.start.pageTableRoot, allocator)
           if page == 0x1000 || page == 0x4000 || page == 0x8000 {
             #expect(found == nil, "a guard page of CPU \(cpu)")
           } else {

@@ -30,7 +30,7 @@ extension Machine {
   }
 
   /// Whether an address lies in the kernel image.
-  func isInKernel(_ address: UInt64) -> Bool { address &- layout.kernelVirtual < layout.kernelByteCount }
+  func isInKernel(_ address: UInt64) -> Bool { address &- layout.start.kernelVirtual < layout.kernelByteCount }
 
   /// A CPU's registers.
   static func registers(of vcpu: VCPU) -> String {
@@ -61,7 +61,7 @@ extension Machine {
       frame = next
     }
     for address in addresses where isInKernel(address) {
-      let offset = address - layout.kernelVirtual
+      let offset = address - layout.start.kernelVirtual
       text += "  at 0x\(Hexadecimal.text(offset, digits: 6))  \(symbols.describe(offset) ?? "?")\n"
     }
     return text
@@ -85,7 +85,7 @@ extension Machine {
         result.append(report[index])
         index += 1
       }
-      let offset = isOffset ? value : value &- layout.kernelVirtual
+      let offset = isOffset ? value : value &- layout.start.kernelVirtual
       if offset < layout.kernelByteCount, let name = symbols.describe(offset) {
         result.append(contentsOf: (isOffset ? "  \(name)" : " (\(name), kernel+0x\(String(offset, radix: 16)))").utf8)
       }

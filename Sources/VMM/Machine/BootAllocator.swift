@@ -1,8 +1,10 @@
 // Physical memory for what the monitor lays down before the guest runs: given out upwards from the second page,
 // never taken back. What is above the last piece is the guest's.
 
+import VirtioABI
+
 /// Hands out zeroed pages of the guest's low memory.
-final class BootAllocator {
+final class BootAllocator: StartMemory {
   private let memory: GuestMemory
   private let limit: UInt64
   /// First physical address not given out.
@@ -15,7 +17,7 @@ final class BootAllocator {
   }
 
   /// `pages` pages at a multiple of `alignment` bytes (a power of two, a page or more).
-  func allocate(
+  func place(
     pages: UInt64, alignment: UInt64 = GuestMemory.pageSize
   ) throws(Failure) -> (physical: UInt64, host: UnsafeMutableRawPointer) {
     let physical = (end + alignment - 1) & ~(alignment - 1)
@@ -25,6 +27,11 @@ final class BootAllocator {
     }
     end = physical + count
     return (physical, host)
+  }
+
+  /// The same for what needs no pointer.
+  func allocate(pages: UInt64, alignment: UInt64 = GuestMemory.pageSize) throws(Failure) -> UInt64 {
+    try place(pages: pages, alignment: alignment).physical
   }
 
   /// The page at `physical`, which this allocator gave out, as 64-bit words.

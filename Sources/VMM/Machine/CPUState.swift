@@ -65,25 +65,26 @@ extension VCPU {
 
     var system = try systemRegisters
     let data = kvm_segment.flat(selector: 0x18)
-    let perCPU = layout.perCPU + UInt64(index) * BootInformation.perCPUStride
+    let start = layout.start
+    let perCPU = start.area(index)
     system.cs = .flat(selector: 0x10, isCode: true, isLong: true)
     system.ss = data
     system.ds = data
     system.es = data
     system.fs = data
     system.gs = data
-    system.gs.base = layout.linear(perCPU)
+    system.gs.base = start.linear(perCPU)
     system.tr = .taskState(
-      selector: UInt16(0x40 + 16 * index), base: layout.linear(layout.tss + UInt64(index) * GuestLayout.tssStride))
+      selector: StartLayout<BootAllocator>.taskSelector(index), base: start.taskState(index))
     system.ldt = kvm_segment()
     system.ldt.unusable = 1
     system.ldt.type = 2
-    system.gdt.base = layout.linear(layout.gdt)
-    system.gdt.limit = GuestLayout.gdtLimit(cpuCount: cpuCount)
-    system.idt.base = layout.linear(layout.idt)
+    system.gdt.base = start.linear(start.gdt)
+    system.gdt.limit = StartLayout<BootAllocator>.gdtLimit(cpuCount: cpuCount)
+    system.idt.base = start.linear(start.idt)
     system.idt.limit = 0xfff
     system.cr0 = 0x8005_0033  // PE MP ET NE WP AM PG
-    system.cr3 = layout.pageTableRoot
+    system.cr3 = start.pageTableRoot
     system.cr4 = 0x620  // PAE OSFXSR OSXMMEXCPT
     // On kvm_pvm the processor has both on; set here, `cpuid` says so (OSXSAVE), and programs use what they find.
     if cpuid.hasFSGSBase { system.cr4 |= 1 << 16 }

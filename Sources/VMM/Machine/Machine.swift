@@ -213,24 +213,24 @@ public final class Machine: @unchecked Sendable {
     var clock = ClockPage(vcpu: boot, platform: platform)
     clock.memoryByteCount = firstSlot
     if configuration.balloonByteCount > 0 { clock.events = ClockPage.EventBits.balloon }
-    memory.pointer(at: layout.clock, count: GuestMemory.pageSize)!.storeBytes(of: clock, as: ClockPage.self)
+    memory.pointer(at: layout.start.clock, count: GuestMemory.pageSize)!.storeBytes(of: clock, as: ClockPage.self)
     self.timeline.frequency = clock.frequency
 
     var head = BootInformation()
     head.platform = platform.bootValue
     head.cpuCount = UInt32(configuration.cpuCount)
-    head.linearMapBase = layout.linearMapBase
-    head.kernelVirtual = layout.kernelVirtual
+    head.linearMapBase = layout.start.linearMapBase
+    head.kernelVirtual = layout.start.kernelVirtual
     head.kernelPhysical = layout.kernelPhysical
     head.kernelByteCount = layout.kernelByteCount
-    head.pageTableRoot = layout.pageTableRoot
+    head.pageTableRoot = layout.start.pageTableRoot
     head.memoryByteCount = firstSlot
     head.memoryByteCountFinal = memory.byteCount
-    head.perCPUPhysical = layout.perCPU
-    head.clockPhysical = layout.clock
-    head.gdtPhysical = layout.gdt
-    head.tssPhysical = layout.tss
-    head.idtPhysical = layout.idt
+    head.perCPUPhysical = layout.start.perCPU
+    head.clockPhysical = layout.start.clock
+    head.gdtPhysical = layout.start.gdt
+    head.tssPhysical = layout.start.tss
+    head.idtPhysical = layout.start.idt
     (head.seed0, head.seed1, head.seed2, head.seed3) = (random[0], random[1], random[2], random[3])
     head.extendedStateMask = cpuid.extendedStateMask
     head.extendedStateByteCount = cpuid.extendedStateByteCount
@@ -261,8 +261,8 @@ public final class Machine: @unchecked Sendable {
   func prepare(_ vcpu: VCPU, entry: UInt64) throws(KVMError) {
     try vcpu.prepare(
       layout: layout, platform: platform, cpuid: cpuid, cpuCount: configuration.cpuCount,
-      entry: layout.kernelVirtual + entry, boot: layout.linear(bootInformation),
-      systemCall: layout.kernelVirtual + kernel.systemCallEntry)
+      entry: layout.start.kernelVirtual + entry, boot: layout.start.linear(bootInformation),
+      systemCall: layout.start.kernelVirtual + kernel.systemCallEntry)
   }
 
   /// Lays the boot information down behind everything else and returns its physical address.
@@ -272,7 +272,7 @@ public final class Machine: @unchecked Sendable {
     var head = head
     // The size does not depend on the head's values, so one pass tells where free memory will start.
     let byteCount = content.encode(head: head).count
-    let place = try allocator.allocate(pages: (UInt64(byteCount) + GuestMemory.pageSize - 1) / GuestMemory.pageSize)
+    let place = try allocator.place(pages: (UInt64(byteCount) + GuestMemory.pageSize - 1) / GuestMemory.pageSize)
     head.freeMemoryStart = allocator.end
     let bytes = content.encode(head: head)
     bytes.withUnsafeBytes { place.host.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }

@@ -167,7 +167,7 @@ struct MachineDevices {
   private func add(_ device: any VirtioDevice, cpu: (Int) -> UInt32 = { _ in 0 }) throws(Failure) {
     let vm = vm
     let function = PCIFunction(device: device, memory: map) { vm.deliver($0) }
-    let setup = try allocator.allocate(pages: 1).physical
+    let setup = try allocator.allocate(pages: 1)
     let placed = try board.reserve(queueCount: device.queueCount)
     function.place(at: placed.address)
     function.presetVectors(

@@ -22,7 +22,7 @@ extension Machine {
       memoryAccount = HostFile.open(Array("/proc/self/statm".utf8))
     }
     if let offset = MemoryLayout<ClockPage>.offset(of: \.events),
-      let page = memory.pointer(at: layout.clock, count: GuestMemory.pageSize)
+      let page = memory.pointer(at: layout.start.clock, count: GuestMemory.pageSize)
     {
       Signals.forward(to: vm, boot, events: (page + offset).assumingMemoryBound(to: UInt64.self))
     }
@@ -131,7 +131,7 @@ extension Machine {
   private func refuse(_ instruction: [UInt8], of vcpu: VCPU) {
     do throws(KVMError) {
       let rip = try vcpu.registers.rip
-      if rip &- layout.kernelVirtual < layout.kernelByteCount {
+      if rip &- layout.start.kernelVirtual < layout.kernelByteCount {
         let bytes = instruction.map { Hexadecimal.text(UInt64($0), digits: 2) }.joined(separator: " ")
         fail(
           Failure(.instruction, "the KVM of this machine cannot run an instruction of the guest's kernel (\(bytes))"),
@@ -174,7 +174,7 @@ extension Machine {
 
   private func publish(memoryByteCount: UInt64) {
     guard let offset = MemoryLayout<ClockPage>.offset(of: \.memoryByteCount),
-      let page = memory.pointer(at: layout.clock, count: GuestMemory.pageSize)
+      let page = memory.pointer(at: layout.start.clock, count: GuestMemory.pageSize)
     else { return }
     ckvm_store_release((page + offset).assumingMemoryBound(to: UInt64.self), memoryByteCount)
   }
