@@ -74,6 +74,41 @@ private final class CountingDirectory: Vnode {
     #expect(try find(context, "/3").vnode !== old.vnode)
   }
 
+  /// A volume of cache=none: what is mounted in it is found though nothing of it is believed.
+  @Test func mountsAreFoundWhereNothingIsBelieved() throws {
+    let (context, root) = make()
+    root.validity = 0
+    let first = try find(context, "/1")
+    let second = try find(context, "/1/2")
+    (first.vnode as? CountingDirectory)?.validity = 0
+    (second.vnode as? CountingDirectory)?.validity = 0
+    let inner = FileSystem(kind: "inner", magic: 0)
+    inner.setRoot(CountingDirectory(inner))
+    let point = try find(context, "/1/2/3")
+    try context.mounts.mount(inner, on: point)
+    #expect(try find(context, "/1/2/3").mount.fileSystem === inner)
+    #expect(try find(context, "/1/2/3/7").mount.fileSystem === inner)
+    #expect(try find(context, "/1/2/3/..") == find(context, "/1/2"))
+    // The directories above are asked for all the same, and what lies beside is not kept.
+    let asked = root.lookups
+    _ = try find(context, "/1/2/3")
+    #expect(root.lookups == asked + 1)
+    #expect(try find(context, "/1/2/4").dentry !== find(context, "/1/2/4").dentry)
+    // Memory that runs short takes nothing of it.
+    for _ in 0..<3 { _ = context.root.mount.fileSystem.shrink(.max) }
+    #expect(try find(context, "/1/2/3").mount.fileSystem === inner)
+    // Another place, and none.
+    let other = try find(context, "/5/6")
+    try context.mounts.move(find(context, "/1/2/3"), to: other)
+    #expect(try find(context, "/5/6").mount.fileSystem === inner)
+    #expect(try find(context, "/1/2/3").mount.fileSystem !== inner)
+    try context.mounts.unmount(find(context, "/5/6"))
+    #expect(try find(context, "/5/6").mount.fileSystem !== inner)
+    // Another directory of that name on the host: it is another place.
+    root.forget("5")
+    #expect(try find(context, "/5").vnode !== other.vnode)
+  }
+
   @Test func theCacheStaysSmall() throws {
     let (context, _) = make()
     let cache = DentryCache(limit: 128)
