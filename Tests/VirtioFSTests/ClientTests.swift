@@ -32,11 +32,16 @@ import VirtioFileSystem
     #expect(client.maximumRead == 1 << 20)
   }
 
-  @Test func refusesServersThatWantOpens() throws {
+  /// Such a server may be read; it is told apart when it is greeted.
+  @Test func agreesOnOpensWithServersThatWantThem() throws {
+    let (client, _) = try connect()
+    #expect(!client.opens(directory: false) && !client.opens(directory: true))
     var configuration = FUSEServer.Configuration()
     configuration.zeroMessageOpens = false
-    let server = try FUSEServer(path: tree.path, configuration: configuration)
-    #expect(throws: Errno.EPROTO) { try FUSEClient(transport: ServerTransport(server)).initialise() }
+    configuration.isWritable = true
+    let other = FUSEClient(transport: ServerTransport(try FUSEServer(path: tree.path, configuration: configuration)))
+    try other.initialise()
+    #expect(other.opens(directory: false) && other.opens(directory: true) && !other.isWritable)
   }
 
   @Test func requests() throws {

@@ -21,8 +21,15 @@ struct Mounted {
   let fileSystem: VirtioFileSystem
   let transport: ServerTransport
   let server: FUSEServer
-  let clock = TestClock()
+  let clock: TestClock
   var root: VirtioNode { fileSystem.find(FUSE.rootNodeID)! }
+
+  init(fileSystem: VirtioFileSystem, transport: ServerTransport, server: FUSEServer, clock: TestClock) {
+    self.fileSystem = fileSystem
+    self.transport = transport
+    self.server = server
+    self.clock = clock
+  }
 
   init(
     _ path: String, nodeLimit: Int = 16_384, lie: ((ServerTransport) -> any FUSETransport)? = nil,
@@ -31,7 +38,8 @@ struct Mounted {
     HostedArena.prepare()
     var configuration = FUSEServer.Configuration()
     configure(&configuration)
-    let clock = clock
+    let clock = TestClock()
+    self.clock = clock
     configuration.clock = { clock.now }
     server = try FUSEServer(path: path, configuration: configuration)
     transport = ServerTransport(server)

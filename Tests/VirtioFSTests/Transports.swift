@@ -13,6 +13,7 @@ final class ServerTransport: FUSETransport {
   let server: FUSEServer
   var maximumSegments = 256
   var maximumCalls = 16
+  var queueSize = 64
   /// Opcodes in the order they came.
   var log: [UInt32] = []
   var notifications = 0
@@ -61,6 +62,7 @@ final class LyingTransport: FUSETransport {
   init(_ honest: ServerTransport) { self.honest = honest }
   var maximumSegments: Int { honest.maximumSegments }
   var maximumCalls: Int { honest.maximumCalls }
+  var queueSize: Int { honest.queueSize }
   func post(_ request: DeviceSegment) { honest.post(request) }
 
   func perform(_ calls: UnsafeMutableBufferPointer<DeviceCall>) throws(Errno) {

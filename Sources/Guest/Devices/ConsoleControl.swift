@@ -49,7 +49,8 @@ final class ConsoleControl {
   }
 
   /// Queues over zeroed memory, with buffers posted and the handshake waiting; nil if memory is out.
-  init?(memory: UnsafeMutableRawPointer) {
+  /// - Parameter isForeign: the device is not osv-run's: it may have one port only, and gives input to a port that has been opened.
+  init?(memory: UnsafeMutableRawPointer, isForeign: Bool = false) {
     let transmitMemory = memory + Virtqueue.byteCount(size: Self.queueSize)
     guard let receive = Virtqueue(size: Self.queueSize, memory: memory),
       let transmit = Virtqueue(size: Self.transmitSize, memory: transmitMemory)
@@ -65,7 +66,11 @@ final class ConsoleControl {
       for _ in 0..<Self.queueSize { try post() }
       try put(VirtioConsoleControl(port: 0, event: VirtioConsoleControl.deviceReady, value: 1))
       try put(VirtioConsoleControl(port: 0, event: VirtioConsoleControl.portReady, value: 1))
-      try put(VirtioConsoleControl(port: 1, event: VirtioConsoleControl.portReady, value: 1))
+      if isForeign {
+        try put(VirtioConsoleControl(port: 0, event: VirtioConsoleControl.portOpen, value: 1))
+      } else {
+        try put(VirtioConsoleControl(port: 1, event: VirtioConsoleControl.portReady, value: 1))
+      }
     } catch { return nil }
   }
 

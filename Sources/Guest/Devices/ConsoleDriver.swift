@@ -3,6 +3,8 @@
 //
 // The device is started at the first use: one exit, and one for each write that the device does not hear of otherwise. That both
 // ports exist is known, so nothing waits for the control queues' handshake.
+//
+// Under another monitor than osv-run there is only port 0, for all of it, and no terminal: see `BootFlags.foreignMonitor`.
 import Base
 import Locks
 import Memory
@@ -20,6 +22,8 @@ public final class ConsoleDriver {
   }
 
   private let function: VirtioFunction
+  /// The device is another monitor's.
+  private let isForeign: Bool
   private let isTerminal: Bool
   private let isInputEmpty: Bool
   private let hasTerminalInput: Bool
@@ -43,21 +47,26 @@ public final class ConsoleDriver {
   ///   - flags: `BootFlags`: whether input is a terminal, or empty.
   ///   - columns: of the terminal, 0 if there is none; likewise `rows`.
   ///   - window: how long small writes may wait for more of them, in ns; 0: not at all.
-  /// - Throws: ENODEV if it is no console of two ports.
+  /// - Throws: ENODEV if it is no console of two ports, or of several that are another monitor's.
   public init(
     _ function: VirtioFunction, flags: UInt32, columns: UInt16 = 0, rows: UInt16 = 0,
     gathering window: UInt64 = 1_000_000
   ) throws(Errno) {
+    isForeign = flags & BootFlags.foreignMonitor != 0
+    let queueCount = isForeign ? VirtioConsoleABI.controlTransmit &+ 1 : VirtioConsoleABI.queueCount
     guard function.description.deviceID == VirtioDeviceID.console, function.offers(VirtioConsoleABI.multiport),
-      function.description.queueCount.int >= VirtioConsoleABI.queueCount
+      function.description.queueCount.int >= queueCount
     else { throw .ENODEV }
     self.function = function
-    isTerminal = flags & BootFlags.inputIsTerminal != 0
+    isTerminal = !isForeign && flags & BootFlags.inputIsTerminal != 0
     isInputEmpty = flags & BootFlags.inputIsEmpty != 0
-    hasTerminalInput = flags & BootFlags.terminalInput != 0
+    hasTerminalInput = !isForeign && flags & BootFlags.terminalInput != 0
     self.window = window
     initialSize = columns.u32 | rows.u32 &<< 16
   }
+
+  /// What a port is on the device.
+  @inline(__always) private func number(_ port: Port) -> Int { isForeign ? 0 : port.rawValue }
 
   // MARK: Output
 
@@ -69,7 +78,7 @@ public final class ConsoleDriver {
     guard transfer.remaining > 0 else { return 0 }
     try start()
     guard let output else { throw .ENODEV }
-    return try output.write(port.rawValue, from: &transfer, nonBlocking: nonBlocking)
+    return try output.write(number(port), from: &transfer, nonBlocking: nonBlocking)
   }
 
   /// Writes kernel bytes, all of them if that is possible.
@@ -82,7 +91,7 @@ public final class ConsoleDriver {
 
   /// Whether a write to the port fails with EPIPE.
   public func isOutputClosed(_ port: Port) -> Bool {
-    isStarted.load(ordering: .acquiring) ? control?.isOutputClosed(port.rawValue) ?? false : false
+    isStarted.load(ordering: .acquiring) ? control?.isOutputClosed(number(port)) ?? false : false
   }
 
   /// Sends what small writes to a port have left.
@@ -90,7 +99,7 @@ public final class ConsoleDriver {
   public func finishWriting(_ port: Port) throws(Errno) {
     guard isStarted.load(ordering: .acquiring) else { return }
     output?.sendGathered()
-    if let error = control?.takeOutputError(port.rawValue) { throw error }
+    if let error = control?.takeOutputError(number(port)) { throw error }
   }
 
   /// Waits until the host has everything that was written: before the machine ends.
@@ -147,6 +156,8 @@ public final class ConsoleDriver {
   /// Carries out one of `VirtioConsoleTerminal`'s actions; afterwards `state` is how the terminal is.
   /// - Throws: ENOTTY, ERESTART (only a process in the foreground may), EIO, EINTR, ENODEV, ENOMEM.
   public func terminal(_ action: UInt16, _ state: inout VirtioConsoleTerminal) throws(Errno) {
+    // Nobody would answer.
+    if isForeign { throw .ENOTTY }
     try start()
     guard let control, let input else { throw .ENODEV }
     output?.flush(interruptible: true)
@@ -186,12 +197,12 @@ public final class ConsoleDriver {
     let byteCount = ConsoleControl.byteCount &+ 2 &* outputByteCount &+ 2 &* inputByteCount
     guard let memory = KernelHeap.allocateZeroed(byteCount: byteCount, alignment: 16) else { throw .ENOMEM }
     let rings = memory + ConsoleControl.byteCount
-    guard let control = ConsoleControl(memory: memory),
+    guard let control = ConsoleControl(memory: memory, isForeign: isForeign),
       let output0 = Virtqueue(size: ConsoleOutput.queueSize, memory: rings),
       let output1 = Virtqueue(size: ConsoleOutput.queueSize, memory: rings + outputByteCount),
       let receive = Virtqueue(size: ConsoleInput.queueSize, memory: rings + 2 &* outputByteCount)
     else { throw .ENOMEM }
-    let input = ConsoleInput(receive, port: 0, control: control, isTerminal: isTerminal)
+    let input = ConsoleInput(receive, port: 0, control: control, isTerminal: isTerminal, isForeign: isForeign)
     if hasTerminalInput {
       guard let memory = Virtqueue(size: ConsoleInput.queueSize, memory: rings + 2 &* outputByteCount + inputByteCount)
       else { throw .ENOMEM }
@@ -209,10 +220,16 @@ public final class ConsoleDriver {
     }
     self.control = control
     self.input = input
+    // Nothing is ever written to a port 1 that is not there.
     output = try ConsoleOutput([output0, output1], control: control, function: function, window: window)
-    try function.start(
-      [receive, output0, control.receive, control.transmit, terminalInput?.queue, output1],
-      features: VirtioConsoleABI.multiport)
+    var queues: [DeviceQueue?] = [receive, output0, control.receive, control.transmit]
+    if !isForeign { queues += [terminalInput?.queue, output1] }
+    try function.start(queues, features: VirtioConsoleABI.multiport)
+    if isForeign {
+      // By the standard a device need not look by itself at what was there when it started.
+      function.notify(queue: VirtioConsoleABI.controlReceive)
+      function.notify(queue: VirtioConsoleABI.controlTransmit)
+    }
     isStarted.store(true, ordering: .releasing)
   }
 }

@@ -1,8 +1,9 @@
 // Standard input, or the terminal where that is something else: one buffer, posted when somebody wants to read and as large as what they want.
 //
 // What is not asked for stays with the host, for whoever reads its input after us; so no buffer is posted ahead. A poll posts
-// a probe: a buffer of no bytes, which osv-run's console hands back when there is something to read. One reader at a
-// time; others wait for it, interruptibly.
+// a probe: a buffer of no bytes, which osv-run's console hands back when there is something to read. Another monitor's takes that for an error:
+// there a poll posts a buffer as a read does, and what comes is kept for the next one. One reader at a time; others wait for it,
+// interruptibly.
 import Base
 import Locks
 import Memory
@@ -21,6 +22,7 @@ final class ConsoleInput {
   private let control: ConsoleControl
   private let port: Int
   private let isTerminal: Bool
+  private let isForeign: Bool
   /// Readers that wait for data, an end or a failure.
   private let arrivals = WaitQueue()
   /// Readers that wait for their turn; the holder has `isClaimed`.
@@ -44,7 +46,8 @@ final class ConsoleInput {
   var onChange: (() -> Void)?
 
   /// The caller has `hasChanged` called when the control queue has something to say.
-  init(_ queue: Virtqueue, port: Int, control: ConsoleControl, isTerminal: Bool) {
+  init(_ queue: Virtqueue, port: Int, control: ConsoleControl, isTerminal: Bool, isForeign: Bool = false) {
+    self.isForeign = isForeign
     self.queue = queue
     self.port = port
     self.control = control
@@ -80,7 +83,7 @@ final class ConsoleInput {
     return slot > 0 && queue.isDone(slot &- 1)
   }
 
-  /// Posts a probe if nothing is known and nothing posted, so that `isReadable` can become true.
+  /// Posts a probe, or a buffer, if nothing is known and nothing posted, so that `isReadable` can become true.
   func listen() {
     guard claim(wait: false, until: .now) == .woken else { return }
     defer { unclaim() }
@@ -90,7 +93,13 @@ final class ConsoleInput {
     guard !isReadable, posted.load(ordering: .relaxed) == 0, probe.load(ordering: .relaxed) == 0,
       let buffer = buffer ?? prepareBuffer(1)
     else { return }
-    do throws(Errno) { try post(DeviceSegment(address: buffer, count: 0), as: probe) } catch { return }
+    do throws(Errno) {
+      if isForeign {
+        try post(DeviceSegment(address: buffer, count: bufferByteCount), as: posted)
+      } else {
+        try post(DeviceSegment(address: buffer, count: 0), as: probe)
+      }
+    } catch { return }
   }
 
   // MARK: Reading
@@ -107,9 +116,16 @@ final class ConsoleInput {
     }
     defer { unclaim() }
     if hasReportedEnd {
-      guard isTerminal else { return 0 }
-      hasReportedEnd = false
-      try control.reopenInput(port)
+      if isForeign {
+        // Whoever had closed the other side may have come back.
+        control.poll()
+        guard !control.isInputEnded(port) else { return 0 }
+        hasReportedEnd = false
+      } else {
+        guard isTerminal else { return 0 }
+        hasReportedEnd = false
+        try control.reopenInput(port)
+      }
     }
     while true {
       if unread.load(ordering: .relaxed) > 0 { return try take(&transfer) }

@@ -67,6 +67,8 @@ public final class FUSEChannel {
 
   /// Most pieces of one call.
   public var maximumSegments: Int { Virtqueue.maximumSegments }
+  /// Entries of a queue.
+  public var queueSize: Int { requests[0].size }
   /// Most calls that gain from being performed together; more work too.
   public var maximumCalls: Int { requests[0].size }
 

@@ -3,7 +3,8 @@
 // Names that the guest itself takes away or adds are noted, so that the index goes on being right; a new one has no place in the order, so
 // whoever reads the directory from its start again asks the server.
 //
-// It holds numbers, no vnodes: what a record's node is now, the file system's table knows. Guarded by its directory's lock.
+// It holds numbers, no vnodes: what a record's node is now, the file system's table knows. A server may give the number of a node that was
+// forgotten to another one, so nodes are told apart by their birth, too. Guarded by its directory's lock.
 import Base
 import Files
 import VirtioABI
@@ -24,6 +25,8 @@ struct ListingRecord {
   var isGone = false
   /// Added since: it has no place in the order.
   var isAdded = false
+  /// Which of the nodes that had the number.
+  var birth: UInt32
 
   /// Whether it is one of the run's entries, and still there.
   var isListed: Bool { !isGone && !isAdded }
@@ -61,8 +64,8 @@ struct DirectoryListing {
   /// Whether a name that is not in it is not in the directory.
   var isWhole: Bool { isComplete && start == 0 }
 
-  /// Remembers an entry.
-  mutating func append(_ record: FUSEDirectoryRecord) {
+  /// Remembers an entry, and the birth of its node.
+  mutating func append(_ record: FUSEDirectoryRecord, birth: UInt32) {
     let hash = PathBytes(record.name).hash.u32
     if firstFile == nil, start == 0, record.head.type & 0xf == FileType.regular.rawValue.u32 {
       firstFile = records.count
@@ -70,7 +73,7 @@ struct DirectoryListing {
     append(
       ListingRecord(
         node: record.entry.nodeID, inode: record.head.ino, cookie: record.head.offset, nameStart: names.count.u32,
-        hash: hash, nameLength: record.name.count.u8, type: (record.head.type & 0xf).u8), record.name)
+        hash: hash, nameLength: record.name.count.u8, type: (record.head.type & 0xf).u8, birth: birth), record.name)
   }
 
   private mutating func append(_ record: ListingRecord, _ name: UnsafeRawBufferPointer) {
@@ -80,11 +83,11 @@ struct DirectoryListing {
   }
 
   /// Notes a name that has been added; one that was there is the new one's from now on.
-  mutating func add(_ name: PathBytes, node: UInt64, inode: UInt64, type: UInt8) {
+  mutating func add(_ name: PathBytes, node: UInt64, birth: UInt32, inode: UInt64, type: UInt8) {
     remove(name)
     var record = ListingRecord(
       node: node, inode: inode, cookie: 0, nameStart: names.count.u32, hash: name.hash.u32,
-      nameLength: name.count.u8, type: type)
+      nameLength: name.count.u8, type: type, birth: birth)
     record.isAdded = true
     append(record, name.bytes)
   }

@@ -98,7 +98,7 @@ extension FUSEClient {
   {
     try make(FUSEOpcode.symlink, parent) { (message) throws(Errno) in
       try message.append(name: name)
-      guard let base = target.baseAddress, message.addPayload(base, target.count, limit: transport.maximumSegments)
+      guard let base = target.baseAddress, message.addPayload(base, target.count, limit: maximumSegments)
       else { throw .EIO }
     }
   }
@@ -175,7 +175,7 @@ extension FUSEClient {
         let count = min(4096 &- from, most &- sent)
         // SAFETY: a frame of the caller's, whose 4096 bytes lie in the linear map.
         let piece = LinearMap.pointer(frames[index]) + from
-        guard message.addPayload(piece, count, limit: transport.maximumSegments) else { break }
+        guard message.addPayload(piece, count, limit: maximumSegments) else { break }
         sent &+= count
         from = 0
         index &+= 1
@@ -235,15 +235,6 @@ extension FUSEClient {
     }.handle
   }
 
-  /// RELEASE of a handle.
-  func release(_ node: UInt64, handle: UInt64) throws(Errno) {
-    try request(FUSEOpcode.release, node) { message in
-      var arguments = FUSEReleaseIn()
-      arguments.handle = handle
-      message.append(arguments)
-    }
-  }
-
   // MARK: Extended attributes
 
   /// SETXATTR; the value's bytes are sent from where they are.
@@ -258,7 +249,7 @@ extension FUSEClient {
       message.append(arguments)
       try message.append(name: name)
       if let base = value.baseAddress, value.count > 0 {
-        guard message.addPayload(base, value.count, limit: transport.maximumSegments) else { throw .EIO }
+        guard message.addPayload(base, value.count, limit: maximumSegments) else { throw .EIO }
       }
     }
   }

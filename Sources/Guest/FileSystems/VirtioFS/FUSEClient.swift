@@ -18,6 +18,12 @@ public final class FUSEClient {
   private let unique = Atomic<UInt64>(0)
   /// `FUSEInit` features both sides have.
   public private(set) var features: UInt64 = 0
+  /// Whether the server takes changes from us: it does if it reports what they do, and works by node.
+  public private(set) var isWritable = false
+  /// Whether files have to be opened to be read (FUSEClient+Opening.swift).
+  let opensFiles = Atomic<Bool>(false)
+  /// The same for directories.
+  let opensDirectories = Atomic<Bool>(false)
   /// Most bytes of one READ.
   public private(set) var maximumRead = 32 * 4096
   /// Most bytes of one WRITE.
@@ -48,17 +54,24 @@ public final class FUSEClient {
       message.append(hello)
     }
     guard answer.major == FUSE.majorVersion, answer.minor >= FUSE.oldestMinorVersion else { throw .EPROTO }
-    features = (answer.flags.u64 | answer.flags2.u64 &<< 32) & wanted
-    // What we do without: files and directories are read by node, entries come with attributes.
-    let needed = FUSEInit.noOpenSupport | FUSEInit.noOpendirSupport | FUSEInit.doReaddirplus
-    guard features & needed == needed else { throw .EPROTO }
+    features = answer.flags.u64 & wanted
+    if features & FUSEInit.initExt != 0 { features |= answer.flags2.u64 &<< 32 & wanted }
+    opensFiles.store(features & FUSEInit.noOpenSupport == 0, ordering: .relaxed)
+    opensDirectories.store(features & FUSEInit.noOpendirSupport == 0, ordering: .relaxed)
+    let changing = FUSEInit.changeReports | FUSEInit.noOpenSupport | FUSEInit.noOpendirSupport
+    isWritable = features & changing == changing
     let pages = features & FUSEInit.maxPages != 0 ? max(1, min(answer.maxPages, FUSE.maxPages)).int : 32
     maximumRead = pages &* 4096
     maximumWrite = max(4096, min(maximumRead, answer.maxWrite.int & ~4095))
   }
 
-  /// Whether the server takes changes from us: it does if it reports what they do.
-  var isWritable: Bool { features & FUSEInit.changeReports != 0 }
+  /// Whether the server is osv-run's.
+  var isOurs: Bool { features & FUSEInit.directoryEnd != 0 }
+
+  /// Most pieces of one request. Only osv-run's server is known to take a chain that is longer than its queue, which no driver may make.
+  var maximumSegments: Int {
+    isOurs ? transport.maximumSegments : min(transport.maximumSegments, transport.queueSize)
+  }
 
   /// LOOKUP of a name. A node id of 0 says that there is none, and for how long that holds.
   func lookup(_ parent: UInt64, _ name: UnsafeRawBufferPointer) throws(Errno) -> FUSEEntryOut {
@@ -77,13 +90,15 @@ public final class FUSEClient {
     try request(FUSEOpcode.getattr, node, FUSEAttributesOut.self) { $0.append(FUSEGetattrIn()) }
   }
 
-  /// ACCESS: whether the server itself may use the file that way (4 read, 2 write, 1 execute).
+  /// ACCESS: whether the server itself may use the file that way (4 read, 2 write, 1 execute). One that cannot tell finds out when it does.
   func access(_ node: UInt64, mask: UInt32) throws(Errno) {
-    try request(FUSEOpcode.access, node) { message in
-      var arguments = FUSEAccessIn()
-      arguments.mask = mask
-      message.append(arguments)
-    }
+    do throws(Errno) {
+      try request(FUSEOpcode.access, node) { message in
+        var arguments = FUSEAccessIn()
+        arguments.mask = mask
+        message.append(arguments)
+      }
+    } catch { if error != .ENOSYS { throw error } }
   }
 
   /// STATFS.
@@ -110,13 +125,17 @@ public final class FUSEClient {
     return count
   }
 
-  /// READDIRPLUS into a buffer.
+  /// Whether directories tell nodes and attributes with the names.
+  var listsNodes: Bool { features & FUSEInit.doReaddirplus != 0 }
+
+  /// READDIRPLUS into a buffer, or READDIR where there is no other.
   /// - Returns: Bytes of entries, and whether they are the last ones.
-  func readDirectory(_ node: UInt64, offset: UInt64, into buffer: UnsafeMutableRawBufferPointer)
-    throws(Errno) -> (count: Int, isLast: Bool)
-  {
-    let count = try transfer(FUSEOpcode.readdirplus, node, buffer) { message in
+  func readDirectory(
+    _ node: UInt64, handle: UInt64 = 0, offset: UInt64, into buffer: UnsafeMutableRawBufferPointer
+  ) throws(Errno) -> (count: Int, isLast: Bool) {
+    let count = try transfer(listsNodes ? FUSEOpcode.readdirplus : FUSEOpcode.readdir, node, buffer) { message in
       var arguments = FUSEReadIn()
+      arguments.handle = handle
       arguments.offset = offset
       arguments.size = buffer.count.u32
       message.append(arguments)
@@ -146,8 +165,13 @@ public final class FUSEClient {
       message.append(arguments)
       if let name { try message.append(name: name) }
     }
-    if buffer.count == 0 { return try request(opcode, node, FUSEXattrSize.self, fill).size.int }
-    return try transfer(opcode, node, buffer, fill)
+    do throws(Errno) {
+      if buffer.count == 0 { return try request(opcode, node, FUSEXattrSize.self, fill).size.int }
+      return try transfer(opcode, node, buffer, fill)
+    } catch {
+      // The server has no such request: its files have no such attributes.
+      throw error == .ENOSYS ? .EOPNOTSUPP : error
+    }
   }
 
   /// DESTROY.
@@ -180,7 +204,7 @@ public final class FUSEClient {
       let first = next
       let most = min(frames.count, first &+ maximumRead &>> 12)
       prepareRead(message, node, handle: handle, offset: offset &+ done.u64)
-      while next < most, message.addReply(LinearMap.pointer(frames[next]), 4096, limit: transport.maximumSegments) {
+      while next < most, message.addReply(LinearMap.pointer(frames[next]), 4096, limit: maximumSegments) {
         next &+= 1
       }
       let wanted = (next &- first) &* 4096
@@ -221,14 +245,14 @@ public final class FUSEClient {
     messages.append(first)
     prepareRead(first, node, offset: 0)
     for frame in frames {
-      guard first.addReply(LinearMap.pointer(frame), 4096, limit: transport.maximumSegments) else { throw .EIO }
+      guard first.addReply(LinearMap.pointer(frame), 4096, limit: maximumSegments) else { throw .EIO }
     }
     first.setReadSize((frames.count &* 4096).u32)
     while messages.count < most, let message = try? take() {
       let place = messages.count &- 1
       messages.append(message)
       prepareRead(message, ahead[place].node, offset: 0)
-      _ = message.addReply(ahead[place].buffer, ahead[place].capacity, limit: transport.maximumSegments)
+      _ = message.addReply(ahead[place].buffer, ahead[place].capacity, limit: maximumSegments)
       message.setReadSize(ahead[place].capacity.u32)
     }
     var calls: [DeviceCall] = []
@@ -248,7 +272,7 @@ public final class FUSEClient {
 
   /// Whether a READ of so many frames fits one request.
   func fits(_ frames: Int) -> Bool {
-    frames &+ 2 <= transport.maximumSegments && frames &* 4096 <= maximumRead
+    frames &+ 2 <= maximumSegments && frames &* 4096 <= maximumRead
       && frames &+ 2 <= FUSEMessage.segmentCapacity
   }
 
@@ -310,7 +334,7 @@ public final class FUSEClient {
     message.begin(opcode, node: node, unique: nextUnique())
     try fill(message)
     message.end(replyBody: 0)
-    guard message.addReply(base, buffer.count, limit: transport.maximumSegments) else { throw .EIO }
+    guard message.addReply(base, buffer.count, limit: maximumSegments) else { throw .EIO }
     try perform(message)
     return message.bodyCount
   }

@@ -1,4 +1,4 @@
-// Entries of a READDIRPLUS reply, checked one by one as they are read.
+// Entries of a READDIRPLUS or READDIR reply, checked one by one as they are read.
 import Base
 import VirtioABI
 
@@ -18,18 +18,22 @@ struct FUSEDirectoryRecord {
 /// Reads a reply front to back. The bytes are the kernel's own by now: the device is done with them.
 struct FUSEDirectoryReader {
   private var rest: UnsafeRawBufferPointer
+  private let hasNodes: Bool
 
-  /// A reader over a reply's body.
-  init(_ bytes: UnsafeRawBufferPointer) { rest = bytes }
+  /// A reader over a reply's body: READDIRPLUS's, which has nodes, or READDIR's.
+  init(_ bytes: UnsafeRawBufferPointer, hasNodes: Bool = true) {
+    rest = bytes
+    self.hasNodes = hasNodes
+  }
 
   /// The next entry; nil at the end.
   /// - Throws: EIO for an entry that is none.
   mutating func next() throws(Errno) -> FUSEDirectoryRecord? {
     guard rest.count > 0 else { return nil }
-    let entryCount = MemoryLayout<FUSEEntryOut>.size
+    let entryCount = hasNodes ? MemoryLayout<FUSEEntryOut>.size : 0
     let fixed = entryCount &+ MemoryLayout<FUSEDirectoryEntry>.size
     guard rest.count >= fixed else { throw .EIO }
-    let entry = rest.loadUnaligned(as: FUSEEntryOut.self)
+    let entry = hasNodes ? rest.loadUnaligned(as: FUSEEntryOut.self) : FUSEEntryOut()
     let head = rest.loadUnaligned(fromByteOffset: entryCount, as: FUSEDirectoryEntry.self)
     let length = head.nameLength.int
     guard length > 0, length <= FUSE.nameMax, fixed &+ length <= rest.count else { throw .EIO }

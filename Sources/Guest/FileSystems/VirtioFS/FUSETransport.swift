@@ -6,6 +6,8 @@ import Devices
 public protocol FUSETransport: AnyObject {
   /// Most pieces of one call, 8 or more.
   var maximumSegments: Int { get }
+  /// Entries of the queue that a call goes to: the most pieces that a chain may have by the standard.
+  var queueSize: Int { get }
   /// Most calls that may be performed together, 1 or more.
   var maximumCalls: Int { get }
 

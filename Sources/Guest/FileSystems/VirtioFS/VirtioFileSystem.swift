@@ -33,13 +33,15 @@ public final class VirtioFileSystem: FileSystem {
   /// The buckets of the table, a power of two of segments, so that growing needs no long run of memory.
   private var segments: [[VirtioNode?]]
   private var hand = 0
+  /// Nodes that have ever come into the table.
+  private var births: UInt32 = 0
   /// Nodes in the table.
   public private(set) var nodeCount = 0
   /// More nodes than this are not kept without need.
   public let nodeLimit: Int
   private var owed: [FUSEForgetOne] = []
   /// Handles that nobody uses any more.
-  private var owedHandles: [(node: UInt64, handle: UInt64)] = []
+  private var owedHandles: [OwedHandle] = []
   /// Changes of ours that are over.
   private let changes = Atomic<UInt64>(0)
   /// Whom files belong to that the server makes: what their owner may do, it may.
@@ -136,6 +138,12 @@ public final class VirtioFileSystem: FileSystem {
     lock.withLock { findLocked(node) }
   }
 
+  /// The same, if it is the one that was born so.
+  func find(_ node: UInt64, birth: UInt32) -> VirtioNode? {
+    guard let found = find(node), found.birth == birth else { return nil }
+    return found
+  }
+
   private func findLocked(_ node: UInt64) -> VirtioNode? {
     var found = self[bucket(node)]
     while let candidate = found {
@@ -175,6 +183,8 @@ public final class VirtioFileSystem: FileSystem {
         known.lookups &+= 1
         return known
       }
+      births &+= 1
+      fresh.birth = births
       let place = bucket(entry.nodeID)
       fresh.hashNext = self[place]
       self[place] = fresh
@@ -218,6 +228,7 @@ public final class VirtioFileSystem: FileSystem {
   private func makeRoom() {
     guard nodeCount >= nodeLimit else { return }
     var batch: [FUSEForgetOne] = []
+    var handles: [OwedHandle] = []
     lock.lock()
     var looked = 0
     while looked < 256, nodeCount >= nodeLimit {
@@ -225,12 +236,9 @@ public final class VirtioFileSystem: FileSystem {
       hand = (hand &+ 1) & (bucketCount &- 1)
       sweep(hand)
     }
-    if owed.count >= FUSEClient.forgetLimit {
-      swap(&batch, &owed)
-      owed.reserveCapacity(FUSEClient.forgetLimit)
-    }
+    if owed.count >= FUSEClient.forgetLimit { takeOwed(&batch, &handles) }
     lock.unlock()
-    send(batch)
+    send(batch, handles)
   }
 
   /// Memory is short: names go, and then the nodes that nobody else refers to any more.
@@ -238,6 +246,7 @@ public final class VirtioFileSystem: FileSystem {
     dirty.hurry()
     let names = super.shrink(limit)
     var batch: [FUSEForgetOne] = []
+    var handles: [OwedHandle] = []
     guard lock.tryLock() else { return names }
     let before = nodeCount
     var turns = bucketCount
@@ -247,12 +256,9 @@ public final class VirtioFileSystem: FileSystem {
       sweep(hand)
     }
     let given = before &- nodeCount
-    if owed.count >= FUSEClient.forgetLimit {
-      swap(&batch, &owed)
-      owed.reserveCapacity(FUSEClient.forgetLimit)
-    }
+    if owed.count >= FUSEClient.forgetLimit { takeOwed(&batch, &handles) }
     lock.unlock()
-    send(batch)
+    send(batch, handles)
     return names &+ given
   }
 
@@ -284,8 +290,20 @@ public final class VirtioFileSystem: FileSystem {
     one.nodeID = node.node
     one.lookupCount = node.lookups
     owed.append(one)
-    if node.handle != 0 { owedHandles.append((node.node, node.handle)) }
+    if node.handle != 0 { owedHandles.append(OwedHandle(node: node.node, handle: node.handle, isDirectory: false)) }
     node.handle = 0
+    if let handle = node.readingHandleKept {
+      owedHandles.append(OwedHandle(node: node.node, handle: handle, isDirectory: node.isDirectory))
+    }
+    node.readingHandleKept = nil
+  }
+
+  /// Takes what is owed, for it to be sent without the lock. Under the lock.
+  private func takeOwed(_ batch: inout [FUSEForgetOne], _ handles: inout [OwedHandle]) {
+    swap(&batch, &owed)
+    swap(&handles, &owedHandles)
+    owed.reserveCapacity(FUSEClient.forgetLimit)
+    if !handles.isEmpty { owedHandles.reserveCapacity(FUSEClient.forgetLimit) }
   }
 
   /// Takes a node out of the table whose file has no name any more, so that it ends with its last user.
@@ -328,21 +346,19 @@ public final class VirtioFileSystem: FileSystem {
 
   /// A handle that nobody uses any more.
   func owe(handle: UInt64, of node: UInt64) {
-    lock.withLock { owedHandles.append((node, handle)) }
+    lock.withLock { owedHandles.append(OwedHandle(node: node, handle: handle, isDirectory: false)) }
     dirty.wake()
   }
 
   /// Sends what is owed, if it is a good deal, or `always`.
   func settle(always: Bool = false) {
     var batch: [FUSEForgetOne] = []
-    var handles: [(node: UInt64, handle: UInt64)] = []
+    var handles: [OwedHandle] = []
     lock.withLock {
       guard always || owed.count >= FUSEClient.forgetLimit / 2 || !owedHandles.isEmpty else { return }
-      swap(&batch, &owed)
-      swap(&handles, &owedHandles)
+      takeOwed(&batch, &handles)
     }
-    for one in handles { try? client.release(one.node, handle: one.handle) }
-    send(batch)
+    send(batch, handles)
   }
 
   /// The server has no descriptor left for a file without a name: what it keeps for us goes, as far as nobody needs it.
@@ -357,7 +373,9 @@ public final class VirtioFileSystem: FileSystem {
     }
   }
 
-  private func send(_ batch: [FUSEForgetOne]) {
+  private func send(_ batch: [FUSEForgetOne], _ handles: [OwedHandle]) {
+    // Before their nodes: a server may look a handle up by its node.
+    for one in handles { client.release(one) }
     batch.withUnsafeBufferPointer { all in
       var start = 0
       while start < all.count {

@@ -30,7 +30,9 @@ extension VirtioNode {
   }
 
   private func noteAdded(_ name: PathBytes, _ node: VirtioNode) {
-    lock.withLock { listing?.add(name, node: node.node, inode: node.inode, type: node.type.rawValue) }
+    lock.withLock {
+      listing?.add(name, node: node.node, birth: node.birth, inode: node.inode, type: node.type.rawValue)
+    }
   }
 
   private func noteRemoved(_ name: PathBytes) { lock.withLock { listing?.remove(name) } }

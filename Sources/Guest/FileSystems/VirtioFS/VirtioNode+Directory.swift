@@ -13,13 +13,17 @@ extension VirtioNode {
   func find(_ name: PathBytes) throws(Errno) -> LookupResult {
     guard isDirectory else { throw .ENOTDIR }
     let now = tree.clock()
-    let (record, isAbsent, expires) = lock.withLock { () -> (UInt64, Bool, UInt64) in
-      guard let listing, now < listing.expires else { return (0, false, 0) }
-      if let place = listing.find(name) { return (listing.records[place].node, false, listing.expires) }
-      return (0, listing.isWhole, listing.expires)
+    let (record, birth, isAbsent, expires) = lock.withLock { () -> (UInt64, UInt32, Bool, UInt64) in
+      guard let listing, now < listing.expires else { return (0, 0, false, 0) }
+      if let place = listing.find(name) {
+        return (listing.records[place].node, listing.records[place].birth, false, listing.expires)
+      }
+      return (0, 0, listing.isWhole, listing.expires)
     }
     if isAbsent { return LookupResult(nil, validity: expires &- now) }
-    if record != 0, let known = tree.find(record) { return LookupResult(known, validity: expires &- now) }
+    if record != 0, let known = tree.find(record, birth: birth) {
+      return LookupResult(known, validity: expires &- now)
+    }
     let asked = tree.ask()
     let entry = try tree.client.lookup(node, name.bytes)
     let valid = VirtioFileSystem.expiry(0, entry.entryValid, entry.entryValidNanoseconds)
@@ -75,17 +79,22 @@ extension VirtioNode {
     listing = nil  // Not two owners: appending would copy.
     let before = fresh.records.count
     try tree.withBuffer { (buffer) throws(Errno) in
-      let (count, isLast) = try tree.client.readDirectory(node, offset: fresh.next, into: buffer)
-      var reader = FUSEDirectoryReader(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+      let (count, isLast) = try tree.client.readDirectory(
+        node, handle: readingHandle(), offset: fresh.next, into: buffer)
+      var reader = FUSEDirectoryReader(
+        UnsafeRawBufferPointer(rebasing: buffer[..<count]), hasNodes: tree.client.listsNodes)
       while let record = try reader.next() {
         fresh.next = record.head.offset
         if record.isDots { continue }
+        var birth: UInt32 = 0
         if record.entry.nodeID != 0 {
-          tree.note(try tree.enter(record.entry, asked: asked), in: self, place: fresh.records.count)
+          let child = try tree.enter(record.entry, asked: asked)
+          birth = child.birth
+          tree.note(child, in: self, place: fresh.records.count)
           let valid = VirtioFileSystem.expiry(asked.time, record.entry.entryValid, record.entry.entryValidNanoseconds)
           fresh.expires = min(fresh.expires, valid)
         }
-        fresh.append(record)
+        fresh.append(record, birth: birth)
       }
       fresh.isComplete = isLast
     }

@@ -4,6 +4,8 @@
 // The directory notices the sequence by the places of its files in its listing. Whoever has listed it and begins with its first file
 // gets 4 more at once, others 2 from the second file in order on; then 8 and 15 more come with each request. They wait in buffers of their own, like pages of the cache in what makes them stale, until their file is read.
 // At most `limit` files wait; the oldest go first.
+//
+// Files ahead are named to the server by number, with nobody holding them: that is good enough only where no number is used again (osv-run's).
 import Base
 import Files
 import Locks
@@ -86,7 +88,7 @@ extension VirtioNode {
       let record = listing.records[next]
       next &+= 1
       guard record.type == FileType.regular.rawValue, record.node != 0, record.isListed else { continue }
-      guard let file = tree.find(record.node), let size = file.sizeToReadAhead() else { continue }
+      guard let file = tree.find(record.node, birth: record.birth), let size = file.sizeToReadAhead() else { continue }
       // A byte more than the file has shows that it has not grown.
       let capacity = (size.int &+ 1).alignedUp(to: 4096)
       guard let buffer = MessageMemory.allocate(capacity) else { break }

@@ -38,7 +38,14 @@ extension VirtioNode {
   /// SEEK_DATA (3) or SEEK_HOLE (4), of a file that has all that was written.
   private func seek(from offset: UInt64, whence: UInt32) throws(Errno) -> UInt64 {
     try writeBackDirty()
-    let found = try tree.client.seek(node, handle: usableHandle(writing: false), offset: offset, whence: whence)
+    let found: UInt64
+    do throws(Errno) {
+      found = try tree.client.seek(node, handle: readingHandle(), offset: offset, whence: whence)
+    } catch {
+      guard error == .ENOSYS else { throw error }
+      // A server that knows of no holes: everything is data, and the hole is behind the end.
+      return whence == 3 ? offset : Int64.max.u64
+    }
     guard found >= offset, found <= Int64.max.u64 else { throw .EIO }
     return found
   }

@@ -2,7 +2,8 @@
 //
 // The server's word is believed for as long as it allows (a second, usually). When new attributes show another size or
 // modification time, the cached pages go. Nothing is opened: the server reads and writes by node, but for files whose mode would keep it from
-// that; those have a handle. What an answer says that was asked for before a change of ours is not believed.
+// that, or the server is a foreign one (VirtioNode+Opening.swift); those have a handle. What an answer says that was asked for before a change
+// of ours is not believed.
 import Base
 import Files
 import Locks
@@ -18,6 +19,8 @@ final class VirtioNode: Vnode, Pager {
   unowned(unsafe) let tree: VirtioFileSystem
 
   // Under the tree's lock:
+  /// When it came into the table, counted in nodes: set once, before anybody else knows the node.
+  var birth: UInt32 = 0
   /// Lookups that the server has counted.
   var lookups: UInt64 = 1
   var hashNext: VirtioNode?
@@ -34,6 +37,8 @@ final class VirtioNode: Vnode, Pager {
   /// The server's open file where it must have one: `access` is O_RDONLY, O_WRONLY or O_RDWR.
   var handle: UInt64 = 0
   var handleAccess: UInt32 = 0
+  /// What a server that works by handles only has given to read by; any number.
+  var readingHandleKept: UInt64?
   /// Whether the size may be ahead of the server's, and when the data was written that the server has not got: nil where that is all there.
   private let delayed = Atomic<Bool>(false)
   var delayedTime: FileTime?
@@ -208,7 +213,7 @@ final class VirtioNode: Vnode, Pager {
           let most = min(buffer.count, min(transfer.remaining, tree.client.maximumRead))
           let part = UnsafeMutableRawBufferPointer(rebasing: buffer[..<most])
           let count = try tree.client.read(
-            node, handle: usableHandle(writing: false), offset: offset &+ done.u64, into: part)
+            node, handle: readingHandle(), offset: offset &+ done.u64, into: part)
           return try transfer.copyOut(from: UnsafeRawBufferPointer(rebasing: part[..<count])) == most
         }
         if !isWhole { break }
@@ -289,6 +294,11 @@ final class VirtioNode: Vnode, Pager {
     if attributes.uid.u64 == tree.serverUser.load(ordering: .relaxed), attributes.mode &>> 6 & rights == rights {
       return
     }
+    // Where files are opened, to open this one is to ask.
+    if opensToRead {
+      _ = try readingHandle()
+      return
+    }
     let now = tree.clock()
     let isWriting = mask & 2 != 0
     if lock.withLock({ now < (isWriting ? writableUntil : readableUntil) }) { return }
@@ -301,8 +311,8 @@ final class VirtioNode: Vnode, Pager {
   var maximumPages: Int { min(64, tree.client.maximumRead &>> 12) }
 
   func fill(page: UInt64, frames: UnsafeBufferPointer<PhysicalAddress>) throws(Errno) {
-    let handle = usableHandle(writing: false)
-    if page == 0, handle == 0, try fillWhole(frames) { return }
+    let handle = try readingHandle()
+    if page == 0, handle == 0, tree.client.isOurs, try fillWhole(frames) { return }
     _ = try tree.client.read(node, handle: handle, offset: page &<< 12, frames: frames)
   }
 
