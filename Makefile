@@ -38,7 +38,10 @@ build: ## Build .build/release/osv-run
 	@$(SWIFT_BUILD) --product osv-run 2>&1 | { grep --line-buffered -v "Using 'dlopen' in statically linked" || true; }
 
 .PHONY: images
-images: $(IMAGES) ## Build every folder under images/ into .build/images/NAME.elf
+images: .build/images/kernel.elf $(IMAGES) ## Build every folder under images/ into .build/images/NAME.elf, and the kernel alone
+
+.build/images/kernel.elf: build
+	@images/link.sh kernel $@
 
 .build/images/%.elf: images/%/*.swift build
 	@images/link.sh $* $@

@@ -1,5 +1,6 @@
 #!/bin/bash
 # Links a Swift program with the kernel into one image: images/link.sh NAME OUTPUT
+# NAME "kernel" gives the kernel alone, for other monitors than osv-run, which has it inside.
 #
 # The kernel is linked first and every symbol of it made local except its C ABI (osv_*) and the entry, so that the weak symbols the
 # two worlds share (generic code, compiled here with vector registers) can never stand in for the kernel's. The program follows.
@@ -9,6 +10,11 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 kernel=$(find "$root/.build/plugins" -path '*GuestImagePlugin*' -name kernel.o -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -1 | cut -d' ' -f2)
 [ -n "$kernel" ] || { echo "link.sh: the guest kernel is not built; run 'make build'" >&2; exit 1; }
 work=$(dirname "$kernel")
+if [ "$name" = kernel ]; then
+  mkdir -p "$(dirname "$output")"
+  cp "$work/kernel.elf" "$output"
+  exit
+fi
 bin=$(dirname "$(readlink -f "$(command -v swiftc)")")
 triple=x86_64-unknown-none-elf
 objects=$root/.build/images/objects/$name

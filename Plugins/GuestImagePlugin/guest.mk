@@ -24,11 +24,15 @@ SWIFTFLAGS := -target $(TRIPLE) -enable-experimental-feature Embedded -enable-ex
 
 # Modules that are asked seldom are compiled for size.
 OPTIMISE := -O
+OPTIMISE_Bootstrap := -Osize
 OPTIMISE_DevFS := -Osize
 OPTIMISE_Kernel := -Osize
 OPTIMISE_Network := -Osize
 OPTIMISE_ProcFS := -Osize
 OPTIMISE_VirtioFS := -Osize
+
+# There is no heap yet: what would allocate does not compile.
+MORE_Bootstrap := -no-allocations
 
 # The image's note and the kernel in it say the same version: the one that BootInformation.swift has.
 ABI := $(ROOT)/Sources/Virtio/ABI/BootInformation.swift
@@ -87,7 +91,7 @@ vdso.o: $(VDSO)/vdso.c $(HEADERS) modules.mk
 # unchanged object's time alone, yet modules above may have inlined code from below: the touch passes the change on.
 define module
 $(1).o: $(SOURCES_$(1)) $(HEADERS) $(RECIPE) $(foreach m,$(filter $(MODULES),$(IMPORTS_$(1))),$(m).o)
-	$(SWIFTC) $(SWIFTFLAGS) $(or $(OPTIMISE_$(1)),$(OPTIMISE)) -module-name $(1) $(SOURCES_$(1)) \
+	$(SWIFTC) $(SWIFTFLAGS) $(or $(OPTIMISE_$(1)),$(OPTIMISE)) $(MORE_$(1)) -module-name $(1) $(SOURCES_$(1)) \
 	  -emit-module -emit-module-path $(1).swiftmodule -c -o $(1).o
 	@touch $(1).o
 endef

@@ -55,7 +55,8 @@ struct Bench {
     let value = Atomic<Int>(0)
   }
 
-  init(_ device: any VirtioDevice) {
+  /// - Parameter sharesVector: all queues have one vector, as on a device that has few.
+  init(_ device: any VirtioDevice, sharesVector: Bool = false) {
     HostedArena.prepare()
     let map = GuestMemoryMap()
     map.add(
@@ -72,7 +73,9 @@ struct Bench {
     function.place(at: 0xd000_0000)
     function.presetVectors((0..<count).map { MSIMessage(vector: firstVector + $0, cpu: 0) })
     registers = BenchRegisters(function)
-    driver = VirtioFunction(function.description(firstVector: firstVector), registers: registers)
+    var description = function.description(firstVector: firstVector)
+    if sharesVector { description.vectorCount = 2 }
+    driver = VirtioFunction(description, registers: registers)
   }
 
   var exits: Int { registers.exits.load(ordering: .relaxed) }

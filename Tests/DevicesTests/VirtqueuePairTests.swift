@@ -100,6 +100,33 @@ private func perform(_ channel: FUSEChannel, _ calls: [TestCall]) -> Errno? {
 }
 
 @Suite struct VirtqueuePairTests {
+  /// A device of fewer vectors than queues: whichever queue has something, the one vector leads to it.
+  @Test func queuesThatShareAVector() throws {
+    HostedArena.prepare()
+    let device = TurningDevice(queueCount: 3)
+    let bench = Bench(device, sharesVector: true)
+    let (first, second) = (try queue(), try queue())
+    try bench.driver.start([nil, first, second])
+    for (index, queue) in [first, second, first].enumerated() {
+      let call = TestCall(count: 40, pieces: 1, salt: index)
+      #expect(try queue.perform(call.segments, readable: 1, writable: 1) == 40)
+      #expect(call.isTurned)
+    }
+    // The entry of all queues is 0, that of configuration changes the one behind it.
+    let common = UInt64(bench.driver.description.commonOffset)
+    for index in 1..<3 {
+      bench.function.writeBAR(at: common + UInt64(VirtioPCICommon.queueSelect), count: 2, UInt64(index))
+      #expect(bench.function.readBAR(at: common + UInt64(VirtioPCICommon.queueVector), count: 2) == 0)
+    }
+    #expect(bench.function.readBAR(at: common + UInt64(VirtioPCICommon.configurationVector), count: 2) == 1)
+  }
+
+  private func queue() throws -> Virtqueue {
+    try #require(
+      Virtqueue(
+        size: 64, memory: KernelHeap.allocateZeroed(byteCount: Virtqueue.byteCount(size: 64), alignment: 16)!))
+  }
+
   @Test func callsOfEverySizeComeBack() throws {
     HostedArena.prepare()
     let bench = Bench(TurningDevice())

@@ -64,6 +64,35 @@ struct Generator: RandomNumberGenerator {
     #expect(free == total)
   }
 
+  /// Memory in which somebody has been before: descriptors are cleared, and no block is taken for zero.
+  @Test func memoryThatIsNotZero() {
+    var allocator = FrameAllocator(isFreshZero: false)
+    let place = HostedArena.place(byteCount: 8 << 20, alignment: 8 << 20)
+    memset(LinearMap.pointer(place), 0xa5, 8 << 20)
+    let base = place.frameNumber
+    let added = allocator.add(first: base, end: base + 2048)
+    #expect(added)
+    let total = allocator.totalFrames
+    var blocks: [UInt32] = []
+    for order in [0, 9, 3, 0] {
+      guard let block = allocator.take(order: order) else {
+        Issue.record("no block of order \(order)")
+        return
+      }
+      #expect(!block.isZero)
+      blocks.append(block.frame)
+    }
+    while let block = allocator.take(order: 0) {
+      if block.isZero { Issue.record("frame \(block.frame) is taken for zero") }
+      blocks.append(block.frame)
+    }
+    let free = allocator.freeFrames
+    #expect(Set(blocks).count == blocks.count && free == 0)
+    #expect(blocks.count == total - 511 - 7)
+    let audited = allocator.audit()
+    #expect(audited == 0)
+  }
+
   @Test func everythingCanBeTakenAndComesBackWhole() {
     var allocator = FrameAllocator()
     let base = HostedArena.place(byteCount: 96 << 20, alignment: 64 << 20).frameNumber

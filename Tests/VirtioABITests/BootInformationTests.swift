@@ -7,7 +7,7 @@ import VirtioABI
     #expect(MemoryLayout<BootInformation>.stride == MemoryLayout<BootInformation>.size)
     #expect(MemoryLayout<BootFile>.size == 32)
     #expect(MemoryLayout<BootMount>.size == 16)
-    #expect(MemoryLayout<BootDevice>.size == 8 * 4 + 32 + 64)
+    #expect(MemoryLayout<BootDevice>.size == 10 * 4 + 32 + 64)
     #expect(MemoryLayout<BootDeviceSetup>.size == 16 + 17 * 32)
     #expect(MemoryLayout<BootNetwork>.size == 64 && MemoryLayout<BootNetwork>.stride == 64)
     #expect(MemoryLayout<ClockPage>.size == 64)

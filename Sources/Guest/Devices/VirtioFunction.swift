@@ -49,9 +49,11 @@ public final class VirtioFunction {
     self.queues = queues
     // Interrupt handlers know the queues by address: a function that was started stays for ever.
     _ = Unmanaged.passRetained(self)
+    let isShared = description.vectorCount <= description.queueCount
     for (index, queue) in queues.enumerated() {
       guard let queue else { continue }
       queue.attach(to: self, index: index)
+      if isShared { continue }
       InterruptTable.register(
         description.firstVector &+ index.u32,
         handler: { context in
@@ -60,9 +62,18 @@ public final class VirtioFunction {
           Unmanaged<DeviceQueue>.fromOpaque(context)._withUnsafeGuaranteedRef { $0.interrupted() }
         }, context: Unmanaged.passUnretained(queue).toOpaque())
     }
+    if isShared {
+      InterruptTable.register(
+        description.firstVector,
+        handler: { context in
+          guard let context else { return }
+          // SAFETY: the context is a function that is never freed, and its queues are set.
+          Unmanaged<VirtioFunction>.fromOpaque(context)._withUnsafeGuaranteedRef { $0.interrupted() }
+        }, context: Unmanaged.passUnretained(self).toOpaque())
+    }
     if onConfigurationChange != nil {
       InterruptTable.register(
-        description.firstVector &+ description.queueCount,
+        description.firstVector &+ description.vectorCount &- 1,
         handler: { context in
           guard let context else { return }
           // SAFETY: the context is a function that is never freed.
@@ -77,6 +88,9 @@ public final class VirtioFunction {
     }
     for queue in queues { queue?.wasStarted() }
   }
+
+  /// The vector that all queues share: any of them may have something.
+  private func interrupted() { for queue in queues { queue?.interrupted() } }
 
   private var common: UInt32 { description.commonOffset }
 
@@ -102,6 +116,7 @@ public final class VirtioFunction {
 
   private func startByRegisters(_ queues: [DeviceQueue?], _ features: UInt64) -> UInt8 {
     let status = common &+ VirtioPCICommon.status.u32
+    registers.write8(status, 0)
     registers.write8(status, VirtioStatus.acknowledge)
     registers.write8(status, VirtioStatus.acknowledge | VirtioStatus.driver)
     for half: UInt32 in 0..<2 {
@@ -110,10 +125,13 @@ public final class VirtioFunction {
     }
     registers.write8(status, Self.allButOK)
     guard registers.read8(status) & VirtioStatus.featuresOK != 0 else { return VirtioStatus.failed }
+    // The reset has taken the vectors away.
+    registers.write16(common &+ VirtioPCICommon.configurationVector.u32, (description.vectorCount &- 1).u16)
     for (index, queue) in queues.enumerated() {
       guard let queue else { continue }
       registers.write16(common &+ VirtioPCICommon.queueSelect.u32, index.u16)
       registers.write16(common &+ VirtioPCICommon.queueSize.u32, queue.size.u16)
+      registers.write16(common &+ VirtioPCICommon.queueVector.u32, description.entry(ofQueue: index.u32).u16)
       write64(VirtioPCICommon.queueDescriptors, queue.descriptorsPhysical.rawValue)
       write64(VirtioPCICommon.queueAvailable, queue.availablePhysical.rawValue)
       write64(VirtioPCICommon.queueUsed, queue.usedPhysical.rawValue)

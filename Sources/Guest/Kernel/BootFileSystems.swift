@@ -70,7 +70,10 @@
     }
 
     private static func streams(_ drivers: BootDevices) -> [any ConsoleEndpoint] {
-      guard let console = drivers.console else { return [NullStream(), NullStream(), NullStream()] }
+      guard let console = drivers.console else {
+        return ForeignMonitor.hasSerialLine
+          ? [NullStream(), SerialStream(), SerialStream()] : [NullStream(), NullStream(), NullStream()]
+      }
       return [ConsoleStream(console, .input), ConsoleStream(console, .output), ConsoleStream(console, .error)]
     }
 
@@ -90,7 +93,7 @@
       for index in 0..<Boot.mounts.count {
         let mount = Boot.mounts[index]
         guard let path = Boot.string(at: mount.pathOffset), path[0] == 0x2f, path[1] == 0 else { continue }
-        return (try volume(mount), flags(of: mount))
+        return try volume(mount)
       }
       let files = RamFileSystem()
       for index in 0..<Boot.files.count {
@@ -111,25 +114,25 @@
         guard let path = Boot.string(at: mount.pathOffset), path[0] == 0x2f, path[1] != 0 else { continue }
         (StartProgress.step, StartProgress.index) = (.volume, index.u32)
         let source = PathBytes(mount.flags & BootMount.Flag.memory != 0 ? "tmpfs" : "volume")
-        try Self.mount(try Self.volume(mount), Self.bytes(path), source, Self.flags(of: mount), context)
+        let (fileSystem, flags) = try Self.volume(mount)
+        try Self.mount(fileSystem, Self.bytes(path), source, flags, context)
       }
     }
 
-    private static func volume(_ mount: BootMount) throws(Errno) -> FileSystem {
+    private static func volume(_ mount: BootMount) throws(Errno) -> (FileSystem, MountFlags) {
+      var flags: MountFlags = mount.flags & BootMount.Flag.readOnly != 0 ? .readOnly : []
       if mount.flags & BootMount.Flag.memory != 0 {
         let limit = mount.mebibyteLimit.u64 &<< 20
-        return RamFileSystem(mode: 0o1777, byteLimit: limit == 0 ? halfOfMemory : limit)
+        return (RamFileSystem(mode: 0o1777, byteLimit: limit == 0 ? halfOfMemory : limit), flags)
       }
       guard mount.deviceIndex.int < Boot.devices.count,
         let function = VirtioFunction(Boot.devices[mount.deviceIndex.int])
       else { throw .ENODEV }
       let fileSystem = try VirtioFileSystem(device: function)
-      if !flags(of: mount).contains(.readOnly) { try fileSystem.startWritingBack() }
-      return fileSystem
-    }
-
-    private static func flags(of mount: BootMount) -> MountFlags {
-      mount.flags & BootMount.Flag.readOnly != 0 ? .readOnly : []
+      // Another monitor does not tell that its server takes no changes from us; the server does.
+      if !fileSystem.client.isWritable { flags.insert(.readOnly) }
+      if !flags.contains(.readOnly) { try fileSystem.startWritingBack() }
+      return (fileSystem, flags)
     }
 
     /// Mounts a file system at a path, making the directory if it is not there.

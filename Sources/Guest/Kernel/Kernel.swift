@@ -32,7 +32,9 @@
   /// Brings frames, heap and kernel mappings up; `start` is the first byte that nobody has touched.
   func startMemory(from start: PhysicalAddress) {
     let head = Boot.information.pointee
-    Frames.initialise(start: start, byteCount: head.memoryByteCount, cpuCount: CPU.count)
+    Frames.initialise(
+      start: start, byteCount: head.memoryByteCount, cpuCount: CPU.count,
+      isZero: !Boot.has(flag: BootFlags.memoryIsUsed))
     guard KernelMappings.initialise(root: PhysicalAddress(head.pageTableRoot), seed: head.seed1) else {
       panic("no memory for the kernel's own tables")
     }

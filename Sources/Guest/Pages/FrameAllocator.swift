@@ -1,7 +1,7 @@
 // The buddy allocator: blocks of 2^order frames, 4 KiB to 1 GiB, over any number of ranges of RAM.
 //
 // Memory above a range's frontier was never used: it is in no list, its descriptors are not written, and it is
-// still zero. A request that the lists cannot meet takes a chunk from the frontier, so that starting on any
+// still zero, unless another monitor than osv-run has not promised that. A request that the lists cannot meet takes a chunk from the frontier, so that starting on any
 // amount of RAM touches a handful of pages, and the lowest addresses are used first. Free blocks remember whether they are zero.
 //
 // Blocks of 2 MiB and more that are zero have lists of their own, joined only with their like, and are used last: the host has
@@ -40,6 +40,8 @@ struct FrameAllocator: ~Copyable {
   private var heads: InlineArray<19, UInt32>
   /// Zero blocks of 2 MiB and more, by order - `surplusOrder`.
   private var zeroHeads: InlineArray<10, UInt32>
+  /// Whether memory above the frontiers is known to be zero.
+  private let isFreshZero: Bool
   /// Frames that are in lists or above a frontier.
   private(set) var freeFrames: Int = 0
   /// Frames of all ranges, without those of the descriptor tables.
@@ -51,7 +53,8 @@ struct FrameAllocator: ~Copyable {
   /// Order of the smallest blocks that count as surplus: 2 MiB.
   static let surplusOrder = 9
 
-  init() {
+  init(isFreshZero: Bool = true) {
+    self.isFreshZero = isFreshZero
     ranges = InlineArray(repeating: FrameRange())
     heads = InlineArray(repeating: 0)
     zeroHeads = InlineArray(repeating: 0)
@@ -59,7 +62,7 @@ struct FrameAllocator: ~Copyable {
 
   // MARK: Ranges
 
-  /// Takes over the frames `first..<end`, unused and zero: the table of descriptors goes to their start.
+  /// Takes over the frames `first..<end`, unused: the table of descriptors goes to their start.
   /// - Returns: false if there are too many ranges or the range is too small to be of use.
   mutating func add(first: UInt32, end: UInt32) -> Bool {
     let count = rangeCount.load(ordering: .relaxed)
@@ -74,6 +77,7 @@ struct FrameAllocator: ~Copyable {
     range.end = end
     range.frontier = usable
     // SAFETY: the table lies in the range itself, which nobody uses yet, and all-zero bytes are valid descriptors.
+    if !isFreshZero { clearMemory(table, byteCount: tableFrames &<< 12) }
     range.descriptors = table.bindMemory(to: FrameDescriptor.self, capacity: frames &- tableFrames)
     ranges[count] = range
     freeFrames &+= (end &- usable).int
@@ -292,7 +296,7 @@ struct FrameAllocator: ~Copyable {
             ranges[index].frontier = start
             if find(order: order) >= 0 { return true }
           }
-          link(start, order: wanted, isZero: true)
+          link(start, order: wanted, isZero: isFreshZero)
           ranges[index].frontier = start &+ (1 << wanted.u32)
           return true
         }
@@ -309,7 +313,7 @@ struct FrameAllocator: ~Copyable {
     while frame < to {
       var order = frame == 0 ? Self.maximumOrder : min(frame.trailingZeroBitCount, Self.maximumOrder)
       while frame &+ (1 << order.u32) > to { order &-= 1 }
-      link(frame, order: order, isZero: true)
+      link(frame, order: order, isZero: isFreshZero)
       frame = frame &+ (1 << order.u32)
     }
   }

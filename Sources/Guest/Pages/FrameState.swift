@@ -43,7 +43,7 @@ struct FrameState: ~Copyable {
   let lock = SpinLock()
   /// Guards the slabs of the kernel heap. Taken before `lock`, never the other way round.
   let heapLock = SpinLock()
-  var allocator = FrameAllocator()
+  var allocator: FrameAllocator
   /// Batches of frames, of zeroed frames and of heap objects between the CPUs' magazines.
   let depot: FrameDepot
   let zeroed: FrameDepot
@@ -73,7 +73,8 @@ struct FrameState: ~Copyable {
   #endif
 
   /// - Parameter memory: zero bytes for the depots, as many as `depotByteCount` says.
-  init(cpuCount: Int, depotMemory memory: UnsafeMutableRawPointer) {
+  init(cpuCount: Int, depotMemory memory: UnsafeMutableRawPointer, isFreshZero: Bool) {
+    allocator = FrameAllocator(isFreshZero: isFreshZero)
     let capacity = Self.depotCapacity(cpuCount)
     depot = FrameDepot(capacity: capacity, memory: memory)
     let second = memory + FrameDepot.byteCount(capacity: capacity)
@@ -93,7 +94,7 @@ struct FrameState: ~Copyable {
 
   /// Sets the allocator up on a piece of RAM, at whose start its own structures go.
   static func make(
-    start: PhysicalAddress, end: PhysicalAddress, cpuCount: Int
+    start: PhysicalAddress, end: PhysicalAddress, cpuCount: Int, isFreshZero: Bool = true
   ) -> UnsafeMutablePointer<FrameState> {
     var first = start.alignedUp()
     // SAFETY: the frames taken here lie at the start of memory that nobody else knows of yet.
@@ -102,7 +103,10 @@ struct FrameState: ~Copyable {
     let depotBytes = (depotByteCount(cpuCount) &+ 63) & ~63
     let localBytes = (MemoryLayout<CPULocal>.stride &+ 63) & ~63
     let depotMemory = UnsafeMutableRawPointer(state) + (stateBytes &+ localBytes &* cpuCount)
-    state.initialize(to: FrameState(cpuCount: cpuCount, depotMemory: depotMemory))
+    if !isFreshZero {
+      clearMemory(LinearMap.pointer(first), byteCount: stateBytes &+ localBytes &* cpuCount &+ depotBytes)
+    }
+    state.initialize(to: FrameState(cpuCount: cpuCount, depotMemory: depotMemory, isFreshZero: isFreshZero))
     state.pointee.locals = UnsafeMutableRawPointer(state) + stateBytes
     state.pointee.localStride = localBytes
     state.pointee.cpuCount = cpuCount

@@ -73,12 +73,14 @@ public enum Frames {
   /// Brings the allocator up.
   ///
   /// - Parameters:
-  ///   - start: first free byte; rounded up to a frame. Memory from here on is unused and zero.
+  ///   - start: first free byte; rounded up to a frame. Memory from here on is unused.
   ///   - byteCount: bytes of RAM that are there, counted from address 0 without the hole below 4 GiB.
   ///   - cpuCount: CPUs that will use the allocator.
-  public static func initialise(start: PhysicalAddress, byteCount: UInt64, cpuCount: Int) {
+  ///   - isZero: whether that memory is zero.
+  public static func initialise(start: PhysicalAddress, byteCount: UInt64, cpuCount: Int, isZero: Bool = true) {
     let low = min(byteCount, AddressMap.lowMemoryEnd.rawValue)
-    installed = FrameState.make(start: start, end: PhysicalAddress(low), cpuCount: cpuCount)
+    installed = FrameState.make(
+      start: start, end: PhysicalAddress(low), cpuCount: cpuCount, isFreshZero: isZero)
     installed.unsafelyUnwrapped.pointee.knownByteCount.store(byteCount, ordering: .relaxed)
     memoryGrew(from: low, to: byteCount)
   }

@@ -1,7 +1,7 @@
 // Time: the TSC, made nanoseconds by the clock page that the monitor keeps.
 // SAFETY of all: the page is osv-run's, laid down before the kernel starts, for good. What may change is read between two
-// looks at its sequence number; `cycles(at:)` reads the base and the rate alone, which do not. `timerShortestCycles` is set
-// at boot by the only CPU; `hostedTimerDeadline` is for the one unit test that looks at it.
+// looks at its sequence number; `cycles(at:)` reads the base and the rate alone, which do not. `timerShortestCycles` and `timerCountsPerCycle`
+// are set at boot by the only CPU; `hostedTimerDeadline` is for the one unit test that looks at it.
 import Base
 import Instructions
 import VirtioABI
@@ -92,9 +92,16 @@ public enum LocalTimer {
     #if HOSTED
       hostedTimerDeadline = nanoseconds
     #else
-      let earliest = instruction_rdtsc() &+ timerShortestCycles
-      let deadline = Clock.cycles(at: nanoseconds)
-      ModelSpecificRegister.write(.timerDeadline, deadline < earliest ? earliest : deadline)
+      let now = instruction_rdtsc()
+      let earliest = now &+ timerShortestCycles
+      let deadline = max(Clock.cycles(at: nanoseconds), earliest)
+      if timerCountsPerCycle == 0 {
+        ModelSpecificRegister.write(.timerDeadline, deadline)
+      } else {
+        // Too far away for its 32 bits, it comes early, and whoever asked finds nothing to do and arms it again.
+        let counts = min(deadline &- now, 1 &<< 48).scaled(by: timerCountsPerCycle)
+        ModelSpecificRegister.write(.timerCount, min(counts &+ 1, UInt32.max.u64))
+      }
     #endif
   }
 
@@ -103,7 +110,7 @@ public enum LocalTimer {
     #if HOSTED
       hostedTimerDeadline = nil
     #else
-      ModelSpecificRegister.write(.timerDeadline, 0)
+      ModelSpecificRegister.write(timerCountsPerCycle == 0 ? .timerDeadline : .timerCount, 0)
     #endif
   }
 
@@ -126,4 +133,6 @@ public enum LocalTimer {
   nonisolated(unsafe) private var hostedTimerDeadline: UInt64? = nil
 #else
   nonisolated(unsafe) var timerShortestCycles: UInt64 = 50_000
+  /// Counts of the timer a TSC cycle, times 2^32; 0: it takes deadlines.
+  nonisolated(unsafe) var timerCountsPerCycle: UInt64 = 0
 #endif

@@ -1,4 +1,5 @@
-// The monitor port: the few words the kernel has with osv-run outside any device. Each is an exit (25 us on kvm_pvm).
+// The monitor port: the few words the kernel has with osv-run outside any device. Each is an exit (25 us on kvm_pvm). Under another monitor
+// they go other ways (ForeignMonitor).
 import Base
 import Instructions
 import VirtioABI
@@ -14,6 +15,7 @@ public enum Monitor {
     #if HOSTED
       fatalError("Monitor.exit(\(status))")
     #else
+      if ForeignMonitor.isThere { ForeignMonitor.exit(status) }
       while true { instruction_out32(BootPort.exit, status) }
     #endif
   }
@@ -23,6 +25,7 @@ public enum Monitor {
     #if HOSTED
       fatalError("Monitor.exit(\(failure))")
     #else
+      if ForeignMonitor.isThere { ForeignMonitor.exit(failure) }
       while true { instruction_out32(BootPort.startFailed, failure.value) }
     #endif
   }
@@ -37,14 +40,15 @@ public enum Monitor {
   /// Stops the machine by a signal that the program has stopped by; returns when it was continued.
   public static func stop(_ signal: UInt32) {
     #if GUEST
-      instruction_out32(BootPort.stop, signal)
+      // Another monitor cannot be told: the program goes on.
+      if !ForeignMonitor.isThere { instruction_out32(BootPort.stop, signal) }
     #endif
   }
 
   /// Tells osv-run that a phase of the start is over (`--trace boot`).
   public static func phase(_ number: UInt32) {
     #if GUEST
-      instruction_out32(BootPort.phase, number)
+      if !ForeignMonitor.isThere { instruction_out32(BootPort.phase, number) }
     #endif
   }
 }

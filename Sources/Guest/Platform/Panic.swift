@@ -104,6 +104,7 @@ public func panic(_ message: StaticString, _ value: UInt64? = nil) -> Never {
     static func finish() -> Never {
       panicText[min(panicCount, MonitorBuffer.capacity &- 1)] = 0
       MonitorText.send(&panicText, port: BootPort.panic)
+      if ForeignMonitor.isThere { ForeignMonitor.end(125) }
       while true { instruction_pause() }
     }
 

@@ -20,7 +20,9 @@
           best = min(best, instruction_rdtsc() &- start)
           report.require(isStored, "the store was not repeated")
           report.require(testFaultAddress == address.rawValue, "wrong address", testFaultAddress)
-          report.require(testFaultError & 3 == 2, "wrong kind", testFaultError)
+          // A write; an emulator of one CPU may read first what it exchanges then.
+          let isReadFirst = ForeignMonitor.isThere && testFaultError & 3 == 0
+          report.require(testFaultError & 3 == 2 || isReadFirst, "wrong kind", testFaultError)
           report.require(UserCopy.load32(address) == page.u32, "the store is lost")
         }
       }

@@ -19,12 +19,16 @@
       guard head.platform == (platformIsPVM ? BootPlatform.softwarePVM : BootPlatform.hardware) else {
         panic("osv-run says another platform than the CPU", head.platform.u64)
       }
-      guard head.cpuFeatures & BootCPUFeatures.fsgsbase != 0, head.cpuFeatures & BootCPUFeatures.tscDeadline != 0 else {
-        panic("the CPU lacks RDFSBASE or the TSC-deadline timer", head.cpuFeatures.u64)
+      guard head.cpuFeatures & BootCPUFeatures.fsgsbase != 0,
+        head.cpuFeatures & BootCPUFeatures.tscDeadline != 0 || head.timerFrequency != 0
+      else { panic("the CPU lacks RDFSBASE or the TSC-deadline timer", head.cpuFeatures.u64) }
+      if head.interruptControllerPhysical != 0 {
+        controllerRegisters = LinearMap.pointer(PhysicalAddress(head.interruptControllerPhysical))
       }
       cpuCount = min(head.cpuCount.int, CPU.limit)
       let frequency = Boot.clockPage.pointee.frequency
       timerShortestCycles = frequency / (1_000_000_000 / LocalTimer.shortestDelay)
+      if head.timerFrequency != 0 { timerCountsPerCycle = max((head.timerFrequency &<< 32) / frequency, 1) }
       TrapGates.install()
       for cpu in 0..<cpuCount { CPUArea.prepare(cpu) }
       InterruptTable.register(BootVectors.call, handler: { _ in RemoteFlush.serve() })
@@ -35,7 +39,12 @@
     static func startCPU() {
       ExtendedState.start(Boot.information)
       ModelSpecificRegister.write(.spuriousVector, 0x100 | BootVectors.spurious.u64)
-      ModelSpecificRegister.write(.timerVector, 0x4_0000 | BootVectors.timer.u64)
+      if timerCountsPerCycle == 0 {
+        ModelSpecificRegister.write(.timerVector, 0x4_0000 | BootVectors.timer.u64)
+      } else {
+        ModelSpecificRegister.write(.timerDivide, 0b0011)  // by 16
+        ModelSpecificRegister.write(.timerVector, BootVectors.timer.u64)
+      }
       runningCPUs.bitwiseOr(1 &<< CPU.current.u64, ordering: .sequentiallyConsistent)
       // It has been waiting in the kernel with translations that nobody asked it to drop until now.
       if !TLB.flushesEverywhere { TLB.flushAll() }

@@ -1,7 +1,7 @@
 // The boot information: everything osv-run tells the guest kernel, in one read-only page run.
 //
 // The kernel starts in 64-bit mode with paging on and its first page tables built by osv-run; it probes
-// nothing that stands here. All offsets are from the first byte of `BootInformation` itself, all integers
+// nothing that stands here. Under another monitor the kernel's bootstrap (Guest/Bootstrap) finds it all out and tells it in this form. All offsets are from the first byte of `BootInformation` itself, all integers
 // little-endian, all tables contiguous. The layout is private to one build of the pair (osv-run carries its
 // kernel), so `version` only catches an image linked against another build.
 
@@ -10,7 +10,7 @@ public struct BootInformation {
   /// "OSV-BOOT", read as a little-endian integer.
   public static let magicValue: UInt64 = 0x544f_4f42_2d56_534f
   /// Raised with every change of this file.
-  public static let currentVersion: UInt32 = 6
+  public static let currentVersion: UInt32 = 7
   /// Bytes between two per-CPU areas (see `perCPUPhysical`).
   public static let perCPUStride: UInt64 = 0xc000
   /// Alignment of the first one.
@@ -122,6 +122,19 @@ public struct BootInformation {
   /// Entries in the table of network interfaces; 0 where the VM has no network.
   public var networkCount: UInt32 = 0
 
+  /// Physical address of the local APIC's registers (xAPIC); 0: they are MSRs (x2APIC), as with osv-run.
+  public var interruptControllerPhysical: UInt64 = 0
+  /// Counts a second of the local APIC's timer, divided by 16; 0: it has TSC deadlines, as with osv-run.
+  public var timerFrequency: UInt64 = 0
+  /// I/O port of a serial line for what is said before there is a console, and in emergencies; 0: there is none.
+  public var serialPort: UInt32 = 0
+  /// I/O port to write `powerOffValue` to (16 bits) to turn the machine off; 0: it cannot be.
+  public var powerOffPort: UInt32 = 0
+  /// What to write there.
+  public var powerOffValue: UInt32 = 0
+  /// Keeps the head a multiple of 8 bytes.
+  public var reserved: UInt32 = 0
+
   /// A head with everything zero but magic and version.
   public init() {}
 }
@@ -174,6 +187,10 @@ public enum BootFlags {
   public static let terminalInput: UInt32 = 1 << 7
   /// The caller has closed standard input (bits 9 and 10: standard output and error): the program shall not have it.
   public static let inputIsClosed: UInt32 = 1 << 8
+  /// The monitor is another one than osv-run: there is no monitor port, and devices know nothing of our extensions.
+  public static let foreignMonitor: UInt32 = 1 << 11
+  /// Free memory is not zero: somebody may have been there before.
+  public static let memoryIsUsed: UInt32 = 1 << 12
 }
 
 /// `BootInformation.log`: what `--log` and `--trace` turn on.
@@ -253,7 +270,8 @@ public struct BootDevice {
   public var barByteCount: UInt64 = 0
   /// Features the device offers; the driver writes the ones it takes as usual.
   public var features: UInt64 = 0
-  /// Physical address of the device's `BootDeviceSetup`, in RAM below `freeMemoryStart`, zero at the start.
+  /// Physical address of the device's `BootDeviceSetup`, in RAM below `freeMemoryStart`, zero at the start. 0: there is none, the
+  /// driver writes the registers, those of the vectors too (queue i has entry i, configuration changes the one behind them).
   public var setupPhysical: UInt64 = 0
   /// Offset of `virtio_pci_common_cfg` in the BAR.
   public var commonOffset: UInt32 = 0
@@ -267,10 +285,17 @@ public struct BootDevice {
   public var firstVector: UInt32 = 0
   /// Largest size of a queue (a power of two).
   public var queueSize: UInt32 = 0
+  /// How many vectors it has: one for each queue and one more, as with osv-run, or 2: one for all queues, one for configuration changes.
+  public var vectorCount: UInt32 = 0
+  /// Keeps the entry a multiple of 8 bytes.
+  public var reserved: UInt32 = 0
   /// A copy of the first 64 bytes of the device's configuration as it was at start.
   public var configuration: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0, 0, 0)
   /// An empty entry.
   public init() {}
+
+  /// The MSI-X entry of a queue; that of configuration changes is the last one.
+  @inlinable public func entry(ofQueue index: UInt32) -> UInt32 { vectorCount > queueCount ? index : 0 }
 }
 
 /// How a driver wants its device, written by the driver into RAM before it sets DRIVER_OK.

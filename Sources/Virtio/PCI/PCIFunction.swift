@@ -68,6 +68,7 @@ public final class PCIFunction: VirtioDeviceHost {
     var entry = BootDevice()
     entry.deviceID = device.deviceID
     entry.queueCount = UInt32(device.queueCount)
+    entry.vectorCount = entry.queueCount + 1
     entry.barPhysical = barAddress ?? 0
     entry.barByteCount = BARLayout.byteCount
     entry.features = offeredFeatures

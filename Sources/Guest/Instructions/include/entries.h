@@ -40,8 +40,15 @@ ENTRY_LABEL(system_call_entry_end)
 /// The instructions of the idle loop between which an interrupt must look as if it came behind `hlt`.
 ENTRY_LABEL(idle_start)
 ENTRY_LABEL(idle_end)
-/// First byte of the image.
+/// First byte of the image, the byte behind its last, and its segments' (the text begins with the image, the stack ends with it).
 ENTRY_LABEL(kernel_image_start)
+ENTRY_LABEL(kernel_image_end)
+ENTRY_LABEL(text_segment_end)
+ENTRY_LABEL(rodata_segment_start)
+ENTRY_LABEL(rodata_segment_end)
+ENTRY_LABEL(data_segment_start)
+ENTRY_LABEL(data_segment_end)
+ENTRY_LABEL(stack_segment_start)
 /// The table that guards accesses to program memory.
 ENTRY_LABEL(fixups_start)
 ENTRY_LABEL(fixups_end)
@@ -50,6 +57,11 @@ ENTRY_LABEL(vdso_start)
 ENTRY_LABEL(vdso_end)
 /// End of CPU 0's first kernel stack.
 ENTRY_LABEL(boot_stack_top)
+/// What the boot CPU enters the kernel with under another monitor (Boot/pvh.S): page tables and virtual addresses.
+typedef struct bootstrap_words {
+  uint64_t root, image_virtual, gdt, gdt_limit, idt, task_selector, area, information;
+} bootstrap_words;
+_Noreturn void bootstrap_enter(const bootstrap_words *words);
 /// Leaves the kernel by the checked return path, with the frame at `frame`.
 _Noreturn void context_enter_program(uint64_t frame);
 /// Enables interrupts and halts. Called with interrupts disabled; returns with interrupts enabled.

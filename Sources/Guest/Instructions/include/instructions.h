@@ -60,6 +60,9 @@ INSTRUCTION uint64_t instruction_xgetbv(void) {
 INSTRUCTION void instruction_cli(void) { __asm__ volatile("cli" ::: "memory"); }
 INSTRUCTION void instruction_sti(void) { __asm__ volatile("sti" ::: "memory"); }
 
+/// HLT, with interrupts disabled: until a reset.
+INSTRUCTION void instruction_hlt(void) { __asm__ volatile("hlt" ::: "memory"); }
+
 /// RFLAGS.
 INSTRUCTION uint64_t instruction_pushf(void) {
   uint64_t flags;
@@ -77,6 +80,55 @@ INSTRUCTION uint32_t instruction_privilege_level(void) {
 /// A 32-bit write to an I/O port.
 INSTRUCTION void instruction_out32(uint16_t port, uint32_t value) {
   __asm__ volatile("outl %0, %1" ::"a"(value), "Nd"(port) : "memory");
+}
+
+/// A 16-bit and an 8-bit one, and reads.
+INSTRUCTION void instruction_out16(uint16_t port, uint16_t value) {
+  __asm__ volatile("outw %0, %1" ::"a"(value), "Nd"(port) : "memory");
+}
+INSTRUCTION void instruction_out8(uint16_t port, uint8_t value) {
+  __asm__ volatile("outb %0, %1" ::"a"(value), "Nd"(port) : "memory");
+}
+INSTRUCTION uint32_t instruction_in32(uint16_t port) {
+  uint32_t value;
+  __asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port) : "memory");
+  return value;
+}
+INSTRUCTION uint16_t instruction_in16(uint16_t port) {
+  uint16_t value;
+  __asm__ volatile("inw %1, %0" : "=a"(value) : "Nd"(port) : "memory");
+  return value;
+}
+INSTRUCTION uint8_t instruction_in8(uint16_t port) {
+  uint8_t value;
+  __asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port) : "memory");
+  return value;
+}
+
+/// One access of exactly that width to a device's register.
+INSTRUCTION void instruction_store32(void *to, uint32_t value) {
+  __asm__ volatile("movl %1, %0" : "=m"(*(uint32_t *)to) : "r"(value) : "memory");
+}
+INSTRUCTION void instruction_store16(void *to, uint16_t value) {
+  __asm__ volatile("movw %1, %0" : "=m"(*(uint16_t *)to) : "r"(value) : "memory");
+}
+INSTRUCTION void instruction_store8(void *to, uint8_t value) {
+  __asm__ volatile("movb %1, %0" : "=m"(*(uint8_t *)to) : "q"(value) : "memory");
+}
+INSTRUCTION uint32_t instruction_load32(const void *from) {
+  uint32_t value;
+  __asm__ volatile("movl %1, %0" : "=r"(value) : "m"(*(const uint32_t *)from) : "memory");
+  return value;
+}
+INSTRUCTION uint16_t instruction_load16(const void *from) {
+  uint16_t value;
+  __asm__ volatile("movw %1, %0" : "=r"(value) : "m"(*(const uint16_t *)from) : "memory");
+  return value;
+}
+INSTRUCTION uint8_t instruction_load8(const void *from) {
+  uint8_t value;
+  __asm__ volatile("movb %1, %0" : "=q"(value) : "m"(*(const uint8_t *)from) : "memory");
+  return value;
 }
 
 /// A hypercall of kvm_pvm; all registers but RAX survive it.
@@ -106,6 +158,12 @@ INSTRUCTION uint64_t instruction_read_cr3(void) {
   return value;
 }
 INSTRUCTION void instruction_write_cr3(uint64_t value) { __asm__ volatile("movq %0, %%cr3" ::"r"(value) : "memory"); }
+INSTRUCTION uint64_t instruction_read_cr4(void) {
+  uint64_t value;
+  __asm__ volatile("movq %%cr4, %0" : "=r"(value));
+  return value;
+}
+INSTRUCTION void instruction_write_cr4(uint64_t value) { __asm__ volatile("movq %0, %%cr4" ::"r"(value) : "memory"); }
 INSTRUCTION void instruction_xsetbv(uint64_t value) {
   __asm__ volatile("xsetbv" ::"c"(0), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)) : "memory");
 }

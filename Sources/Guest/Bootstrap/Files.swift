@@ -1,0 +1,98 @@
+// The files of the root, where it is none of a device: those of the module, and a small /etc if that has none.
+import Base
+import VirtioABI
+
+/// Files for the root.
+struct RootFiles {
+  /// The module's bytes; empty if there is none.
+  private let module: UnsafeRawBufferPointer
+  private let isArchive: Bool
+  /// How many there are at most, and the bytes of their paths.
+  private(set) var count: Int
+  private(set) var pathByteCount: Int
+
+  private static var regular: UInt32 { 0o100_000 }
+  private static var directory: UInt32 { 0o040_000 }
+  private static var symbolicLink: UInt32 { 0o120_000 }
+  private static var kindMask: UInt32 { 0o170_000 }
+
+  /// What most programs want to be there.
+  private static var etcCount: Int { 5 }
+  private static func etc(_ index: Int) -> (path: StaticString, text: StaticString) {
+    switch index {
+    case 0: ("etc/passwd", "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
+    case 1: ("etc/group", "root:x:0:\nnogroup:x:65534:\n")
+    case 2: ("etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost\n")
+    case 3: ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")
+    default: ("etc/resolv.conf", "")
+    }
+  }
+
+  /// Looks through the module.
+  init(module: UnsafeRawBufferPointer) throws(BootstrapFailure) {
+    self.module = module
+    isArchive = Archive.isOne(module)
+    (count, pathByteCount) = (Self.etcCount, 160)
+    if isArchive {
+      var archive = Archive(module)
+      while let entry = try archive.entry() {
+        count &+= 1
+        pathByteCount &+= entry.name.count &+ 2
+      }
+    } else if !module.isEmpty {
+      count &+= 1
+      pathByteCount &+= 260
+    }
+  }
+
+  /// Whether the module is one file, the program.
+  var isProgram: Bool { !isArchive && !module.isEmpty }
+
+  /// Lays them all down.
+  /// - Parameter program: the path of the module that is no archive.
+  func add(to information: inout Information, _ arena: inout Arena, program: Word) throws(BootstrapFailure) {
+    for index in 0..<Self.etcCount {
+      let file = Self.etc(index)
+      // SAFETY: a static string's bytes are always there.
+      let text = UnsafeRawBufferPointer(start: file.text.utf8Start, count: file.text.utf8CodeUnitCount)
+      try add(Word(file.path), mode: Self.regular | 0o644, text, 0, &information, &arena)
+    }
+    // Of two with one path the later one counts.
+    if isArchive {
+      var archive = Archive(module)
+      while let entry = try archive.entry() { try add(entry, &information, &arena) }
+    } else if !module.isEmpty {
+      try add(program, mode: Self.regular | 0o755, module, 0, &information, &arena)
+    }
+  }
+
+  private func add(
+    _ entry: Archive.Entry, _ information: inout Information, _ arena: inout Arena
+  ) throws(BootstrapFailure) {
+    var name = entry.name
+    while name.count > 0 && (name[0] == 0x2f || name.begins(with: "./")) {
+      name = name.slice(name[0] == 0x2f ? 1 : 2, name.count)
+    }
+    let kind = entry.mode & Self.kindMask
+    if name.count == 0 || name.matches(".") { return }
+    guard kind == Self.regular || kind == Self.directory || kind == Self.symbolicLink else { return }
+    try add(name, mode: entry.mode, entry.content, entry.modificationTime, &information, &arena)
+  }
+
+  /// A file by its path without the first "/".
+  private func add(
+    _ path: Word, mode: UInt32, _ content: UnsafeRawBufferPointer, _ time: UInt64, _ information: inout Information,
+    _ arena: inout Arena
+  ) throws(BootstrapFailure) {
+    var file = BootFile()
+    file.pathOffset = try information.add(path, prefix: "/")
+    file.mode = mode
+    file.modificationTime = time
+    file.byteCount = content.count.u64
+    if let start = content.baseAddress, !content.isEmpty {
+      file.physical = try arena.allocate(byteCount: file.byteCount)
+      arena.pointer(file.physical).copyMemory(from: start, byteCount: content.count)
+    }
+    information.add(file)
+  }
+}
