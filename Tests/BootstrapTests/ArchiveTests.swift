@@ -18,6 +18,8 @@ import VirtioABI
     try files.removeItem(at: folder.appending(path: "etc"))
     try files.createDirectory(at: folder.appending(path: "etc"), withIntermediateDirectories: true)
     try Data("mine\n".utf8).write(to: folder.appending(path: "etc/passwd"))
+    try Data("shared\n".utf8).write(to: folder.appending(path: "first"))
+    try files.linkItem(at: folder.appending(path: "first"), to: folder.appending(path: "second"))
     try files.createSymbolicLink(atPath: folder.path + "/lib", withDestinationPath: "usr/lib")
     let process = Process()
     process.executableURL = URL(filePath: "/bin/sh")
@@ -43,12 +45,27 @@ import VirtioABI
     // Behind the file's end its last page is zero.
     let tail = machine.ram + Int(data.physical + data.byteCount)
     #expect((0..<(8192 - 5001)).allSatisfy { tail.load(fromByteOffset: $0, as: UInt8.self) == 0 })
-    #expect(told.file("/usr/lib")?.mode ?? 0 & 0o170000 == 0o040755 || told.file("/usr/lib") != nil)
+    #expect(told.file("/usr/lib").map { $0.mode & 0o170000 } == 0o040000)
+    // Of a file with two names both have its bytes.
+    #expect(told.file("/first").map(told.content) == Array("shared\n".utf8))
+    #expect(told.file("/second").map(told.content) == Array("shared\n".utf8))
     let link = try #require(told.file("/lib"))
     #expect(link.mode & 0o170000 == 0o120000 && told.content(link) == Array("usr/lib".utf8))
     #expect(told.file("/empty")?.byteCount == 0)
     #expect(told.file("/etc/passwd").map(told.content) == Array("mine\n".utf8), "the archive's is the later one")
     #expect(told.file("/etc/hosts") != nil && told.file("/TRAILER!!!") == nil && told.file("/.") == nil)
+  }
+
+  @Test func whatIsNoArchive() throws {
+    let machine = ModelMachine()
+    machine.putStartInfo(commandLine: "x", module: [0x1f, 0x8b, 8, 0] + [UInt8](repeating: 1, count: 100))
+    #expect(refusal { _ = try machine.run() }?.contains("compressed") == true)
+    var bytes = try real()
+    let name = Array("usr/lib/data\0".utf8)
+    let at = try #require(bytes.indices.first { bytes[$0...].starts(with: name) })
+    bytes.replaceSubrange(at..<at + name.count, with: Array("usr/../dataX\0".utf8))
+    machine.putStartInfo(commandLine: "x", module: bytes)
+    #expect(refusal { _ = try machine.run() }?.contains("..") == true)
   }
 
   @Test func damagedArchives() throws {
@@ -70,7 +87,14 @@ import VirtioABI
       let machine = ModelMachine(ramByteCount: 16 << 20)
       machine.step = 100_000
       machine.putStartInfo(commandLine: "x", module: changed)
-      _ = refusal { _ = try machine.run() }
+      let reason = refusal {
+        let told = Told(machine, try machine.run())
+        for file in told.files where file.byteCount > 0 {
+          #expect(file.physical >= ModelMachine.image.place.end)
+          #expect(file.physical + file.byteCount <= told.head.freeMemoryStart)
+        }
+      }
+      if let reason { #expect(reason.contains("archive")) }
     }
   }
 }

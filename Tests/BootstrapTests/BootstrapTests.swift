@@ -48,6 +48,8 @@ func refusal(_ body: () throws -> Void) -> String? {
   @Test func timesAreMeasured() throws {
     let machine = ModelMachine()
     machine.putStartInfo(commandLine: "x")
+    // The first measurement is spoilt: half of its time is over before it is known to have begun.
+    machine.delay = 5_000_000
     let told = Told(machine, try machine.run())
     let clock = (machine.ram + Int(told.head.clockPhysical)).load(as: ClockPage.self)
     #expect(abs(Double(clock.frequency) / 2_100_000_000 - 1) < 0.001)

@@ -26,6 +26,10 @@ final class ModelMachine: BareMachine {
   var cpuid: [UInt32: (a: UInt32, b: UInt32, c: UInt32, d: UInt32)] = [:]
   var registers: [UInt64: UInt32] = [:]
   var ports: [UInt16: UInt32] = [:]
+  /// What the bootstrap has said.
+  var said: [String] = []
+  /// Cycles by which the first of the timer's starts is delayed behind the write, as by a host that is busy.
+  var delay: UInt64 = 0
 
   private var clockIndex: UInt8 = 0
   private var timerBytes: [UInt8] = []
@@ -103,6 +107,8 @@ final class ModelMachine: BareMachine {
       guard timerBytes.count == 2 else { return }
       let counts = UInt64(timerBytes[0]) | UInt64(timerBytes[1]) << 8
       timerEnd = look() + counts * timeStampFrequency / 1_193_182
+      cycles += delay
+      delay = 0
     default: ports[port] = value
     }
   }
@@ -114,6 +120,7 @@ final class ModelMachine: BareMachine {
   }
 
   func timeStamp() -> UInt64 { look() }
+  func tell(_ first: StaticString, _ second: StaticString) { said.append("\(first)\(second)") }
   func random() -> UInt64? { cycles &* 0x9e37_79b9_7f4a_7c15 }
 
   private func look() -> UInt64 {

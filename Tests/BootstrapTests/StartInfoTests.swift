@@ -34,6 +34,14 @@ import Testing
     #expect(try free(machine).end == 50 << 20)
   }
 
+  /// Where the kernel's address map has its hole, RAM that goes on is not counted: the kernel would look for it at 4 GiB.
+  @Test func memoryBehindTheHole() throws {
+    let machine = ModelMachine()
+    machine.putStartInfo(commandLine: "x")
+    machine.put(0xd000_0000 - 0x10_0000 as UInt64, at: 0x3000 + 2 * 24 + 8)
+    #expect(try free(machine).end == 0xc000_0000)
+  }
+
   @Test func lies() throws {
     let machine = ModelMachine()
     machine.putStartInfo(commandLine: "x")
@@ -58,7 +66,11 @@ import Testing
     #expect(refusal { _ = try free(machine) }?.contains("where memory is") == true)
     machine.put(3 as UInt32, at: 0x1030)
     machine.put(0xffff_ffff_0000 as UInt64, at: 0x1018)
-    #expect(try StartInfo(machine, at: 0x1000, image: image).commandLine.byteCount == 0)
+    #expect(refusal { _ = try free(machine) }?.contains("command line") == true)
+    machine.put([UInt8](repeating: 0x78, count: 5000), at: 0x10_0000)
+    machine.put(0x10_0000 as UInt64, at: 0x1018)
+    #expect(refusal { _ = try free(machine) }?.contains("4,095") == true)
+    machine.put(0 as UInt64, at: 0x1018)
     machine.put(UInt32.max, at: 0x1030)
     #expect(try free(machine).start == image.end)
   }

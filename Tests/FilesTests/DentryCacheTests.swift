@@ -65,8 +65,17 @@ private final class CountingDirectory: Vnode {
     // The same file: the same entry, believed anew.
     #expect(try find(context, "/1").dentry === first)
     #expect(root.lookups == asked + 1)
+    // Never believed: asked for every time, and the same entry for the same file.
     root.validity = 0
-    #expect(try find(context, "/2").dentry !== find(context, "/2").dentry)
+    let second = try find(context, "/2").dentry
+    let before = root.lookups
+    #expect(try find(context, "/2").dentry === second)
+    #expect(root.lookups == before + 1)
+    root.forget("2")
+    #expect(try find(context, "/2").dentry !== second)
+    #expect(throws: Errno.ENOENT) { try find(context, "/none") }
+    #expect(throws: Errno.ENOENT) { try find(context, "/none") }
+    #expect(root.lookups == before + 4)
     // Another file under the same name.
     root.validity = 1
     let old = try find(context, "/3")
@@ -89,11 +98,19 @@ private final class CountingDirectory: Vnode {
     #expect(try find(context, "/1/2/3").mount.fileSystem === inner)
     #expect(try find(context, "/1/2/3/7").mount.fileSystem === inner)
     #expect(try find(context, "/1/2/3/..") == find(context, "/1/2"))
-    // The directories above are asked for all the same, and what lies beside is not kept.
+    // The directories above are asked for all the same.
     let asked = root.lookups
     _ = try find(context, "/1/2/3")
     #expect(root.lookups == asked + 1)
-    #expect(try find(context, "/1/2/4").dentry !== find(context, "/1/2/4").dentry)
+    // Who was in one of them before finds it as well, and what he mounts is found from above.
+    #expect(
+      try Array("3".utf8).withPath { (p) throws(Errno) in try context.find(p, from: second, Credentials()) }.mount
+        .fileSystem === inner)
+    let another = FileSystem(kind: "another", magic: 0)
+    another.setRoot(CountingDirectory(another))
+    try context.mounts.mount(
+      another, on: Array("8".utf8).withPath { (p) throws(Errno) in try context.find(p, from: second, Credentials()) })
+    #expect(try find(context, "/1/2/8").mount.fileSystem === another)
     // Memory that runs short takes nothing of it.
     for _ in 0..<3 { _ = context.root.mount.fileSystem.shrink(.max) }
     #expect(try find(context, "/1/2/3").mount.fileSystem === inner)

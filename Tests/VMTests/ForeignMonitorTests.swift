@@ -66,6 +66,19 @@ import Testing
       outcome.text == "/data / zero\nstatus 7\non time\nstatus 0\nstatus 0\n", "\(outcome.text) \(outcome.errorText)")
   }
 
+  /// Without isa-debug-exit the machine is turned off by ACPI: QEMU ends by itself, with its own status. A signal is told.
+  @Test func theMachineTurnsItselfOff() async throws {
+    let outcome = try await script(
+      """
+      timeout 60 qemu-system-x86_64 -M q35 -cpu max -m 256 -nographic -nodefaults -no-reboot -serial file:$T/serial $CONSOLE \\
+        -kernel $KERNEL -initrd $B -append "busybox echo over" < /dev/null; echo "qemu $?"
+      $Q -kernel $KERNEL -initrd $B -append "busybox ash -c 'kill -9 \\$\\$'" < /dev/null; echo "qemu $?"; grep -a '^osv:' $T/serial
+      """)
+    #expect(
+      outcome.text == "over\nqemu 0\nqemu 19\nosv: the program was ended by signal 9\n",
+      "\(outcome.text) \(outcome.errorText)")
+  }
+
   @Test func inputComesByTheConsole() async throws {
     let outcome = try await script(
       """

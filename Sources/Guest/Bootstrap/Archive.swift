@@ -13,6 +13,12 @@ struct Archive {
     var mode: UInt32
     var modificationTime: UInt64
     var content: UnsafeRawBufferPointer
+    /// Inode and device, which are those of all names of one file.
+    var identity: (inode: UInt64, device: UInt64)
+    var linkCount: UInt64
+
+    /// Whether the bytes come with another name of the file: only the last of them has them.
+    var isElsewhere: Bool { linkCount > 1 && content.isEmpty }
   }
 
   private static var headerByteCount: Int { 110 }
@@ -35,7 +41,8 @@ struct Archive {
     guard next &+ Self.headerByteCount <= bytes.count else { throw wrong }
     let header = word(next, Self.headerByteCount)
     guard header.slice(0, 6).matches("070701") else { throw wrong }
-    // Fields of 8 hexadecimal digits: 0 the inode, 1 the mode, 5 the time, 6 the size, 11 the name's size with its NUL.
+    // Fields of 8 hexadecimal digits: 0 the inode, 1 the mode, 4 the number of names, 5 the time, 6 the size, 7 and 8 the device, 11 the name's
+    // size with its NUL.
     func field(_ index: Int) throws(BootstrapFailure) -> Int {
       var value: UInt64 = 0
       for at in 0..<8 {
@@ -58,7 +65,17 @@ struct Archive {
     next = (start &+ size).alignedUp(to: 4)
     return Entry(
       name: name, mode: try field(1).u32, modificationTime: try field(5).u64,
-      content: UnsafeRawBufferPointer(rebasing: bytes[start..<(start &+ size)]))
+      content: UnsafeRawBufferPointer(rebasing: bytes[start..<(start &+ size)]),
+      identity: (try field(0).u64, try field(7).u64 &<< 32 | field(8).u64), linkCount: try field(4).u64)
+  }
+
+  /// The content of a file by another of its names, which comes behind this archive's next entry; nothing if there is none.
+  func content(of link: Entry) throws(BootstrapFailure) -> UnsafeRawBufferPointer {
+    var rest = self
+    while let entry = try rest.entry() {
+      if entry.identity == link.identity && !entry.content.isEmpty { return entry.content }
+    }
+    return link.content
   }
 
   private func word(_ start: Int, _ count: Int) -> Word {

@@ -6,7 +6,8 @@ import VirtioABI
 ///
 /// Physical addresses below 4 GiB are reached as they are: the bootstrap runs in an identity map of that size.
 protocol BareMachine {
-  /// Bytes of RAM that may be looked at and changed, nil if they are not all RAM below 4 GiB.
+  /// Bytes of memory that may be looked at and changed, nil if they do not all lie below 4 GiB. (The machine itself does not know what is
+  /// RAM there; the monitor is believed.)
   func memory(_ physical: UInt64, count: UInt64) -> UnsafeMutableRawPointer?
   /// A device's register, 1, 2 or 4 bytes. The address is below 4 GiB.
   func readRegister(_ physical: UInt64, count: Int) -> UInt32
@@ -20,6 +21,8 @@ protocol BareMachine {
   func identify(_ leaf: UInt32, _ subleaf: UInt32) -> (a: UInt32, b: UInt32, c: UInt32, d: UInt32)
   /// The time-stamp counter.
   func timeStamp() -> UInt64
+  /// Says something to whoever looks, on a line of its own: a sentence in two parts.
+  func tell(_ first: StaticString, _ second: StaticString)
   /// 64 random bits of the processor; nil if it has none to give.
   func random() -> UInt64?
 }

@@ -40,6 +40,7 @@ enum Bootstrap {
     _ machine: some BareMachine, startInfo: UInt64, image: ImageDescription, controller: UInt64,
     serialPort: UInt32
   ) throws(BootstrapFailure) -> BootstrapResult {
+    guard controller < 1 &<< 32 else { throw BootstrapFailure("the local APIC lies above 4 GiB") }
     let start = try StartInfo(machine, at: startInfo, image: image.place)
     let features = try ProcessorFeatures(machine)
     quiet(machine, controller)
@@ -54,6 +55,7 @@ enum Bootstrap {
     try layout.mapLinear(0, byteCount: free.end, .write)
     // Beyond all RAM: the kernel finds the controller in the linear map.
     if !features.hasX2APIC {
+      guard controller >= free.end else { throw BootstrapFailure("the local APIC lies within memory") }
       try layout.tables.map(layout.linear(controller), to: controller, byteCount: 4096, .write.union(.uncached))
     }
     for index in 0..<4 where image.segments[index].byteCount > 0 {
@@ -159,11 +161,13 @@ enum Bootstrap {
     var vector = BootVectors.firstDevice
     var bus = PCIBus()
     while information.head.deviceCount < PCIBus.limit.u32, let place = bus.next(machine) {
-      guard let device = VirtioProbe.describe(machine, place, vector: vector) else { continue }
-      // The balloon's driver knows osv-run's numbering of its queues.
-      if device.deviceID == VirtioDeviceID.balloon { continue }
-      vector &+= device.vectorCount
-      information.add(device)
+      do throws(BootstrapFailure) {
+        guard let device = try VirtioProbe.describe(machine, place, vector: vector) else { continue }
+        // The balloon's driver knows osv-run's numbering of its queues.
+        if device.deviceID == VirtioDeviceID.balloon { continue }
+        vector &+= device.vectorCount
+        information.add(device)
+      } catch { machine.tell("a virtio device is left alone: ", error.reason) }
     }
   }
 

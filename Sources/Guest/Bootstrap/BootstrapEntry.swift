@@ -7,6 +7,9 @@
 
   /// The machine itself.
   private struct ThisMachine: BareMachine {
+    /// Whether there is a serial line.
+    let hasLine: Bool
+
     // SAFETY of all: the identity map covers 4 GiB, nothing else runs, and the monitor's tables say what is where.
     func memory(_ physical: UInt64, count: UInt64) -> UnsafeMutableRawPointer? {
       guard physical > 0, physical < 1 &<< 32, count <= (1 &<< 32) &- physical else { return nil }
@@ -49,6 +52,13 @@
       return (a, b, c, d)
     }
     func timeStamp() -> UInt64 { instruction_rdtsc() }
+    func tell(_ first: StaticString, _ second: StaticString) {
+      if !hasLine { return }
+      SerialLine.write("osv: ")
+      SerialLine.write(first)
+      SerialLine.write(second)
+      SerialLine.write("\n")
+    }
     func random() -> UInt64? {
       guard identify(1, 0).c &>> 30 & 1 != 0 else { return nil }
       var value: UInt64 = 0
@@ -113,22 +123,23 @@
     let hasLine = SerialLine.start()
     // The firmware may have left a line unfinished.
     if hasLine { SerialLine.write("\n") }
-    let machine = ThisMachine()
+    let machine = ThisMachine(hasLine: hasLine)
     let image = imageDescription()
     do throws(BootstrapFailure) {
       // The local APIC's place and state: IA32_APIC_BASE (Intel SDM 3, 11.4.4).
-      let base = instruction_rdmsr(0x1b)
+      var base = instruction_rdmsr(0x1b)
+      guard base & 0x400 == 0 else {
+        throw BootstrapFailure("the local APIC is an x2APIC already: start the kernel with it as a xAPIC")
+      }
+      base |= 0x800
+      instruction_wrmsr(0x1b, base)
       let result = try Bootstrap.run(
         machine, startInfo: startInfo, image: image, controller: base & 0xf_ffff_f000,
         serialPort: hasLine ? SerialLine.port.u32 : 0)
-      instruction_wrmsr(0x1b, base | 0x800 | (result.features.hasX2APIC ? 0x400 : 0))
+      if result.features.hasX2APIC { instruction_wrmsr(0x1b, base | 0x400) }
       enter(result, image)
     } catch {
-      if hasLine {
-        SerialLine.write("osv: ")
-        SerialLine.write(error.reason)
-        SerialLine.write("\n")
-      }
+      machine.tell("", error.reason)
       // QEMU's isa-debug-exit, where there is one (Platform/ForeignMonitor): 125 as osv-run's own status for a failed start.
       instruction_out32(0xf4, 125)
       while true { instruction_hlt() }

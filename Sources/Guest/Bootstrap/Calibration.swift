@@ -23,7 +23,9 @@ struct Calibration {
   }
 
   private static var pitFrequency: UInt64 { 1_193_182 }
-  /// Counts to wait for, 5 ms; twice, and the shorter one counts: an interruption makes it longer only.
+  /// Measurements; the one counts of which it is known best when it began and ended.
+  private static var rounds: Int { 3 }
+  /// Counts to wait for, 5 ms.
   private static var pitCount: UInt64 { 5966 }
   /// Looks at a timer that does not move before it is given up: a second or more.
   private static var patience: Int { 4_000_000 }
@@ -39,7 +41,7 @@ struct Calibration {
     timerFrequency = answer.b.u64 &* 1000 / 16
   }
 
-  /// Asks or measures; `controller` is where the local APIC's registers are. Its timer is masked before and afterwards.
+  /// Asks or measures; `controller` is where the local APIC's registers are. Its timer interrupts nobody, and is stopped afterwards.
   init(_ machine: some BareMachine, controller: UInt64) throws(BootstrapFailure) {
     if let told = Calibration(told: machine) {
       self = told
@@ -47,28 +49,37 @@ struct Calibration {
     }
     machine.writeRegister(controller &+ Register.divide, count: 4, 0b0011)
     machine.writeRegister(controller &+ Register.timerVector, count: 4, 1 &<< 16)
-    var (cycles, counts) = (UInt64.max, UInt64.max)
-    for _ in 0..<2 {
+    // How long the ends of a measurement took: within that, nobody knows when the timer began and ended.
+    var doubt = UInt64.max
+    for _ in 0..<Self.rounds {
       // Gate on, speaker off; mode 0, low and high byte: counting begins with the latter.
       machine.writePort(0x61, count: 1, machine.readPort(0x61, count: 1) & 0xfc | 1)
       machine.writeRegister(controller &+ Register.initialCount, count: 4, .max)
       machine.writePort(0x43, count: 1, 0xb0)
       machine.writePort(0x42, count: 1, Self.pitCount.u32 & 0xff)
+      let before = machine.timeStamp()
       machine.writePort(0x42, count: 1, Self.pitCount.u32 &>> 8)
       let start = machine.timeStamp()
       let first = machine.readRegister(controller &+ Register.currentCount, count: 4)
+      let firstTime = machine.timeStamp()
       var looks = 0
+      var (last, end) = (start, machine.timeStamp())
       while machine.readPort(0x61, count: 1) & 0x20 == 0 {
+        (last, end) = (end, machine.timeStamp())
         looks &+= 1
         if looks > Self.patience { throw BootstrapFailure("the machine has no timer (8254) to measure the CPU's by") }
       }
-      let last = machine.readRegister(controller &+ Register.currentCount, count: 4)
-      cycles = min(cycles, machine.timeStamp() &- start)
-      counts = min(counts, (first &- last).u64)
+      (last, end) = (end, machine.timeStamp())
+      let counts = first &- machine.readRegister(controller &+ Register.currentCount, count: 4)
+      let span = machine.timeStamp() &- firstTime
+      let uncertain = (start &- before) &+ (end &- last)
+      guard uncertain < doubt, span > 0 else { continue }
+      doubt = uncertain
+      let cycles = last &+ (end &- last) / 2 &- before &- (start &- before) / 2
+      timeStampFrequency = cycles &* Self.pitFrequency / Self.pitCount
+      timerFrequency = counts.u64 &* timeStampFrequency / span
     }
     machine.writeRegister(controller &+ Register.initialCount, count: 4, 0)
-    timeStampFrequency = cycles &* Self.pitFrequency / Self.pitCount
-    timerFrequency = counts &* Self.pitFrequency / Self.pitCount
     guard timeStampFrequency >= 1_000_000, timerFrequency >= 10_000 else {
       throw BootstrapFailure("the time-stamp counter or the local APIC's timer does not run")
     }
@@ -88,7 +99,7 @@ enum ClockChip {
       (mode & 4 != 0 ? raw : (raw &>> 4) &* 10 &+ (raw & 15)).u64
     }
     // Two readings that are the same were not made while it changed.
-    for _ in 0..<1000 {
+    for _ in 0..<100_000 {
       if field(0x0a) & 0x80 != 0 { continue }
       let rawHour = field(4)
       let (second, minute, day, month) = (number(field(0)), number(field(2)), number(field(7)), number(field(8)))

@@ -40,9 +40,20 @@ struct RootFiles {
         pathByteCount &+= entry.name.count &+ 2
       }
     } else if !module.isEmpty {
+      guard !Self.isCompressed(module) else {
+        throw BootstrapFailure("the module (-initrd) is compressed: give the archive as cpio has made it")
+      }
       count &+= 1
       pathByteCount &+= 260
     }
+  }
+
+  /// Whether bytes begin as gzip, xz, zstd, bzip2 or lz4 make them.
+  private static func isCompressed(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    guard bytes.count >= 4 else { return false }
+    let first = bytes.loadUnaligned(as: UInt32.self)
+    return first & 0xffff == 0x8b1f || first == 0x587a_37fd || first == 0xfd2f_b528 || first & 0xff_ffff == 0x68_5a42
+      || first == 0x184d_2204 || first == 0x184c_2102
   }
 
   /// Whether the module is one file, the program.
@@ -60,14 +71,17 @@ struct RootFiles {
     // Of two with one path the later one counts.
     if isArchive {
       var archive = Archive(module)
-      while let entry = try archive.entry() { try add(entry, &information, &arena) }
+      while let entry = try archive.entry() {
+        let content = entry.isElsewhere ? try archive.content(of: entry) : entry.content
+        try add(entry, content, &information, &arena)
+      }
     } else if !module.isEmpty {
       try add(program, mode: Self.regular | 0o755, module, 0, &information, &arena)
     }
   }
 
   private func add(
-    _ entry: Archive.Entry, _ information: inout Information, _ arena: inout Arena
+    _ entry: Archive.Entry, _ content: UnsafeRawBufferPointer, _ information: inout Information, _ arena: inout Arena
   ) throws(BootstrapFailure) {
     var name = entry.name
     while name.count > 0 && (name[0] == 0x2f || name.begins(with: "./")) {
@@ -76,7 +90,23 @@ struct RootFiles {
     let kind = entry.mode & Self.kindMask
     if name.count == 0 || name.matches(".") { return }
     guard kind == Self.regular || kind == Self.directory || kind == Self.symbolicLink else { return }
-    try add(name, mode: entry.mode, entry.content, entry.modificationTime, &information, &arena)
+    guard isPlain(name), kind != Self.symbolicLink || !content.isEmpty else {
+      throw BootstrapFailure("the archive (-initrd) has a name with . or .. in it, or a link that leads nowhere")
+    }
+    try add(name, mode: entry.mode, content, entry.modificationTime, &information, &arena)
+  }
+
+  /// Whether no part of a path is "." or "..", and no byte of it is 0.
+  private func isPlain(_ path: Word) -> Bool {
+    if path.first(0) != nil { return false }
+    var rest = path
+    while true {
+      let end = rest.first(0x2f) ?? rest.count
+      let part = rest.slice(0, end)
+      if part.matches(".") || part.matches("..") { return false }
+      if end == rest.count { return true }
+      rest = rest.slice(end &+ 1, rest.count)
+    }
   }
 
   /// A file by its path without the first "/".

@@ -31,8 +31,6 @@ struct ProcessorFeatures {
     hasX2APIC = first.c &>> 21 & 1 != 0
     if first.c &>> 24 & 1 != 0 { bits |= BootCPUFeatures.tscDeadline }
     if first.c &>> 30 & 1 != 0 { bits |= BootCPUFeatures.rdrand }
-    let seventh = machine.identify(7, 0).b
-    if seventh &>> 16 & 1 != 0 && seventh &>> 30 & 1 != 0 { bits |= BootCPUFeatures.avx512 }
     guard first.c &>> 26 & 1 != 0, highest >= 0xd else { return }
     control4 |= 1 &<< 18
     bits |= BootCPUFeatures.xsave
@@ -43,6 +41,8 @@ struct ProcessorFeatures {
     stateMask = machine.identify(0xd, 0).a.u64 & 0xe7
     if stateMask & 0xe0 != 0xe0 { stateMask &= 0x07 }
     if stateMask & 0x4 == 0 { stateMask &= 0x03 }
+    let seventh = machine.identify(7, 0).b
+    if stateMask & 0xe0 != 0 && seventh &>> 16 & 1 != 0 && seventh &>> 30 & 1 != 0 { bits |= BootCPUFeatures.avx512 }
     stateByteCount = 576
     for component: UInt32 in 2..<8 where stateMask &>> component.u64 & 1 != 0 {
       let place = machine.identify(0xd, component)

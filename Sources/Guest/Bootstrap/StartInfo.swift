@@ -40,8 +40,17 @@ struct StartInfo {
     func long(_ offset: UInt64) -> UInt64 { machine.load(physical &+ offset, as: UInt64.self) ?? 0 }
     place = Piece(start: physical, byteCount: 56)
     let line = long(24)
-    commandLine = Piece(
-      start: line, byteCount: line == 0 ? 0 : machine.text(line, limit: Self.commandLineLimit)?.count.u64 ?? 0)
+    var length: UInt64 = 0
+    if line != 0 {
+      guard let text = machine.text(line, limit: Self.commandLineLimit &+ 1) else {
+        throw BootstrapFailure("the command line does not lie in memory below 4 GiB")
+      }
+      guard text.count <= Self.commandLineLimit else {
+        throw BootstrapFailure("the command line is longer than 4,095 bytes")
+      }
+      length = text.count.u64
+    }
+    commandLine = Piece(start: line, byteCount: length)
     var module = Piece()
     if word(12) > 0, let start = machine.load(long(16), as: UInt64.self),
       let byteCount = machine.load(long(16) &+ 8, as: UInt64.self)
@@ -69,10 +78,11 @@ struct StartInfo {
     memory = found
   }
 
-  /// The part of RAM that is free for the kernel: behind the image, whole pieces of 2 MiB at its end, around what the monitor has laid there.
+  /// The part of RAM that is free for the kernel: behind the image, whole pieces of 2 MiB at its end, around what the monitor has laid there;
+  /// below the hole for devices of the kernel's address map, behind which the kernel would count RAM from 4 GiB on.
   func free(behind image: Piece) throws(BootstrapFailure) -> Piece {
     var start = image.end.alignedUp(to: 4096)
-    var end = min(memory.end, 1 &<< 32).alignedDown(to: 2 << 20)
+    var end = min(memory.end, AddressMap.lowMemoryEnd.rawValue).alignedDown(to: 2 << 20)
     let middle = start &+ (end &- min(start, end)) / 2
     let pieces: [4 of Piece] = [place, commandLine, module, table]
     for index in 0..<4 {

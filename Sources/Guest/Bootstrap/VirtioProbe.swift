@@ -19,8 +19,11 @@ struct VirtioProbe {
   private static var messageMask: UInt32 { 1 << 14 }
   private static var noDevice: UInt64 { 1 << 32 }
 
-  /// The device of a function, its interrupts on CPU 0 from `vector` on and switched on; nil if it is none that the kernel can drive.
-  static func describe(_ machine: some BareMachine, _ place: PCIPlace, vector: UInt32) -> BootDevice? {
+  /// The device of a function, its interrupts on CPU 0 from `vector` on and switched on; nil if it is no virtio device.
+  /// - Throws: why the kernel cannot drive it.
+  static func describe(_ machine: some BareMachine, _ place: PCIPlace, vector: UInt32) throws(BootstrapFailure)
+    -> BootDevice?
+  {
     guard place.read16(machine, 0) == VirtioPCI.vendor.u32, let deviceID = deviceID(machine, place) else { return nil }
     var common = Structure()
     var notify = Structure()
@@ -46,12 +49,16 @@ struct VirtioProbe {
       default: break
       }
     }
-    guard common.byteCount >= 56, notify.address != 0, message != 0 else { return nil }
+    guard common.byteCount >= 56, common.address.isAligned(to: 4), notify.address != 0, notify.address.isAligned(to: 2)
+    else { throw BootstrapFailure("it has no registers of virtio 1.0 in memory below 4 GiB") }
+    guard message != 0 else { throw BootstrapFailure("it has no MSI-X") }
     // A device without a configuration of its own (entropy) has no structure for it.
     if own.address == 0 { own = Structure(address: common.address, byteCount: 0) }
     let start = min(min(common.address, notify.address), own.address)
     let end = max(max(common.end, notify.end), own.end)
-    guard end &- start <= windowLimit, end <= noDevice else { return nil }
+    guard end &- start <= windowLimit, end <= noDevice else {
+      throw BootstrapFailure("its registers lie too far from each other")
+    }
     // Memory and bus mastering on, the old interrupt pin off.
     place.write16(machine, 4, place.read16(machine, 4) | 0x406)
 
@@ -70,7 +77,7 @@ struct VirtioProbe {
     var patience = 1000
     while registers.read(VirtioPCICommon.status, 1) != 0 {
       patience &-= 1
-      if patience == 0 { return nil }
+      if patience == 0 { throw BootstrapFailure("it cannot be reset") }
     }
     for half: UInt32 in 0..<2 {
       registers.write(VirtioPCICommon.deviceFeatureSelect, 4, half)
@@ -81,11 +88,16 @@ struct VirtioProbe {
     device.queueCount = min(queues, BootDeviceSetup.maximumQueueCount.u32)
     // One for each queue and one for changes, or one for all queues where there are fewer.
     device.vectorCount = vectors > device.queueCount ? device.queueCount &+ 1 : 2
-    guard device.queueCount > 0, vectors >= 2, vector &+ device.vectorCount &- 1 <= BootVectors.lastDevice,
+    guard device.queueCount > 0,
+      (device.queueCount &- 1).u64 &* multiplier.u64 &+ 2 <= notify.byteCount
+    else { throw BootstrapFailure("it has no queues, or too few places to notify them by") }
+    guard vectors >= 2, vector &+ device.vectorCount &- 1 <= BootVectors.lastDevice,
       setMessages(machine, place, message, vector: vector, count: device.vectorCount)
-    else { return nil }
+    else { throw BootstrapFailure("there are too few interrupt vectors for it") }
     device.queueSize = queueSize(registers, count: device.queueCount)
-    guard device.queueSize > 0 else { return nil }
+    guard device.queueSize > 0 else {
+      throw BootstrapFailure("its first queue is missing, or it wants queues to be notified in another order")
+    }
     var words: [16 of UInt32] = .init(repeating: 0)
     for index in 0..<16 where (index &* 4 &+ 4).u64 <= own.byteCount {
       words[index] = machine.readRegister(own.address &+ (index &* 4).u64, count: 4)
@@ -141,6 +153,7 @@ struct VirtioProbe {
       registers.write(VirtioPCICommon.queueSelect, 2, queue)
       guard registers.read(VirtioPCICommon.queueNotifyOffset, 2) == queue else { return 0 }
       let size = registers.read(VirtioPCICommon.queueSize, 2)
+      if queue == 0 && size == 0 { return 0 }
       if size > 0 && queue < 2 { least = min(least, size) }
     }
     var power: UInt32 = 1

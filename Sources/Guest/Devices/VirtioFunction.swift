@@ -116,7 +116,7 @@ public final class VirtioFunction {
 
   private func startByRegisters(_ queues: [DeviceQueue?], _ features: UInt64) -> UInt8 {
     let status = common &+ VirtioPCICommon.status.u32
-    registers.write8(status, 0)
+    guard reset() else { return VirtioStatus.failed }
     registers.write8(status, VirtioStatus.acknowledge)
     registers.write8(status, VirtioStatus.acknowledge | VirtioStatus.driver)
     for half: UInt32 in 0..<2 {
@@ -169,10 +169,16 @@ public final class VirtioFunction {
   func stop() {
     lock.withLock {
       guard !dead.exchange(true, ordering: .sequentiallyConsistent) else { return }
-      registers.write8(common &+ VirtioPCICommon.status.u32, 0)
-      // The reset is over when the status reads 0; a device that never gets there is beyond help.
-      for _ in 0..<1000 where registers.read8(common &+ VirtioPCICommon.status.u32) == 0 { break }
+      // A device that never gets there is beyond help.
+      _ = reset()
     }
     for queue in queues { queue?.fail() }
+  }
+
+  /// Resets the device; the reset is over when the status reads 0 (virtio 1.2, 4.1.4.3.2).
+  private func reset() -> Bool {
+    registers.write8(common &+ VirtioPCICommon.status.u32, 0)
+    for _ in 0..<1000 where registers.read8(common &+ VirtioPCICommon.status.u32) == 0 { return true }
+    return false
   }
 }

@@ -109,8 +109,12 @@ final class DentryCache {
 
   /// Notes what a directory said about a name, and returns the entry for it: the one there is if it says the same.
   func enter(_ parent: Dentry, _ name: PathBytes, _ result: LookupResult) -> Dentry {
-    guard result.validity > 0 else { return enterUnbelieved(parent, name, result.vnode) }
-    let validUntil: UInt64 = result.validity == .max ? .max : Clock.now() &+ result.validity
+    // What is to be asked for every time has an entry as well: a mount on it, or below, must be found by the next who asks.
+    guard result.validity > 0 || result.vnode != nil else {
+      return Dentry(parent: parent, name: name, vnode: nil, validUntil: 0)
+    }
+    let isBelieved = result.validity > 0
+    let validUntil: UInt64 = result.validity == .max ? .max : isBelieved ? Clock.now() &+ result.validity : 0
     let hash = NameRecord.hash(of: name, in: parent.address)
     let shard = shard(hash)
     let fresh = Dentry(parent: parent, name: name, vnode: result.vnode, validUntil: validUntil)
@@ -131,51 +135,6 @@ final class DentryCache {
     shard.pointee.lock.unlock()
     out.release()
     return fresh
-  }
-
-  /// The same for a name that is to be asked for every time: there is no entry in the table, unless something is mounted on it or below.
-  private func enterUnbelieved(_ parent: Dentry, _ name: PathBytes, _ vnode: Vnode?) -> Dentry {
-    let known = RCU.read { () -> Dentry? in
-      let hash = NameRecord.hash(of: name, in: parent.address)
-      guard let found = shard(hash).pointee.names.find(name, in: parent.address, hash: hash) else { return nil }
-      let entry = Dentry.at(found.pointee.entry)
-      guard entry._withUnsafeGuaranteedRef({ $0.vnode === vnode }) else { return nil }
-      return Dentry.keep(entry)
-    }
-    return known ?? Dentry(parent: parent, name: name, vnode: vnode, validUntil: 0)
-  }
-
-  /// Puts an entry in that is not believed, and those above it, so that lookups lead to them as long as somebody keeps it: something is
-  /// mounted on it. Those that are believed are in already.
-  func keepFound(_ entry: Dentry) {
-    var out = TakenOut()
-    topology.readLock()
-    var next = entry
-    while next.record.pointee.directory != 0 {
-      let record = next.record
-      let hash = record.pointee.node.hash
-      let shard = shard(hash)
-      shard.pointee.lock.lock()
-      // Only one that was never in: none is put in twice.
-      if next.validUntil.load(ordering: .relaxed) == 0, !next.state.isUnlinked {
-        var isFree = true
-        if let other = shard.pointee.names.find(record.name(), in: record.pointee.directory, hash: hash) {
-          let known = Dentry.at(other.pointee.entry).takeUnretainedValue()
-          // Of two entries for one file the first stays: something may be mounted there as well.
-          isFree = known.vnode !== next.vnode
-          if isFree { take(known, out: shard, &out) }
-        }
-        if isFree {
-          // Long over, and yet another mark than never.
-          next.validUntil.store(1, ordering: .relaxed)
-          put(next, in: shard)
-        }
-      }
-      shard.pointee.lock.unlock()
-      next = Dentry.at(record.pointee.directory).takeUnretainedValue()
-    }
-    topology.readUnlock()
-    out.release()
   }
 
   // MARK: Changing names; with the directories' locks

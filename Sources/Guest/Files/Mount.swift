@@ -207,7 +207,6 @@ public final class MountTable {
     let mount = Mount(
       identifier: lastIdentifier, fileSystem: fileSystem, root: root, point: point, flags: flags, source: source)
     mounts.append(mount)
-    point.mount.fileSystem.names.keepFound(point.dentry)
     point.dentry.mountCount.wrappingAdd(1, ordering: .releasing)
     return mount
   }

@@ -77,7 +77,6 @@ extension MountTable {
 
   /// With `lock`.
   private func relocate(_ mount: Mount, from old: Location?, to new: Location?) {
-    if let new { new.mount.fileSystem.names.keepFound(new.dentry) }
     new?.dentry.mountCount.wrappingAdd(1, ordering: .releasing)
     mount.point = new
     old?.dentry.mountCount.wrappingSubtract(1, ordering: .releasing)

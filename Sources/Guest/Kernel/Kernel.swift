@@ -56,6 +56,10 @@
       startMemory(from: start)
       HeapDefects.run()
     }
+    // The checks expect zero memory.
+    if Boot.has(flag: BootFlags.memoryIsUsed) {
+      clearMemory(LinearMap.pointer(start), byteCount: SelfTest.memoryByteCount)
+    }
     var isPassed = SelfTest.run(memory: LinearMap.pointer(start)) { $0.show() }
     startMemory(from: start + SelfTest.memoryByteCount)
     Interrupts.enable()

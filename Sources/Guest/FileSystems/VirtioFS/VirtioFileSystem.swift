@@ -236,7 +236,7 @@ public final class VirtioFileSystem: FileSystem {
       hand = (hand &+ 1) & (bucketCount &- 1)
       sweep(hand)
     }
-    if owed.count >= FUSEClient.forgetLimit { takeOwed(&batch, &handles) }
+    if owed.count >= FUSEClient.forgetLimit { takeOwed(&batch, &handles, nodesFirst: client.isWritable) }
     lock.unlock()
     send(batch, handles)
   }
@@ -256,7 +256,7 @@ public final class VirtioFileSystem: FileSystem {
       sweep(hand)
     }
     let given = before &- nodeCount
-    if owed.count >= FUSEClient.forgetLimit { takeOwed(&batch, &handles) }
+    if owed.count >= FUSEClient.forgetLimit { takeOwed(&batch, &handles, nodesFirst: client.isWritable) }
     lock.unlock()
     send(batch, handles)
     return names &+ given
@@ -299,8 +299,13 @@ public final class VirtioFileSystem: FileSystem {
   }
 
   /// Takes what is owed, for it to be sent without the lock. Under the lock.
-  private func takeOwed(_ batch: inout [FUSEForgetOne], _ handles: inout [OwedHandle]) {
+  /// - Parameter nodesFirst: handles, whose requests are waited for, may stay owed: our own server knows them without their nodes.
+  private func takeOwed(_ batch: inout [FUSEForgetOne], _ handles: inout [OwedHandle], nodesFirst: Bool = false) {
     swap(&batch, &owed)
+    if nodesFirst {
+      owed.reserveCapacity(FUSEClient.forgetLimit)
+      return
+    }
     swap(&handles, &owedHandles)
     owed.reserveCapacity(FUSEClient.forgetLimit)
     if !handles.isEmpty { owedHandles.reserveCapacity(FUSEClient.forgetLimit) }

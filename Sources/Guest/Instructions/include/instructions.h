@@ -158,11 +158,6 @@ INSTRUCTION uint64_t instruction_read_cr3(void) {
   return value;
 }
 INSTRUCTION void instruction_write_cr3(uint64_t value) { __asm__ volatile("movq %0, %%cr3" ::"r"(value) : "memory"); }
-INSTRUCTION uint64_t instruction_read_cr4(void) {
-  uint64_t value;
-  __asm__ volatile("movq %%cr4, %0" : "=r"(value));
-  return value;
-}
 INSTRUCTION void instruction_write_cr4(uint64_t value) { __asm__ volatile("movq %0, %%cr4" ::"r"(value) : "memory"); }
 INSTRUCTION void instruction_xsetbv(uint64_t value) {
   __asm__ volatile("xsetbv" ::"c"(0), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)) : "memory");
