@@ -100,6 +100,23 @@ struct Mounted {
     }
   }
 
+  /// Uses all that a liar shows, three times, two seconds apart; a round is given up behind 500 names.
+  /// - Returns: names in all.
+  func useAll() -> Int {
+    var steps = 0
+    for _ in 0..<3 {
+      try? walk(root) { _, node in
+        steps += 1
+        if steps > 500 { throw Errno.EIO }
+        _ = try? node.getAttributes()
+        _ = try? node.readLink()
+        if node.type == .regular { _ = try? read(node, 0, 65_536) }
+      }
+      clock.now += 2_000_000_000
+    }
+    return steps
+  }
+
   func child(_ node: VirtioNode, _ name: String) throws -> VirtioNode? {
     try Array(name.utf8).withUnsafeBytes { try node.lookup(PathBytes($0)).vnode as? VirtioNode }
   }
@@ -323,18 +340,7 @@ struct Mounted {
         default: break
         }
       }
-      var steps = 0
-      for _ in 0..<3 {
-        try? mounted.walk(mounted.root) { _, node in
-          steps += 1
-          if steps > 500 { throw Errno.EIO }
-          _ = try? node.getAttributes()
-          _ = try? node.readLink()
-          if node.type == .regular { _ = try? mounted.read(node, 0, 65_536) }
-        }
-        mounted.clock.now += 2_000_000_000
-      }
-      #expect(steps <= 1503, "\(round)")
+      #expect(mounted.useAll() <= 1503, "\(round)")
     }
   }
 

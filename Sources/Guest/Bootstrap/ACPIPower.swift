@@ -12,9 +12,6 @@ struct ACPIPower {
   private static var fixedTable: UInt32 { 0x5043_4146 }  // "FACP"
   private static var package: UInt32 { 0x5f35_535f }  // "_S5_"
 
-  /// Nothing known.
-  init() {}
-
   /// Looks for it from the root pointer that the monitor gave.
   init(_ machine: some BareMachine, rootPointer: UInt64) {
     guard rootPointer != 0, let fixed = Self.find(machine, rootPointer),

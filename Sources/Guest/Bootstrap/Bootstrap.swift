@@ -32,9 +32,6 @@ struct BootstrapResult {
 }
 
 enum Bootstrap {
-  /// Physical address of the local APIC's registers, unless somebody has moved them.
-  static var usualController: UInt64 { 0xfee0_0000 }
-
   /// Does all that memory, devices and the command line need.
   static func run(
     _ machine: some BareMachine, startInfo: UInt64, image: ImageDescription, controller: UInt64,
@@ -133,8 +130,7 @@ enum Bootstrap {
     (room.files, room.mounts) = (files.count, CommandOptions.limit)
     (room.devices, room.networks) = (PCIBus.limit, PCIBus.limit)
     room.strings = files.pathByteCount &+ 2 &* start.commandLine.byteCount.int &+ 1024
-    var information = try Information(&arena, room)
-    setHead(&information, head)
+    var information = try Information(&arena, room, head: head)
 
     addDevices(machine, &information)
     try addNetworks(&information, options)
@@ -145,16 +141,6 @@ enum Bootstrap {
     information.head.freeMemoryStart = arena.next
     information.finish()
     return information.physical
-  }
-
-  /// Gives the information a head, but for what it knows itself by now: where its tables are.
-  private static func setHead(_ information: inout Information, _ head: BootInformation) {
-    let tables = information.head
-    information.head = head
-    information.head.filesOffset = tables.filesOffset
-    information.head.mountsOffset = tables.mountsOffset
-    information.head.devicesOffset = tables.devicesOffset
-    information.head.networksOffset = tables.networksOffset
   }
 
   private static func addDevices(_ machine: some BareMachine, _ information: inout Information) {

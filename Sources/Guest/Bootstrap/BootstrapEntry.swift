@@ -89,11 +89,7 @@
     }
 
     static func write(_ text: StaticString) {
-      for index in 0..<text.utf8CodeUnitCount {
-        var patience = 100_000
-        while instruction_in8(port &+ 5) & 0x20 == 0 && patience > 0 { patience &-= 1 }
-        instruction_out8(port, text.utf8Start[index])
-      }
+      for index in 0..<text.utf8CodeUnitCount { serial_line_write(port, text.utf8Start[index]) }
     }
   }
 
@@ -140,8 +136,8 @@
       enter(result, image)
     } catch {
       machine.tell("", error.reason)
-      // QEMU's isa-debug-exit, where there is one (Platform/ForeignMonitor): 125 as osv-run's own status for a failed start.
-      instruction_out32(0xf4, 125)
+      // As osv-run's own status for a failed start.
+      instruction_out32(BootPort.debugExit, 125)
       while true { instruction_hlt() }
     }
   }

@@ -39,7 +39,7 @@ struct RootFiles {
         count &+= 1
         pathByteCount &+= entry.name.count &+ 2
       }
-    } else if !module.isEmpty {
+    } else if isProgram {
       guard !Self.isCompressed(module) else {
         throw BootstrapFailure("the module (-initrd) is compressed: give the archive as cpio has made it")
       }
@@ -75,7 +75,7 @@ struct RootFiles {
         let content = entry.isElsewhere ? try archive.content(of: entry) : entry.content
         try add(entry, content, &information, &arena)
       }
-    } else if !module.isEmpty {
+    } else if isProgram {
       try add(program, mode: Self.regular | 0o755, module, 0, &information, &arena)
     }
   }

@@ -11,7 +11,7 @@ struct Information {
   private let byteCount: Int
   private var next: Int
   /// What stands at its start in the end.
-  var head = BootInformation()
+  var head: BootInformation
 
   /// Bytes that tables and strings take at most.
   struct Room {
@@ -29,15 +29,16 @@ struct Information {
   }
 
   /// Takes memory, and places the tables.
-  init(_ arena: inout Arena, _ room: Room) throws(BootstrapFailure) {
+  init(_ arena: inout Arena, _ room: Room, head: BootInformation) throws(BootstrapFailure) {
+    self.head = head
     byteCount = room.byteCount
     physical = try arena.allocate(byteCount: byteCount.u64)
     base = arena.pointer(physical)
     next = MemoryLayout<BootInformation>.stride
-    head.filesOffset = place(room.files &* MemoryLayout<BootFile>.stride)
-    head.mountsOffset = place(room.mounts &* MemoryLayout<BootMount>.stride)
-    head.devicesOffset = place(room.devices &* MemoryLayout<BootDevice>.stride)
-    head.networksOffset = place(room.networks &* MemoryLayout<BootNetwork>.stride)
+    self.head.filesOffset = place(room.files &* MemoryLayout<BootFile>.stride)
+    self.head.mountsOffset = place(room.mounts &* MemoryLayout<BootMount>.stride)
+    self.head.devicesOffset = place(room.devices &* MemoryLayout<BootDevice>.stride)
+    self.head.networksOffset = place(room.networks &* MemoryLayout<BootNetwork>.stride)
     next = next.alignedUp(to: 8)
   }
 

@@ -49,11 +49,10 @@ public final class VirtioFunction {
     self.queues = queues
     // Interrupt handlers know the queues by address: a function that was started stays for ever.
     _ = Unmanaged.passRetained(self)
-    let isShared = description.vectorCount <= description.queueCount
     for (index, queue) in queues.enumerated() {
       guard let queue else { continue }
       queue.attach(to: self, index: index)
-      if isShared { continue }
+      if description.sharesVector { continue }
       InterruptTable.register(
         description.firstVector &+ index.u32,
         handler: { context in
@@ -62,7 +61,7 @@ public final class VirtioFunction {
           Unmanaged<DeviceQueue>.fromOpaque(context)._withUnsafeGuaranteedRef { $0.interrupted() }
         }, context: Unmanaged.passUnretained(queue).toOpaque())
     }
-    if isShared {
+    if description.sharesVector {
       InterruptTable.register(
         description.firstVector,
         handler: { context in

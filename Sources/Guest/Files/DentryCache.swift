@@ -113,8 +113,12 @@ final class DentryCache {
     guard result.validity > 0 || result.vnode != nil else {
       return Dentry(parent: parent, name: name, vnode: nil, validUntil: 0)
     }
-    let isBelieved = result.validity > 0
-    let validUntil: UInt64 = result.validity == .max ? .max : isBelieved ? Clock.now() &+ result.validity : 0
+    let validUntil: UInt64 =
+      switch result.validity {
+      case 0: 0
+      case .max: .max
+      default: Clock.now() &+ result.validity
+      }
     let hash = NameRecord.hash(of: name, in: parent.address)
     let shard = shard(hash)
     let fresh = Dentry(parent: parent, name: name, vnode: result.vnode, validUntil: validUntil)

@@ -93,7 +93,7 @@
       return console.isReadable(inputPort) ? .readable : []
     }
 
-    var isTerminal: Bool { Boot.has(flag: stream.terminalFlag) && !Boot.has(flag: BootFlags.foreignMonitor) }
+    var isTerminal: Bool { Boot.has(flag: stream.terminalFlag) }
 
     func terminal(_ request: TerminalRequest, isForced: Bool) throws(Errno) -> TerminalState {
       guard isTerminal else { throw .ENOTTY }

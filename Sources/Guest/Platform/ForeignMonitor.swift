@@ -12,31 +12,16 @@
     /// Whether text can be written.
     public static var hasSerialLine: Bool { Boot.information.pointee.serialPort != 0 }
 
-    /// isa-debug-exit where it is usually put; QEMU then ends with the status `value * 2 + 1`. Where there is none, nobody listens.
-    private static var exitPort: UInt16 { 0xf4 }
-
     /// Writes bytes to the serial line, if there is one; each waits until there is room, but not for ever.
     public static func write(_ bytes: UnsafeRawBufferPointer) { for byte in bytes { write(byte: byte) } }
 
-    static func write(byte: UInt8) {
-      let port = Boot.information.pointee.serialPort.u16
-      guard port != 0 else { return }
-      // The line status: the transmitter has room (bit 5; 16550, table 3).
-      var patience = 100_000
-      while instruction_in8(port &+ 5) & 0x20 == 0 && patience > 0 {
-        instruction_pause()
-        patience &-= 1
-      }
-      instruction_out8(port, byte)
-    }
-
-    static func write(_ text: StaticString) {
-      // SAFETY: a static string's bytes are always there.
-      write(UnsafeRawBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
+    private static func write(byte: UInt8) {
+      if hasSerialLine { serial_line_write(Boot.information.pointee.serialPort.u16, byte) }
     }
 
     /// Writes NUL-terminated text.
     static func write(text: UnsafeRawPointer) {
+      // SAFETY: the caller's text ends with a NUL.
       var at = text.assumingMemoryBound(to: UInt8.self)
       while at.pointee != 0 {
         write(byte: at.pointee)
@@ -86,7 +71,7 @@
     /// Ends the machine with an exit status.
     static func end(_ status: UInt32) -> Never {
       let head = Boot.information.pointee
-      instruction_out32(exitPort, status)
+      instruction_out32(BootPort.debugExit, status)
       if head.powerOffPort != 0 { instruction_out16(head.powerOffPort.u16, head.powerOffValue.u16) }
       // Where nothing listened: the processor sleeps from now on.
       while true {

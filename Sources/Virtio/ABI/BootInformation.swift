@@ -294,8 +294,10 @@ public struct BootDevice {
   /// An empty entry.
   public init() {}
 
+  /// Whether all queues have the first vector.
+  @inlinable public var sharesVector: Bool { vectorCount <= queueCount }
   /// The MSI-X entry of a queue; that of configuration changes is the last one.
-  @inlinable public func entry(ofQueue index: UInt32) -> UInt32 { vectorCount > queueCount ? index : 0 }
+  @inlinable public func entry(ofQueue index: UInt32) -> UInt32 { sharesVector ? 0 : index }
 }
 
 /// How a driver wants its device, written by the driver into RAM before it sets DRIVER_OK.
@@ -412,6 +414,9 @@ public enum BootPort {
   public static let startFailed: UInt16 = 0x504
   /// The program has stopped by the signal whose number is the value; returns when it is continued.
   public static let stop: UInt16 = 0x500
+  /// Under another monitor: QEMU's isa-debug-exit where it is usually put; QEMU then ends with the status `value * 2 + 1`. Where there is none,
+  /// nobody listens.
+  public static let debugExit: UInt16 = 0xf4
 }
 
 /// Why the kernel could not start the program, as it tells osv-run: which step failed, on which thing, with which Linux error.

@@ -302,12 +302,9 @@ public final class VirtioFileSystem: FileSystem {
   /// - Parameter nodesFirst: handles, whose requests are waited for, may stay owed: our own server knows them without their nodes.
   private func takeOwed(_ batch: inout [FUSEForgetOne], _ handles: inout [OwedHandle], nodesFirst: Bool = false) {
     swap(&batch, &owed)
-    if nodesFirst {
-      owed.reserveCapacity(FUSEClient.forgetLimit)
-      return
-    }
-    swap(&handles, &owedHandles)
     owed.reserveCapacity(FUSEClient.forgetLimit)
+    if nodesFirst { return }
+    swap(&handles, &owedHandles)
     if !handles.isEmpty { owedHandles.reserveCapacity(FUSEClient.forgetLimit) }
   }
 
